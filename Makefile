@@ -1,0 +1,53 @@
+# `make demo` and `make test` do all set-up by themselves: Python >= 3.10, gcc, make are enough.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+BUILD_INPUTS := pyproject.toml setup.py constraints.txt \
+                $(wildcard cython_kernels/*.pyx cython_kernels/*.pxd cython_kernels/*.pxi) \
+                $(wildcard cython_kernels/*.c cython_kernels/*.h)
+CYTHON_SOURCES := $(wildcard cython_kernels/*.pyx cython_kernels/*.pxd cython_kernels/*.pxi)
+PYTHON_SOURCES := setup.py faiss_dpq tests
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format dist clean
+
+help: ## Show what each target does.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+
+demo: $(VENV)/demo.stamp ## Compare IndexDPQ with FAISS's quantizers on real vectors.
+	$(BIN)/faiss-dpq demo
+
+test: lint ## Lint and run all tests.
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/test.stamp ## Check format, style and types.
+	$(BIN)/ruff format --check $(PYTHON_SOURCES)
+	$(BIN)/ruff check $(PYTHON_SOURCES)
+	$(BIN)/mypy
+	$(BIN)/cython-lint $(CYTHON_SOURCES)
+
+format: $(VENV)/test.stamp ## Format the Python sources.
+	$(BIN)/ruff format $(PYTHON_SOURCES)
+	$(BIN)/ruff check --fix $(PYTHON_SOURCES)
+
+dist: $(VENV)/test.stamp ## Build the sdist and the wheel into dist/.
+	$(BIN)/python -m build
+
+clean: ## Remove everything that was built.
+	rm -rf $(VENV) build dist faiss_dpq.egg-info faiss_dpq/_kernels*.so
+
+# One environment serves both; a stamp is newer than all that its installation was made from.
+$(BIN)/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "faiss-dpq needs Python 3.10 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.stamp: $(BUILD_INPUTS) | $(BIN)/pip
+	$(PIP) -e '.[bench]'
+	touch $@
+
+$(VENV)/test.stamp: $(BUILD_INPUTS) | $(BIN)/pip
+	$(PIP) -e '.[bench,dev]'
+	touch $(VENV)/demo.stamp $@

@@ -1,0 +1,22 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The compiled kernels of faiss_dpq: tables, encode, scan. cython_kernels/README.md explains them.
+
+Private: arguments are checked by the Python callers, which also decide blocks and threads. Everything here releases
+the GIL while it computes and keeps no state but the chosen instruction set.
+"""
+
+import os
+
+import numpy as np
+
+from libc.float cimport FLT_MAX
+from libc.math cimport INFINITY
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uintptr_t
+from libc.string cimport memset
+
+include "simd.pxi"
+include "tables.pxi"
+include "codes.pxi"
+include "encode.pxi"
+include "scan.pxi"
+include "training.pxi"

@@ -1,0 +1,98 @@
+# Encode: beam search over the levels, on tables alone.
+
+
+def encode_from_tables(
+    const float[:, ::1] x,
+    const float[:, :, ::1] panels,
+    const float[::1] bias,
+    const float[:, :, ::1] cross,
+    size_t M,
+    size_t K,
+    size_t beam_size,
+    uint16_t[:, ::1] codes,
+    size_t block_size,
+):
+    """Beam search of rows of `x` (n, d) over M levels of K codewords; writes codes (n, M).
+
+    `panels` and `bias` give the score of every codeword against x itself, ||c||^2 - 2<x, c>; the cross terms with the
+    codewords chosen before come from `cross` (pairs, K, K).
+
+    Levels run outside and vectors inside, so that one level's cross tables stay in the cache.
+    """
+    cdef size_t n = x.shape[0], d = x.shape[1], start, here, i, level, ldt = panels.shape[0] * DPQ_PANEL
+    cdef float[:, ::1] tables = np.empty((block_size, ldt), np.float32)
+    cdef uint16_t[:, :, :, ::1] beam_codes = np.zeros((2, block_size, beam_size, M), np.uint16)
+    cdef float[:, :, ::1] beam_scores = np.zeros((2, block_size, beam_size), np.float32)
+    cdef uintptr_t[::1] rows = np.empty(M, np.uintp)
+    cdef uint32_t[::1] slots = np.empty(beam_size, np.uint32)
+    cdef dpq_encode_step step
+    cdef int side
+    if n == 0:
+        return
+    step.K = K
+    step.code_stride = M
+    step.vector_stride = ldt
+    step.beam_stride = 0
+    step.cross = &cross[0, 0, 0]
+    step.rows = <const float **>&rows[0]
+    step.slots = &slots[0]
+    step.parents_out = NULL
+    with nogil:
+        start = 0
+        while start < n:
+            here = min(block_size, n - start)
+            kernels.linear(&x[start, 0], here, d, &panels[0, 0, 0], panels.shape[0], &bias[0], -2, &tables[0, 0], ldt)
+            step.n = here
+            step.beam_in = 1
+            side = 0
+            memset(&beam_scores[0, 0, 0], 0, here * sizeof(float))
+            for level in range(M):
+                step.level = level
+                step.tables = &tables[0, 0] + level * K
+                step.codes_in = &beam_codes[side, 0, 0, 0]
+                step.scores_in = &beam_scores[side, 0, 0]
+                side = 1 - side
+                # Entry counts are those of a full tree until it outgrows the beam; one code is left at the end.
+                step.beam_out = 1 if level + 1 == M else min(beam_size, step.beam_in * K)
+                step.codes_out = &beam_codes[side, 0, 0, 0]
+                step.scores_out = &beam_scores[side, 0, 0]
+                kernels.encode_level(&step)
+                step.beam_in = step.beam_out
+            for i in range(here):
+                for level in range(M):
+                    codes[start + i, level] = (&beam_codes[side, 0, 0, 0])[i * M + level]
+            start += here
+
+
+def encode_level_from_residuals(
+    const float[:, ::1] tables,
+    size_t K,
+    size_t level,
+    const uint16_t[:, :, ::1] codes_in,
+    const float[:, ::1] scores_in,
+    uint16_t[:, :, ::1] codes_out,
+    float[:, ::1] scores_out,
+    uint32_t[:, ::1] parents_out,
+):
+    """One step of the beam search where `tables` (n * beam_in, K) scores every beam entry's own residual."""
+    cdef uint32_t[::1] slots = np.empty(codes_out.shape[1], np.uint32)
+    cdef dpq_encode_step step
+    step.n = codes_in.shape[0]
+    step.K = K
+    step.level = level
+    step.beam_in = codes_in.shape[1]
+    step.beam_out = codes_out.shape[1]
+    step.tables = &tables[0, 0]
+    step.beam_stride = tables.shape[1]
+    step.vector_stride = step.beam_in * step.beam_stride
+    step.cross = NULL
+    step.code_stride = codes_in.shape[2]
+    step.codes_in = &codes_in[0, 0, 0]
+    step.scores_in = &scores_in[0, 0]
+    step.codes_out = &codes_out[0, 0, 0]
+    step.scores_out = &scores_out[0, 0]
+    step.parents_out = &parents_out[0, 0]
+    step.rows = NULL
+    step.slots = &slots[0]
+    with nogil:
+        kernels.encode_level(&step)

@@ -1,0 +1,2 @@
+#define DPQ_GENERIC
+#include "kernels_impl.h"

@@ -1,0 +1,78 @@
+cdef extern from "kernels.h" nogil:
+    enum:
+        DPQ_PANEL
+        DPQ_LANES
+
+    ctypedef struct dpq_heaps:
+        size_t k
+        float *distances
+        int64_t *ids
+        float *thresholds
+
+    ctypedef struct dpq_encode_step:
+        size_t n
+        size_t K
+        size_t level
+        size_t beam_in
+        size_t beam_out
+        const float *tables
+        size_t vector_stride
+        size_t beam_stride
+        const float *cross
+        size_t code_stride
+        const uint16_t *codes_in
+        const float *scores_in
+        uint16_t *codes_out
+        float *scores_out
+        uint32_t *parents_out
+        const float **rows
+        uint32_t *slots
+
+    ctypedef struct dpq_kernels:
+        void (*linear)(
+            const float *x, size_t n, size_t d, const float *panels, size_t n_panels,
+            const float *bias, float scale, float *out, size_t ldo,
+        ) noexcept nogil
+        void (*encode_level)(const dpq_encode_step *step) noexcept nogil
+        void (*scan)(
+            const float *tables, const uint16_t *codes, const float *terms, const int64_t *ids,
+            int64_t first_id, size_t n, size_t levels, size_t K, dpq_heaps *heaps,
+        ) noexcept nogil
+
+    const char *dpq_best_simd_level()
+    const dpq_kernels *dpq_find_kernels(const char *name)
+
+cdef extern from "topk.h" nogil:
+    void topk_sort(size_t k, float *distances, int64_t *ids)
+
+PANEL = DPQ_PANEL
+LANES = DPQ_LANES
+
+cdef const dpq_kernels *kernels = NULL
+cdef str chosen_level = ""
+
+
+def simd_level():
+    """The instruction set that the kernels run: 'generic', 'avx2', 'avx512' or 'neon'."""
+    return chosen_level
+
+
+def set_simd_level(str name):
+    """Run the kernels of instruction set `name`; not while other threads compute."""
+    global kernels, chosen_level
+    cdef const dpq_kernels *found = dpq_find_kernels(name.encode())
+    if found == NULL:
+        raise ValueError(
+            f"FAISS_DPQ_SIMD: this processor or build has no instruction set {name!r}; "
+            f"it has {', '.join(available_simd_levels())}"
+        )
+    kernels = found
+    chosen_level = name
+
+
+def available_simd_levels():
+    """The instruction sets that this build holds and this processor runs."""
+    return [name for name in ("generic", "neon", "avx2", "avx512") if dpq_find_kernels(name.encode()) != NULL]
+
+
+set_simd_level(os.environ.get("FAISS_DPQ_SIMD") or dpq_best_simd_level().decode())

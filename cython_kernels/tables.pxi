@@ -1,0 +1,66 @@
+# Tables: products with all codewords, and the cross-codeword terms of Eq. 30.
+
+
+def pack_panels(const float[:, ::1] matrix):
+    """The rows of `matrix` (n, d) as panels (ceil(n / PANEL), d, PANEL), zero-padded: the layout `linear` reads."""
+    cdef size_t n = matrix.shape[0], d = matrix.shape[1], row, i
+    cdef size_t n_panels = (n + DPQ_PANEL - 1) // DPQ_PANEL
+    packed = np.zeros((n_panels, d, DPQ_PANEL), np.float32)
+    cdef float[:, :, ::1] out = packed
+    with nogil:
+        for row in range(n):
+            for i in range(d):
+                out[row // DPQ_PANEL, i, row % DPQ_PANEL] = matrix[row, i]
+    return packed
+
+
+def linear(const float[:, ::1] x, const float[:, :, ::1] panels, const float[::1] bias, float scale, float[:, ::1] out):
+    """out[i, j] = bias[j] + scale * <x[i], row j of the packed matrix>, for all j of all panels."""
+    if x.shape[0] == 0:
+        return
+    with nogil:
+        kernels.linear(
+            &x[0, 0], x.shape[0], x.shape[1], &panels[0, 0, 0], panels.shape[0], &bias[0], scale,
+            &out[0, 0], out.shape[1],
+        )
+
+
+# Pair (i, l), i < l, stands at l (l - 1) / 2 + i: the pairs of a prefix come first.
+cdef void sum_cross_terms(
+    const uint16_t *codes, size_t n, size_t code_stride, size_t levels, size_t K, const float *cross, float *out
+) noexcept nogil:
+    cdef size_t v, i, l
+    cdef const float *table
+    cdef float total
+    for v in range(n):
+        total = 0
+        table = cross
+        for l in range(1, levels):
+            for i in range(l):
+                total += table[codes[i] * K + codes[l]]
+                table += K * K
+        out[v] = total
+        codes += code_stride
+
+
+def cross_terms(const uint16_t[:, ::1] codes, size_t levels, const float[:, :, ::1] cross, float[::1] out):
+    """out[i] = sum over levels l < l' < `levels` of 2<c_l(k_l), c_l'(k_l')> for code i of `codes` (n, M)."""
+    if codes.shape[0] == 0:
+        return
+    if cross.shape[0] == 0:
+        out[:] = 0
+        return
+    with nogil:
+        sum_cross_terms(&codes[0, 0], codes.shape[0], codes.shape[1], levels, cross.shape[1], &cross[0, 0, 0], &out[0])
+
+
+def squared_norms(const float[:, ::1] x, float[::1] out):
+    """out[i] = ||x[i]||^2, summed in float64."""
+    cdef size_t n = x.shape[0], d = x.shape[1], i, j
+    cdef double total
+    with nogil:
+        for i in range(n):
+            total = 0
+            for j in range(d):
+                total += <double>x[i, j] * x[i, j]
+            out[i] = <float>total

@@ -1,0 +1,400 @@
+"""IndexDPQ: the progressive quantizer as a FAISS index that stands where faiss.IndexPQ stood."""
+
+from collections.abc import Callable
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from . import _kernels, _scan, _selection, training
+from .quantizer import MAX_CROSS_TABLE_BYTES, Codes, Floats, ProgressiveQuantizer, cross_table_bytes
+
+Labels = npt.NDArray[np.int64]
+
+_ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
+_FINGERPRINT = 512  # codebook values compared to notice that FAISS's C++ changed the codebooks
+
+
+class SearchParametersDPQ(faiss.SearchParameters):
+    """Parameters of one search of an IndexDPQ.
+
+    Parameters
+    ----------
+    levels : int
+        Compare only this many levels of every code; 0 means the index's own `levels`.
+    sel : faiss.IDSelector, optional
+        Search only the vectors whose ids it admits.
+    """
+
+    levels = 0
+
+    def __init__(self, levels: int = 0, sel: faiss.IDSelector | None = None) -> None:
+        super().__init__(sel=sel)
+        self.levels = levels
+
+
+class IndexDPQ(faiss.IndexResidualQuantizer):
+    """Progressive (additive, residual) quantization with FAISS's index interface.
+
+    Takes the place of faiss.IndexPQ: the same constructor arguments, calls, code size, shapes, dtypes and padding. It
+    is a faiss.IndexResidualQuantizer whose codebooks are trained, and whose vectors are encoded and searched, by this
+    package; a stock FAISS opens its files and returns the same results, only slower.
+
+    Parameters
+    ----------
+    d : int
+        Dimension of the vectors; it need not be a multiple of M.
+    M : int
+        Number of levels, i.e. of codebooks and of codeword numbers in a code; at least 1.
+    nbits : int
+        Bits a level, 1 to 12: every codebook has 2**nbits codewords. A code takes ceil(M * nbits / 8) bytes.
+    metric : int
+        faiss.METRIC_L2 or faiss.METRIC_INNER_PRODUCT.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside these ranges.
+    """
+
+    # Class attributes: FAISS's __setattr__ refuses names that the class does not have.
+    _cached: tuple[bytes, ProgressiveQuantizer] | None = None
+    _levels: int = 0
+    _train_stats: training.TrainStats | None = None
+
+    def __init__(
+        self, d: int, M: int, nbits: int = 8, metric: int = faiss.METRIC_L2
+    ) -> None:
+        for name, value in (("d", d), ("M", M)):
+            if value < 1:
+                raise ValueError(f"IndexDPQ: {name} is {value}, expected at least 1")
+        if not 1 <= nbits <= 12:
+            raise ValueError(f"IndexDPQ: nbits is {nbits}, expected 1 to 12")
+        if metric not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
+            raise ValueError(
+                f"IndexDPQ: metric is {metric}, expected METRIC_L2 or METRIC_INNER_PRODUCT"
+            )
+        super().__init__(d, M, nbits, metric, _search_type(M, nbits, metric))
+        if self.rq.search_type == faiss.AdditiveQuantizer.ST_decompress:
+            self.rq.train_type |= faiss.ResidualQuantizer.Skip_codebook_tables
+
+    @classmethod
+    def from_codebooks(
+        cls, codebooks: npt.ArrayLike, metric: int = faiss.METRIC_L2
+    ) -> "IndexDPQ":
+        """A trained, empty index with given codebooks.
+
+        Parameters
+        ----------
+        codebooks : array, shape (M, K, d), float32
+            K must be a power of two from 2 to 4096.
+        metric : int
+            faiss.METRIC_L2 or faiss.METRIC_INNER_PRODUCT.
+
+        Raises
+        ------
+        ValueError
+            If the shape does not fit or a value is not finite.
+        """
+        quantizer = ProgressiveQuantizer(codebooks)
+        index = cls(quantizer.d, quantizer.M, quantizer.nbits, metric)
+        index._set_quantizer(quantizer)
+        return index
+
+    # ---- codebooks ---------------------------------------------------------------------------------------------
+
+    def _set_quantizer(self, quantizer: ProgressiveQuantizer) -> None:
+        faiss.copy_array_to_vector(quantizer.codebooks.ravel(), self.rq.codebooks)
+        if not self.rq.train_type & faiss.ResidualQuantizer.Skip_codebook_tables:
+            self.rq.compute_codebook_tables()
+        self.rq.is_trained = True
+        self.is_trained = True
+        self._cached = (self._fingerprint(), quantizer)
+
+    def _codebook_values(self) -> Floats:
+        return faiss.rev_swig_ptr(self.rq.codebooks.data(), self.rq.codebooks.size())
+
+    def _fingerprint(self) -> bytes:
+        values = self._codebook_values()
+        return values[:: max(1, len(values) // _FINGERPRINT)].tobytes()
+
+    @property
+    def quantizer(self) -> ProgressiveQuantizer:
+        """The trained quantizer: codebooks, encode, decode, tables.
+
+        Raises
+        ------
+        RuntimeError
+            If the index is not trained.
+        """
+        if not self.is_trained:
+            raise RuntimeError("IndexDPQ: the index is not trained; call train(x) first")
+        fingerprint = self._fingerprint()
+        if self._cached is None or self._cached[0] != fingerprint:
+            shape = (self.rq.M, 1 << self._nbits, self.d)
+            self._cached = (
+                fingerprint,
+                ProgressiveQuantizer(self._codebook_values().reshape(shape)),
+            )
+        return self._cached[1]
+
+    @property
+    def codebooks(self) -> Floats:
+        """A copy of the codebooks: array, shape (M, K, d), float32."""
+        return self.quantizer.codebooks.copy()
+
+    @property
+    def _nbits(self) -> int:
+        return int(self.rq.nbits.at(0))
+
+    # ---- parameters --------------------------------------------------------------------------------------------
+
+    @property
+    def levels(self) -> int:
+        """Levels of the codes that a search compares, 1 to M; M unless set. Not stored in files, as nprobe is not."""
+        return self._levels or self.rq.M
+
+    @levels.setter
+    def levels(self, levels: int) -> None:
+        self._levels = self._checked_levels(levels, "levels")
+
+    def _checked_levels(self, levels: int, name: str) -> int:
+        if not 1 <= levels <= self.rq.M:
+            raise ValueError(f"IndexDPQ: {name} is {levels}, the index has M={self.rq.M} levels")
+        return int(levels)
+
+    @property
+    def beam_size(self) -> int:
+        """Prefixes that the encoder keeps at every level: higher is more accurate and slower. Default 5."""
+        return self.rq.max_beam_size
+
+    @beam_size.setter
+    def beam_size(self, beam_size: int) -> None:
+        if beam_size < 1:
+            raise ValueError(f"IndexDPQ: beam_size is {beam_size}, expected at least 1")
+        self.rq.max_beam_size = int(beam_size)
+
+    @property
+    def train_stats(self) -> training.TrainStats | None:
+        """What the last `train` of this object did; None before it and after reading a file."""
+        return self._train_stats
+
+    # ---- train, add --------------------------------------------------------------------------------------------
+
+    def train(
+        self, x: npt.NDArray[Any], *, numeric_type: int = faiss.Float32, xq_train: Any = None
+    ) -> None:
+        """Learn the codebooks from vectors: residual k-means, then alternation of encoding and least squares.
+
+        Deterministic for a given `rq.cp.seed`. See `faiss_dpq.training.train_codebooks`.
+
+        Parameters
+        ----------
+        x : array, shape (n, d)
+            At least 2**nbits vectors.
+        numeric_type, xq_train
+            As in faiss.Index.train; training queries are not used.
+
+        Raises
+        ------
+        RuntimeError
+            If there are fewer vectors than codewords in a codebook, a value is NaN or infinite, or the index already
+            holds vectors.
+        """
+        x = self._checked_vectors(x, "train")
+        if self.ntotal:
+            raise RuntimeError(
+                f"IndexDPQ.train: the index holds {self.ntotal} vectors, whose codes new codebooks would garble; "
+                "call reset() first"
+            )
+        codebooks, stats = training.train_codebooks(
+            x, self.rq.M, self._nbits, seed=self.rq.cp.seed, verbose=self.verbose
+        )
+        self._set_quantizer(ProgressiveQuantizer(codebooks))
+        self._train_stats = stats
+
+    def add(self, x: npt.NDArray[Any], numeric_type: int = faiss.Float32) -> None:
+        """Encode vectors, shape (n, d), and store their codes under the ids ntotal, ntotal + 1, ..."""
+        x = self._checked_vectors(x, "add")
+        for start in range(0, len(x), _ADD_BLOCK):
+            self.add_sa_codes(self.sa_encode(x[start : start + _ADD_BLOCK]))
+
+    def sa_encode(self, x: npt.NDArray[Any], codes: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
+        """Codes of vectors as FAISS packs them: (n, d) to (n, sa_code_size()), uint8; written to `codes` if given."""
+        quantizer = self.quantizer
+        x = self._checked_vectors(x, "sa_encode")
+        if codes is None:
+            codes = np.empty((len(x), self.code_size), np.uint8)
+        elif codes.shape != (len(x), self.code_size):
+            raise AssertionError(
+                f"IndexDPQ.sa_encode: codes has shape {codes.shape}, expected {(len(x), self.code_size)}"
+            )
+        unpacked = quantizer.encode(x, self.beam_size)
+        if self.rq.norm_bits == 0:
+            codes[:] = _kernels.pack_codes(unpacked, self._nbits)
+        else:
+            # A stock index that stores norms beside its codes keeps doing so.
+            packed = np.empty_like(codes)
+            numbers = unpacked.astype(np.int32)
+            self.rq.pack_codes(len(x), faiss.swig_ptr(numbers), faiss.swig_ptr(packed))
+            codes[:] = packed
+        return codes
+
+    # ---- search ------------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        x: npt.NDArray[Any],
+        k: int,
+        *,
+        params: faiss.SearchParameters | None = None,
+        D: Floats | None = None,
+        I: Labels | None = None,
+        numeric_type: int = faiss.Float32,
+    ) -> tuple[Floats, Labels]:
+        """The k nearest codes of every query, by exact asymmetric distances (Eq. 30); equal ones by ascending id.
+
+        Parameters
+        ----------
+        x : array, shape (n, d)
+        k : int
+        params : faiss.SearchParameters or SearchParametersDPQ, optional
+            `sel` restricts the search to some ids; `levels` compares a prefix of the codes.
+        D, I : arrays, shape (n, k), float32 and int64, optional
+            Where to put the result.
+
+        Returns
+        -------
+        D : array, shape (n, k), float32
+            Squared L2 distances or inner products, best first; +-FLT_MAX where fewer than k vectors were found.
+        I : array, shape (n, k), int64
+            Ids; -1 where fewer than k vectors were found.
+
+        Raises
+        ------
+        RuntimeError
+            If the index is not trained.
+        AssertionError
+            If x has other than d columns, k < 1, or D or I has a wrong shape.
+        ValueError
+            If x is not two-dimensional or `levels` is not between 1 and M.
+        """
+        x = self._checked_vectors(x, "search")
+        if k < 1:
+            raise AssertionError(f"IndexDPQ.search: k is {k}, expected at least 1")
+        for name, out in (("D", D), ("I", I)):
+            if out is not None and out.shape != (len(x), k):
+                raise AssertionError(
+                    f"IndexDPQ.search: {name} has shape {out.shape}, expected {(len(x), k)}"
+                )
+        levels = getattr(params, "levels", 0)
+        levels = self._checked_levels(levels, "params.levels") if levels else self.levels
+        quantizer = self.quantizer
+        selection = _selection.select(None if params is None else params.sel, self.ntotal)
+        distances, labels = _scan.search(
+            quantizer, self._packed_codes(), selection, x, k, levels, self.metric_type
+        )
+        if D is not None:
+            D[:] = distances
+        if I is not None:
+            I[:] = labels
+        return distances if D is None else D, labels if I is None else I
+
+    def assign(self, x: npt.NDArray[Any], k: int, labels: Labels | None = None) -> Labels:
+        """The ids that `search` returns, without the distances."""
+        return self.search(x, k, I=labels)[1]
+
+    def search_and_reconstruct(
+        self,
+        x: npt.NDArray[Any],
+        k: int,
+        *,
+        params: faiss.SearchParameters | None = None,
+        D: Floats | None = None,
+        I: Labels | None = None,
+        R: Floats | None = None,
+    ) -> tuple[Floats, Labels, Floats]:
+        """`search`, and the reconstructions of the vectors found, shape (n, k, d); NaN where none was found."""
+        D, I = self.search(x, k, params=params, D=D, I=I)
+        shape = (*I.shape, self.d)
+        if R is None:
+            R = np.empty(shape, np.float32)
+        elif R.shape != shape:
+            raise AssertionError(
+                f"IndexDPQ.search_and_reconstruct: R has shape {R.shape}, expected {shape}"
+            )
+        found = I >= 0
+        R[~found] = np.nan
+        if found.any():
+            R[found] = self.reconstruct_batch(I[found])
+        return D, I, R
+
+    def _packed_codes(self) -> npt.NDArray[np.uint8]:
+        """A view of the stored codes, shape (ntotal, code_size)."""
+        if self.ntotal == 0:
+            return np.empty((0, self.code_size), np.uint8)
+        codes = faiss.rev_swig_ptr(self.codes.data(), self.codes.size())
+        return codes.reshape(self.ntotal, self.code_size)
+
+    # ---- prefixes ----------------------------------------------------------------------------------------------
+
+    def truncate(self, levels: int) -> "IndexDPQ":
+        """A new index of the first `levels` levels: the same codebooks and codes, cut; nothing is encoded again.
+
+        Parameters
+        ----------
+        levels : int
+            1 to M.
+
+        Returns
+        -------
+        index : IndexDPQ
+            With the vectors of this one, in codes of ceil(levels * nbits / 8) bytes.
+        """
+        levels = self._checked_levels(levels, "levels")
+        index = IndexDPQ.from_codebooks(self.quantizer.codebooks[:levels], self.metric_type)
+        index.beam_size = self.beam_size
+        for start in range(0, self.ntotal, _ADD_BLOCK):
+            codes = self._unpacked_codes(slice(start, start + _ADD_BLOCK), levels)
+            index.add_sa_codes(_kernels.pack_codes(codes, self._nbits))
+        return index
+
+    def _unpacked_codes(self, part: slice, levels: int) -> Codes:
+        return _kernels.unpack_codes(self._packed_codes()[part], levels, self._nbits)
+
+    # ---- what Python needs ---------------------------------------------------------------------------------------
+
+    def _checked_vectors(self, x: npt.NDArray[Any], method: str) -> Floats:
+        """x as a contiguous float32 array of shape (n, d), or the error that FAISS's wrapper would raise."""
+        x = np.asarray(x)
+        if x.dtype.kind not in "fiub":
+            raise TypeError(f"IndexDPQ.{method}: x has dtype {x.dtype}, expected float32")
+        if x.ndim != 2:
+            raise ValueError(
+                f"IndexDPQ.{method}: x has {x.ndim} dimensions, expected 2: (n, {self.d})"
+            )
+        if x.shape[1] != self.d:
+            raise AssertionError(
+                f"IndexDPQ.{method}: x has {x.shape[1]} columns, the index has d={self.d}"
+            )
+        return np.ascontiguousarray(x, np.float32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # __getstate__ of FAISS holds what a file would; ours adds what only the Python object knows.
+        return super().__getstate__() | {"levels": self._levels, "train_stats": self._train_stats}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._levels = state["levels"]
+        self._train_stats = state["train_stats"]
+
+
+def _search_type(M: int, nbits: int, metric: int) -> int:
+    """How stock FAISS will search the index: without stored norms, so that code_size is IndexPQ's."""
+    # FAISS aborts the process where ST_norm_from_LUT meets no cross products at all (M = 1).
+    if M == 1 or cross_table_bytes(M, 1 << nbits) > MAX_CROSS_TABLE_BYTES:
+        return faiss.AdditiveQuantizer.ST_decompress
+    if metric == faiss.METRIC_INNER_PRODUCT:
+        return faiss.AdditiveQuantizer.ST_LUT_nonorm
+    return faiss.AdditiveQuantizer.ST_norm_from_LUT

@@ -1,0 +1,263 @@
+"""Progressive quantization in one class, with no index in it.
+
+A vector x is approximated by a sum of one codeword from each of M codebooks,
+
+    x  ~  c_1(k_1) + c_2(k_2) + ... + c_M(k_M),
+
+every codeword of the full dimension d. The code is (k_1, ..., k_M), and every prefix of it is itself a good code: one
+training and one encoding give all the lengths nbits, 2 nbits, ... M nbits.
+
+1. Encode (Eq. 26): choose k_1, k_2, ... in turn, each to come nearest to x; keep the `beam_size` best prefixes at
+   every level instead of only one.
+2. Compare a query q with a code (Eq. 30), without reconstructing:
+
+    ||q - sum_l c_l(k_l)||^2  =  ||q||^2  +  sum_l (||c_l(k_l)||^2 - 2<q, c_l(k_l)>)  +  sum_{l<l'} 2<c_l(k_l), c_l'(k_l')>
+                                 a constant  a table of M x K numbers per query          the code's own cross terms
+
+Source: Gao, Zhu, Song, Zhao, Shen, "Beyond Product Quantization: Deep Progressive Quantization for Image Retrieval",
+IJCAI 2019; the codes are those of faiss.ResidualQuantizer.
+"""
+
+from functools import cached_property
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from . import _kernels, _parallel
+
+Floats = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.uint16]
+
+#: Above this many bytes of cross tables, cross terms come from reconstructed vectors instead.
+MAX_CROSS_TABLE_BYTES = 256 << 20
+
+_ENCODE_BLOCK = 256  # vectors; with 8 x 256 codewords their tables are 2 MiB, about an L2 cache
+_DECODE_BLOCK = 4096
+
+
+def cross_table_bytes(M: int, K: int) -> int:
+    """Size of the tables of <c_l(k), c_l'(k')> for all pairs of M levels of K codewords."""
+    return M * (M - 1) // 2 * K * K * 4
+
+
+class ProgressiveQuantizer:
+    """Codebooks of shape (M, K, d), and what is computed with them.
+
+    Parameters
+    ----------
+    codebooks : array, shape (M, K, d), float32
+        K = 2**nbits codewords of dimension d for each of M levels. Copied.
+
+    Attributes
+    ----------
+    codebooks : array, shape (M, K, d), float32, read-only
+    M, K, d, nbits : int
+
+    Raises
+    ------
+    ValueError
+        If the shape is not (M, 2**nbits, d) with 1 <= nbits <= 12, or a value is not finite.
+    """
+
+    def __init__(self, codebooks: npt.ArrayLike) -> None:
+        codebooks = np.array(codebooks, np.float32, order="C")
+        if codebooks.ndim != 3 or 0 in codebooks.shape:
+            raise ValueError(
+                f"ProgressiveQuantizer: codebooks has shape {codebooks.shape}, expected (M, K, d)"
+            )
+        self.M, self.K, self.d = codebooks.shape
+        self.nbits = self.K.bit_length() - 1
+        if self.K != 1 << self.nbits or not 1 <= self.nbits <= 12:
+            raise ValueError(
+                f"ProgressiveQuantizer: codebooks has K={self.K} codewords a level, expected 2, 4, ... 4096"
+            )
+        if not np.isfinite(codebooks).all():
+            raise ValueError("ProgressiveQuantizer: codebooks has NaN or infinite values")
+        codebooks.flags.writeable = False
+        self.codebooks: Floats = codebooks
+
+    # The first codebook is centred, and queries and vectors with it: distances stay the same, and float32 keeps its
+    # precision on data far from the origin, where Eq. 30 would cancel large terms.
+
+    @cached_property
+    def _centre(self) -> Floats:
+        return self.codebooks[0].mean(axis=0, dtype=np.float64).astype(np.float32)
+
+    @cached_property
+    def _centred(self) -> Floats:
+        centred = self.codebooks.copy()
+        centred[0] -= self._centre
+        return centred
+
+    @cached_property
+    def _panels(self) -> Floats:
+        return _kernels.pack_panels(self._centred.reshape(-1, self.d))
+
+    @cached_property
+    def _codeword_norms(self) -> Floats:
+        """||c||^2 of every centred codeword, padded as the panels are."""
+        norms = np.zeros(self._panels.shape[0] * _kernels.PANEL, np.float32)
+        _kernels.squared_norms(self._centred.reshape(-1, self.d), norms)
+        return norms
+
+    @cached_property
+    def _cross(self) -> Floats | None:
+        """2<c_i(k), c_l(k')> at [l (l - 1) / 2 + i, k, k'] for i < l; None where that takes too much memory."""
+        pairs = self.M * (self.M - 1) // 2
+        if cross_table_bytes(self.M, self.K) > MAX_CROSS_TABLE_BYTES:
+            return None
+        cross = np.empty((pairs, self.K, self.K), np.float32)
+        doubled = 2 * self._centred.astype(np.float64)
+        for level in range(1, self.M):
+            for i in range(level):
+                cross[level * (level - 1) // 2 + i] = doubled[i] @ self._centred[level].T
+        return cross
+
+    def encode(self, x: Floats, beam_size: int = 5) -> Codes:
+        """Codes of vectors by beam search over the levels (Eq. 26 is `beam_size` 1).
+
+        Parameters
+        ----------
+        x : array, shape (n, d), float32
+        beam_size : int
+            Prefixes kept at every level.
+
+        Returns
+        -------
+        codes : array, shape (n, M), uint16
+        """
+        codes = np.empty((len(x), self.M), np.uint16)
+        encode = self._encode_by_residuals if self._cross is None else self._encode_by_tables
+
+        def encode_slice(part: slice) -> None:
+            encode(x[part], beam_size, codes[part])
+
+        parts = _parallel.slices(len(x), faiss.omp_get_max_threads(), multiple=16)
+        _parallel.run([lambda part=part: encode_slice(part) for part in parts])
+        return codes
+
+    def _encode_by_tables(self, x: Floats, beam_size: int, codes: Codes) -> None:
+        _kernels.encode_from_tables(
+            np.subtract(x, self._centre, order="C"),
+            self._panels,
+            self._codeword_norms,
+            self._cross,
+            self.M,
+            self.K,
+            beam_size,
+            codes,
+            min(_ENCODE_BLOCK, max(len(x), 1)),
+        )
+
+    def _encode_by_residuals(self, x: Floats, beam_size: int, codes: Codes) -> None:
+        """The same search without cross tables: every beam entry keeps its residual, and is scored by it."""
+        for start in range(0, len(x), _ENCODE_BLOCK):
+            residuals = (x[start : start + _ENCODE_BLOCK] - self._centre)[:, None]
+            n = len(residuals)
+            beam = np.zeros((n, 1, self.M), np.uint16)
+            scores = np.zeros((n, 1), np.float32)
+            panels_a_level = self.K // _kernels.PANEL
+            for level in range(self.M):
+                tables = np.empty((n * beam.shape[1], self.K), np.float32)
+                panels = slice(level * panels_a_level, (level + 1) * panels_a_level)
+                norms = self._codeword_norms[level * self.K : (level + 1) * self.K]
+                rows = np.ascontiguousarray(residuals).reshape(-1, self.d)
+                _kernels.linear(rows, self._panels[panels], norms, -2.0, tables)
+                width = min(beam_size, beam.shape[1] * self.K) if level + 1 < self.M else 1
+                extended = np.zeros((n, width, self.M), np.uint16)
+                extended_scores = np.empty((n, width), np.float32)
+                parents = np.empty((n, width), np.uint32)
+                _kernels.encode_level_from_residuals(
+                    tables, self.K, level, beam, scores, extended, extended_scores, parents
+                )
+                beam, scores = extended, extended_scores
+                residuals = np.take_along_axis(residuals, parents[..., None].astype(np.intp), axis=1)
+                residuals = residuals - self._centred[level][beam[..., level]]
+            codes[start : start + n] = beam[:, 0]
+
+    def decode(self, codes: Codes) -> Floats:
+        """Reconstructions of codes, or of their prefixes.
+
+        Parameters
+        ----------
+        codes : integer array, shape (n, levels), levels <= M
+
+        Returns
+        -------
+        x : array, shape (n, d), float32
+        """
+        x = self.codebooks[0][codes[:, 0]]
+        for level in range(1, codes.shape[1]):
+            x += self.codebooks[level][codes[:, level]]
+        return x
+
+    def tables(
+        self, xq: Floats, levels: int | None = None, metric: int = faiss.METRIC_L2
+    ) -> tuple[Floats, Floats]:
+        """Distance tables of queries, and the constant of each query.
+
+        distance(q, code) = constant + sum_l table[l * K + k_l] + cross_terms(code) for METRIC_L2 (Eq. 30);
+        -<q, reconstruction> = constant + sum_l table[l * K + k_l] for METRIC_INNER_PRODUCT.
+
+        Parameters
+        ----------
+        xq : array, shape (nq, d), float32
+        levels : int, optional
+            Length of the prefix to be compared, all M by default.
+
+        Returns
+        -------
+        tables : array, shape (nq, >= levels * K), float32
+        constants : array, shape (nq,), float32
+        """
+        n_panels = -(-(levels or self.M) * self.K // _kernels.PANEL)
+        tables = np.empty((len(xq), n_panels * _kernels.PANEL), np.float32)
+        constants = np.empty(len(xq), np.float32)
+        l2 = metric == faiss.METRIC_L2
+        if l2:
+            xq = np.subtract(xq, self._centre, order="C")
+            _kernels.squared_norms(xq, constants)
+            bias, scale = self._codeword_norms, -2.0
+        else:
+            centre = _kernels.pack_panels(self._centre[None])
+            products = np.empty((len(xq), _kernels.PANEL), np.float32)
+            _kernels.linear(xq, centre, np.zeros(_kernels.PANEL, np.float32), -1.0, products)
+            constants[:] = products[:, 0]
+            bias, scale = np.zeros(tables.shape[1], np.float32), -1.0
+
+        def fill(part: slice) -> None:
+            _kernels.linear(xq[part], self._panels[:n_panels], bias, scale, tables[part])
+
+        parts = _parallel.slices(len(xq), faiss.omp_get_max_threads(), multiple=48)
+        _parallel.run([lambda part=part: fill(part) for part in parts])
+        return tables, constants
+
+    def cross_terms(self, codes: Codes) -> Floats:
+        """The query-independent part of Eq. 30: sum over pairs of levels of 2<c_l(k_l), c_l'(k_l')>.
+
+        Taken after centring the first codebook, as `tables` are.
+
+        Parameters
+        ----------
+        codes : array, shape (n, levels), uint16, levels <= M
+
+        Returns
+        -------
+        terms : array, shape (n,), float32
+        """
+        levels = codes.shape[1]
+        terms = np.empty(len(codes), np.float32)
+        if self._cross is not None:
+            _kernels.cross_terms(np.ascontiguousarray(codes), levels, self._cross, terms)
+            return terms
+        codeword_norms = self._codeword_norms[: self.M * self.K].reshape(self.M, self.K)
+        for start in range(0, len(codes), _DECODE_BLOCK):
+            block = codes[start : start + _DECODE_BLOCK]
+            x = self._centred[0][block[:, 0]]
+            own_norms = codeword_norms[0][block[:, 0]].astype(np.float64)
+            for level in range(1, levels):
+                x += self._centred[level][block[:, level]]
+                own_norms += codeword_norms[level][block[:, level]]
+            terms[start : start + len(block)] = np.einsum("ij,ij->i", x, x, dtype=np.float64) - own_norms
+        return terms

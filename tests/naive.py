@@ -1,0 +1,69 @@
+"""What the kernels must equal, as plainly as numpy says it."""
+
+import numpy as np
+
+
+def random_codebooks(rng, M, K, d, offset=0.0):
+    """Codebooks that shrink from level to level as residual codebooks do; `offset` moves the data from the origin."""
+    codebooks = rng.standard_normal((M, K, d)) * 0.7 ** np.arange(M)[:, None, None]
+    codebooks[0] += offset
+    return codebooks.astype(np.float32)
+
+
+def decode(codebooks, codes):
+    """Reconstructions in float64; codes may be prefixes."""
+    return sum(codebooks[l].astype(np.float64)[codes[:, l]] for l in range(codes.shape[1]))
+
+
+def beam_search(codebooks, x, beam_size):
+    """Codes of one vector x: the beam_size best prefixes are kept at every level (float64)."""
+    beam = [((), x.astype(np.float64))]
+    for level, codebook in enumerate(codebooks.astype(np.float64)):
+        extended = [
+            (((residual - c) ** 2).sum(), code + (k,), residual - c)
+            for code, residual in beam
+            for k, c in enumerate(codebook)
+        ]
+        extended.sort(key=lambda entry: entry[0])
+        width = 1 if level + 1 == len(codebooks) else beam_size
+        beam = [(code, residual) for _, code, residual in extended[:width]]
+    return beam[0][0]
+
+
+def pack(codes, nbits):
+    """FAISS's packing: level l in bits l * nbits ..., lowest bit first."""
+    n, M = codes.shape
+    bits = (codes[:, :, None].astype(np.int64) >> np.arange(nbits)) & 1
+    bits = bits.reshape(n, M * nbits).astype(np.uint8)
+    return np.packbits(bits, axis=1, bitorder="little")
+
+
+def scan(tables, terms, codes, ids, k, K):
+    """The k smallest (terms + tables[...]) in float32, added level by level as the kernel adds; ties to the lower id."""
+    nq = len(tables)
+    D = np.full((nq, k), np.finfo(np.float32).max, np.float32)
+    I = np.full((nq, k), -1, np.int64)
+    for q in range(nq):
+        total = terms.copy()
+        for level in range(codes.shape[1]):
+            total = total + tables[q, level * K + codes[:, level]]
+        order = np.lexsort((ids, total))[:k]
+        D[q, : len(order)] = total[order]
+        I[q, : len(order)] = ids[order]
+    return D, I
+
+
+def search(codebooks, codes, xq, k, inner_product=False, members=None):
+    """Distances of queries to reconstructions in float64, and the k best."""
+    x = decode(codebooks, codes)
+    xq = xq.astype(np.float64)
+    all_D = -(xq @ x.T) if inner_product else ((xq[:, None] - x[None]) ** 2).sum(2)
+    if members is not None:
+        all_D[:, ~members] = np.inf
+    order = np.argsort(all_D, axis=1, kind="stable")[:, :k]
+    D = np.take_along_axis(all_D, order, axis=1)
+    return (
+        (-D if inner_product else D),
+        np.where(np.isinf(D), -1, order),
+        (-all_D if inner_product else all_D),
+    )

@@ -1,0 +1,185 @@
+"""Every kernel equals its naive reference, for every instruction set that the machine has."""
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from faiss_dpq import _kernels
+from faiss_dpq import quantizer as quantizer_module
+from faiss_dpq.quantizer import ProgressiveQuantizer
+
+shapes = st.fixed_dictionaries(
+    {
+        "M": st.integers(1, 9),
+        "nbits": st.integers(1, 6),
+        "d": st.integers(1, 40),
+        "n": st.integers(1, 60),
+        "seed": st.integers(0, 1000),
+    }
+)
+
+
+@given(
+    n=st.integers(0, 30),
+    d=st.integers(1, 40),
+    rows=st.integers(1, 70),
+    scale=st.sampled_from([1.0, -2.0]),
+    seed=st.integers(0, 1000),
+)
+def test_linear_is_the_affine_product(simd, n, d, rows, scale, seed):
+    rng = np.random.default_rng(seed)
+    x, matrix = (rng.standard_normal((m, d)).astype(np.float32) for m in (n, rows))
+    panels = _kernels.pack_panels(matrix)
+    width = panels.shape[0] * _kernels.PANEL
+    bias = rng.standard_normal(width).astype(np.float32)
+    out = np.full((n, width + 3), np.nan, np.float32)
+    _kernels.linear(x, panels, bias, scale, out)
+    expected = bias[:rows] + scale * (x.astype(np.float64) @ matrix.T)
+    np.testing.assert_allclose(out[:, :rows], expected, atol=1e-4)
+    assert np.isnan(out[:, width:]).all()
+
+
+@given(
+    n=st.integers(2, 40), cut=st.integers(1, 39), d=st.integers(1, 30), seed=st.integers(0, 1000)
+)
+def test_linear_does_not_depend_on_blocks(simd, n, cut, d, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, d)).astype(np.float32)
+    panels = _kernels.pack_panels(rng.standard_normal((50, d)).astype(np.float32))
+    bias = np.zeros(panels.shape[0] * _kernels.PANEL, np.float32)
+    whole, parts = (np.empty((n, len(bias)), np.float32) for _ in range(2))
+    _kernels.linear(x, panels, bias, -2.0, whole)
+    for part in (slice(0, cut), slice(cut, n)):
+        _kernels.linear(x[part], panels, bias, -2.0, parts[part])
+    np.testing.assert_array_equal(whole, parts)
+
+
+@given(
+    nbits=st.integers(1, 12), M=st.integers(1, 9), n=st.integers(0, 20), seed=st.integers(0, 1000)
+)
+def test_codes_are_packed_as_faiss_packs_them(nbits, M, n, seed):
+    codes = np.random.default_rng(seed).integers(0, 1 << nbits, (n, M)).astype(np.uint16)
+    packed = _kernels.pack_codes(codes, nbits)
+    np.testing.assert_array_equal(packed, naive.pack(codes, nbits))
+    for levels in (1, M):
+        np.testing.assert_array_equal(
+            _kernels.unpack_codes(packed, levels, nbits), codes[:, :levels]
+        )
+
+
+@given(shape=shapes, offset=st.sampled_from([0.0, 100.0]), inner_product=st.booleans())
+def test_tables_and_cross_terms_give_the_distance(simd, shape, offset, inner_product):
+    rng = np.random.default_rng(shape["seed"])
+    K = 1 << shape["nbits"]
+    quantizer = ProgressiveQuantizer(naive.random_codebooks(rng, shape["M"], K, shape["d"], offset))
+    codes = rng.integers(0, K, (shape["n"], shape["M"])).astype(np.uint16)
+    xq = (offset + rng.standard_normal((3, shape["d"]))).astype(np.float32)
+    levels = int(rng.integers(1, shape["M"] + 1))
+    codes = codes[:, :levels]
+    tables, constants = quantizer.tables(xq, levels, metric=0 if inner_product else 1)
+    total = constants[:, None] + sum(tables[:, l * K + codes[:, l]] for l in range(levels))
+    x = naive.decode(quantizer.codebooks, codes)
+    if inner_product:
+        np.testing.assert_allclose(-total, xq @ x.T, rtol=1e-5, atol=1e-4)
+    else:
+        total += quantizer.cross_terms(codes)
+        expected = ((xq[:, None].astype(np.float64) - x) ** 2).sum(2)
+        np.testing.assert_allclose(total, expected, rtol=1e-4, atol=1e-4)
+
+
+def errors(codebooks, x, codes):
+    return ((x - naive.decode(codebooks, codes)) ** 2).sum(1)
+
+
+@given(shape=shapes, beam_size=st.integers(1, 12), by_tables=st.booleans())
+def test_encode_is_beam_search(simd, shape, beam_size, by_tables, monkeypatch):
+    if not by_tables and shape["nbits"] < 4:
+        return  # cross tables of so few codewords always fit
+    monkeypatch.setattr(quantizer_module, "MAX_CROSS_TABLE_BYTES", (1 << 40) if by_tables else -1)
+    rng = np.random.default_rng(shape["seed"])
+    codebooks = naive.random_codebooks(rng, shape["M"], 1 << shape["nbits"], shape["d"])
+    x = rng.standard_normal((shape["n"], shape["d"])).astype(np.float32)
+    codes = ProgressiveQuantizer(codebooks).encode(x, beam_size)
+    expected = np.array([naive.beam_search(codebooks, v, beam_size) for v in x])
+    # Rounding may choose the other of two codewords that are equally near, and so another path.
+    same = (codes == expected).all(1)
+    assert same.mean() > 0.9
+    np.testing.assert_allclose(
+        errors(codebooks, x, codes)[same], errors(codebooks, x, expected)[same]
+    )
+
+
+def test_encode_far_from_the_origin_is_as_good(simd, digits):
+    codebooks = naive.random_codebooks(np.random.default_rng(0), 4, 16, 64) + digits.mean(0) / 4
+    offset = np.zeros_like(codebooks)
+    offset[0] = 1000
+    x = digits[:300]
+    near = ProgressiveQuantizer(codebooks).encode(x)
+    far = ProgressiveQuantizer(codebooks + offset).encode(x + np.float32(1000))
+    assert (near == far).all(1).mean() > 0.98
+
+
+@pytest.mark.parametrize("beam_size", [1, 5])
+def test_encode_gives_valid_codes_for_nan_and_overflow(simd, beam_size):
+    quantizer = ProgressiveQuantizer(naive.random_codebooks(np.random.default_rng(0), 3, 16, 8))
+    x = np.full((4, 8), np.nan, np.float32)
+    x[1] = np.inf
+    x[2] = np.finfo(np.float32).max
+    assert quantizer.encode(x, beam_size).max() < 16
+
+
+@given(
+    shape=shapes,
+    k=st.integers(1, 80),
+    nq=st.integers(1, 40),
+    part=st.sampled_from(["all", "range", "ids"]),
+    terms=st.sampled_from(["none", "cross", "given"]),
+)
+def test_scan_is_the_plain_loop_bit_for_bit(simd, shape, k, nq, part, terms):
+    rng = np.random.default_rng(shape["seed"])
+    K, M, n = 1 << shape["nbits"], shape["M"], shape["n"]
+    codes = rng.integers(0, K, (n, M)).astype(np.uint16)
+    levels = int(rng.integers(1, M + 1))
+    # Few distinct values: ties are common, and go to the lower id.
+    tables = rng.integers(-2, 3, (nq, M * K)).astype(np.float32)
+    cross = rng.integers(-1, 2, (M * (M - 1) // 2, K, K)).astype(np.float32)
+    given_terms = rng.integers(-1, 2, n).astype(np.float32)
+    expected_terms = np.zeros(n, np.float32)
+    if terms == "cross":
+        _kernels.cross_terms(np.ascontiguousarray(codes[:, :levels]), levels, cross, expected_terms)
+    elif terms == "given":
+        expected_terms = given_terms
+    ids, begin, end = None, 0, n
+    members = np.arange(n)
+    if part == "range":
+        begin, end = sorted(rng.integers(0, n + 1, 2).tolist())
+        members = members[begin:end]
+    elif part == "ids":
+        ids = members = np.flatnonzero(rng.integers(0, 2, n))
+        end = len(ids)
+    D, I = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
+    _kernels.scan(
+        _kernels.interleave_tables(tables, levels * K),
+        _kernels.pack_codes(codes, shape["nbits"]),
+        shape["nbits"],
+        levels,
+        cross if terms == "cross" else None,
+        given_terms if terms == "given" else None,
+        ids,
+        begin,
+        end,
+        D,
+        I,
+    )
+    expected = naive.scan(tables, expected_terms[members], codes[members, :levels], members, k, K)
+    np.testing.assert_array_equal(D, expected[0])
+    np.testing.assert_array_equal(I, expected[1])
+
+
+def test_a_wrong_instruction_set_is_refused():
+    before = _kernels.simd_level()
+    with pytest.raises(ValueError, match="FAISS_DPQ_SIMD: .* 'sse9'; it has generic"):
+        _kernels.set_simd_level("sse9")
+    assert _kernels.simd_level() == before

@@ -1,0 +1,111 @@
+"""What a user installs: a quick import, and distributions that build and run on their own."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+NEW_MODULES = """
+import faiss, sys
+before = set(sys.modules)
+import faiss_dpq
+print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
+"""
+
+USE = """
+import faiss, faiss_dpq, numpy as np
+assert "site-packages" in faiss_dpq.__file__, faiss_dpq.__file__
+x = np.random.default_rng(0).standard_normal((600, 10), dtype=np.float32)
+index = faiss_dpq.IndexDPQ(10, 3, 4)
+index.train(x)
+index.add(x)
+distances, ids = index.search(x[:5], 4)
+faiss.write_index(index, "x.faiss")
+assert (faiss_dpq.read_index("x.faiss").search(x[:5], 4)[1] == ids).all()
+print(ids.shape)
+"""
+
+
+def python(code: str, **kwargs) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, **kwargs).stdout
+
+
+def test_import_loads_no_third_package():
+    # Beyond what `import faiss` has loaded: the package itself, modules of numpy and of the standard
+    # library; no torch, matplotlib, scipy or scikit-learn, any of which would take longer than faiss.
+    new = set(python(NEW_MODULES).split())
+    third_party = {
+        name
+        for name in new - sys.stdlib_module_names - {"numpy"}
+        if not name.startswith(("_cython_", "cython_runtime"))  # made by the compiled module
+    }
+    assert third_party == {"faiss_dpq"}
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory) -> tuple[Path, Path]:
+    """The sdist, and the wheel that is built from it; of a copy without git or build leftovers."""
+    source = tmp_path_factory.mktemp("source") / "faiss-dpq"
+    leftovers = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=leftovers)
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run([sys.executable, "-m", "build", "--outdir", out, source], check=True)
+    (sdist,), (wheel,) = out.glob("*.tar.gz"), out.glob("*.whl")
+    return sdist, wheel
+
+
+@pytest.mark.slow
+def test_sdist_holds_the_kernels_sources(distributions):
+    with tarfile.open(distributions[0]) as sdist:
+        held = {name.partition("/")[2] for name in sdist.getnames()}
+    kernels = {f"cython_kernels/{path.name}" for path in (ROOT / "cython_kernels").iterdir()}
+    assert kernels | {"LICENSE", "README.md", "setup.py", "tests/test_packaging.py"} <= held
+
+
+@pytest.mark.slow
+def test_wheel_holds_one_package_with_its_extension_and_types(distributions):
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        held = [Path(name) for name in wheel.namelist()]
+    packages = {path.parts[0] for path in held if not path.parts[0].endswith(".dist-info")}
+    assert packages == {"faiss_dpq"}
+    assert Path("faiss_dpq/py.typed") in held
+    assert len([path for path in held if path.match("faiss_dpq/_kernels*.so")]) == 1
+    assert not [path for path in held if path.suffix in {".pyx", ".pxi", ".c", ".h"}]
+    assert [path for path in held if path.name == "LICENSE"]
+
+
+@pytest.mark.slow
+def test_wheel_works_in_an_empty_environment_without_a_compiler(distributions, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    bin_dir = tmp_path / "venv" / "bin"
+    environment = {**os.environ, "PATH": str(bin_dir), "CC": "/nonexistent", "PYTHONPATH": ""}
+    subprocess.run(
+        [bin_dir / "python", "-m", "pip", "install", "--quiet", distributions[1]],
+        check=True,
+        env=environment,
+    )
+    used = subprocess.run(
+        [bin_dir / "python", "-c", USE],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert used.stdout == "(5, 4)\n"
+    command = subprocess.run(
+        [bin_dir / "faiss-dpq", "demo"],
+        env=environment,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert command.returncode == 1
+    assert "pip install 'faiss-dpq[bench]'" in command.stderr

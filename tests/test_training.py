@@ -1,0 +1,134 @@
+"""Training lowers the progressive loss, repeats exactly, and is no worse than FAISS's residual quantizer."""
+
+import faiss
+import numpy as np
+import pytest
+
+import faiss_dpq
+from faiss_dpq import training
+from faiss_dpq.quantizer import ProgressiveQuantizer
+
+
+def prefix_errors(codebooks, x, beam_size):
+    quantizer = ProgressiveQuantizer(codebooks)
+    codes = quantizer.encode(x, beam_size)
+    M = len(codebooks)
+    return [((x - quantizer.decode(codes[:, : l + 1])) ** 2).sum(1).mean() for l in range(M)]
+
+
+def test_stats_tell_what_training_did(digits):
+    index = faiss_dpq.IndexDPQ(64, 4, 5)
+    assert index.train_stats is None
+    index.train(digits)
+    stats = index.train_stats
+    assert (stats.n, len(stats.mse), stats.seconds > 0) == (len(digits), 4, True)
+    assert len(stats.history) == stats.iterations + 1
+    assert stats.history[-1] == stats.mse[-1] < stats.history[0]
+    assert stats.mse == sorted(stats.mse, reverse=True)
+
+
+def test_same_seed_same_codebooks_whatever_the_threads(digits, threads):
+    results = []
+    for n_threads in (1, 2, 2):
+        threads(n_threads)
+        results.append(training.train_codebooks(digits, 3, 4, max_points_per_centroid=64)[0])
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[1], results[2])
+    other = training.train_codebooks(digits, 3, 4, max_points_per_centroid=64, seed=5)[0]
+    assert (other != results[0]).any()
+
+
+def test_the_seed_is_that_of_faiss_clustering_parameters(digits):
+    def trained(seed):
+        index = faiss_dpq.IndexDPQ(64, 2, 4)
+        index.rq.cp.seed = seed
+        index.train(digits)
+        return index.codebooks
+
+    np.testing.assert_array_equal(trained(1), trained(1))
+    assert (trained(1) != trained(2)).any()
+
+
+def test_not_worse_than_faiss_at_the_same_encoder(digits):
+    order = np.random.default_rng(0).permutation(len(digits))
+    x, unseen = digits[order[:1400]], digits[order[1400:]]
+    stock = faiss.ResidualQuantizer(64, 4, 5)
+    stock.train(x)
+    theirs = faiss.vector_to_array(stock.codebooks).reshape(4, 32, 64)
+    ours, _ = training.train_codebooks(x, 4, 5)
+    for beam_size in (1, 5, 16):
+        for data in (x, unseen):
+            assert (
+                prefix_errors(ours, data, beam_size)[-1]
+                < prefix_errors(theirs, data, beam_size)[-1]
+            )
+
+
+def test_the_solve_is_the_minimum_of_the_progressive_loss(digits):
+    rng = np.random.default_rng(0)
+    x, M, K = digits[:400], 3, 8
+    codes = rng.integers(0, K, (len(x), M)).astype(np.uint16)
+    w = np.array([3.0, 1.0, 2.0])
+    # The same problem written out: one block of equations a prefix length.
+    one_hot = np.zeros((len(x), M, K))
+    one_hot[np.arange(len(x))[:, None], np.arange(M), codes] = 1
+    rows = [
+        np.sqrt(w[l]) * np.where(np.arange(M)[:, None] <= l, one_hot, 0).reshape(len(x), M * K)
+        for l in range(M)
+    ]
+    targets = [np.sqrt(w[l]) * x for l in range(M)]
+    expected, *_ = np.linalg.lstsq(np.concatenate(rows), np.concatenate(targets), rcond=None)
+    last = rng.standard_normal((M, K, 64)).astype(np.float32)
+    solved = training._solve(x, codes, last, w, ridge=0.0)
+    np.testing.assert_allclose(solved.reshape(M * K, 64), expected, atol=1e-3)
+
+
+def test_conjugate_gradients_reach_the_same_codebooks(digits, monkeypatch):
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 8, (len(digits), 3)).astype(np.uint16)
+    last = rng.standard_normal((3, 8, 64)).astype(np.float32)
+    arguments = (digits, codes, last, np.array([3.0, 1.0, 2.0]), 0.5)
+    dense = training._solve(*arguments)
+    monkeypatch.setattr(training, "_DENSE_UNKNOWNS", 0)
+    monkeypatch.setattr(training, "_GRADIENT_STEPS", 60)
+    np.testing.assert_allclose(training._solve(*arguments), dense, atol=1e-3)
+
+
+def test_large_codebooks_train(digits):
+    x = np.repeat(digits, 3, axis=0) + np.random.default_rng(0).normal(0, 1, (3 * len(digits), 64))
+    index = faiss_dpq.IndexDPQ(64, 3, 12)
+    index.train(x.astype(np.float32))
+    assert index.train_stats.history[-1] < index.train_stats.history[0]
+
+
+def test_weights_favour_their_prefix(digits):
+    short, _ = training.train_codebooks(digits, 4, 4, weights=[100, 1, 1, 1])
+    long, _ = training.train_codebooks(digits, 4, 4, weights=[0.01, 0.01, 0.01, 1])
+    short_errors, long_errors = (prefix_errors(c, digits, 8) for c in (short, long))
+    assert short_errors[0] < long_errors[0]
+    assert long_errors[3] < short_errors[3]
+
+
+def test_as_many_vectors_as_codewords(digits):
+    index = faiss_dpq.IndexDPQ(64, 2, 5)
+    index.train(digits[:32])
+    assert index.train_stats.mse[0] == pytest.approx(0, abs=1e-3)
+
+
+def test_verbose_prints_every_step_and_silence_is_the_default(digits, capfd):
+    index = faiss_dpq.IndexDPQ(64, 2, 3)
+    index.train(digits)
+    assert capfd.readouterr() == ("", "")
+    index = faiss_dpq.IndexDPQ(64, 2, 3)
+    index.verbose = True
+    index.train(digits)
+    out = capfd.readouterr().out
+    assert out.count("IndexDPQ.train: step") == 2 + index.train_stats.iterations + 1
+
+
+def test_a_terminal_shows_a_bar(digits, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    training.train_codebooks(digits, 2, 3)
+    err = capsys.readouterr().err
+    assert "training [####" in err
+    assert err.endswith("\r\x1b[K")
