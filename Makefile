@@ -45,9 +45,11 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.stamp: $(BUILD_INPUTS) | $(BIN)/pip
+	@echo "Installing into $(VENV); the first time this takes a minute or two."
 	$(PIP) -e '.[bench]'
 	touch $@
 
 $(VENV)/test.stamp: $(BUILD_INPUTS) | $(BIN)/pip
+	@echo "Installing into $(VENV); the first time this takes a minute or two."
 	$(PIP) -e '.[bench,dev]'
 	touch $(VENV)/demo.stamp $@

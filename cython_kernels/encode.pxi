@@ -17,14 +17,18 @@ def encode_from_tables(
     `panels` and `bias` give the score of every codeword against x itself, ||c||^2 - 2<x, c>; the cross terms with the
     codewords chosen before come from `cross` (pairs, K, K).
 
-    Levels run outside and vectors inside, so that one level's cross tables stay in the cache.
+    Levels run outside and the vectors of a block inside: a level's cross tables are read many times in a row.
     """
-    cdef size_t n = x.shape[0], d = x.shape[1], start, here, i, level, ldt = panels.shape[0] * DPQ_PANEL
-    cdef float[:, ::1] tables = np.empty((block_size, ldt), np.float32)
+    cdef size_t n = x.shape[0], d = x.shape[1], start, here, i, level, panel, end_panel
+    # A level's codewords lie in these panels, at most one of them begun by the level before.
+    cdef size_t ldt = (K + DPQ_PANEL - 1) // DPQ_PANEL * DPQ_PANEL
+    cdef float[:, ::1] tables = aligned_empty((block_size, ldt))
     cdef uint16_t[:, :, :, ::1] beam_codes = np.zeros((2, block_size, beam_size, M), np.uint16)
     cdef float[:, :, ::1] beam_scores = np.zeros((2, block_size, beam_size), np.float32)
     cdef uintptr_t[::1] rows = np.empty(M, np.uintp)
-    cdef uint32_t[::1] slots = np.empty(beam_size, np.uint32)
+    cdef float[::1] partial = aligned_empty(M * K)
+    cdef uint32_t[::1] slots = np.empty(beam_size + beam_size * K, np.uint32)
+    cdef float[::1] scores = aligned_empty(2 * (beam_size * K + 16) + 4 * (beam_size + 16))
     cdef dpq_encode_step step
     cdef int side
     if n == 0:
@@ -35,20 +39,27 @@ def encode_from_tables(
     step.beam_stride = 0
     step.cross = &cross[0, 0, 0]
     step.rows = <const float **>&rows[0]
+    step.partial = &partial[0]
     step.slots = &slots[0]
+    step.scores = &scores[0]
     step.parents_out = NULL
     with nogil:
         start = 0
         while start < n:
             here = min(block_size, n - start)
-            kernels.linear(&x[start, 0], here, d, &panels[0, 0, 0], panels.shape[0], &bias[0], -2, &tables[0, 0], ldt)
             step.n = here
             step.beam_in = 1
             side = 0
             memset(&beam_scores[0, 0, 0], 0, here * sizeof(float))
             for level in range(M):
+                panel = level * K // DPQ_PANEL
+                end_panel = ((level + 1) * K + DPQ_PANEL - 1) // DPQ_PANEL
+                kernels.linear(
+                    &x[start, 0], here, d, &panels[panel, 0, 0], end_panel - panel, &bias[panel * DPQ_PANEL], -2,
+                    &tables[0, 0], ldt,
+                )
                 step.level = level
-                step.tables = &tables[0, 0] + level * K
+                step.tables = &tables[0, level * K - panel * DPQ_PANEL]
                 step.codes_in = &beam_codes[side, 0, 0, 0]
                 step.scores_in = &beam_scores[side, 0, 0]
                 side = 1 - side
@@ -75,13 +86,15 @@ def encode_level_from_residuals(
     uint32_t[:, ::1] parents_out,
 ):
     """One step of the beam search where `tables` (n * beam_in, K) scores every beam entry's own residual."""
-    cdef uint32_t[::1] slots = np.empty(codes_out.shape[1], np.uint32)
+    cdef size_t extensions = codes_in.shape[1] * K, beam_out = codes_out.shape[1]
+    cdef uint32_t[::1] slots = np.empty(beam_out + extensions, np.uint32)
+    cdef float[::1] scores = aligned_empty(2 * (extensions + 16) + 4 * (beam_out + 16))
     cdef dpq_encode_step step
     step.n = codes_in.shape[0]
     step.K = K
     step.level = level
     step.beam_in = codes_in.shape[1]
-    step.beam_out = codes_out.shape[1]
+    step.beam_out = beam_out
     step.tables = &tables[0, 0]
     step.beam_stride = tables.shape[1]
     step.vector_stride = step.beam_in * step.beam_stride
@@ -93,6 +106,8 @@ def encode_level_from_residuals(
     step.scores_out = &scores_out[0, 0]
     step.parents_out = &parents_out[0, 0]
     step.rows = NULL
+    step.partial = NULL
     step.slots = &slots[0]
+    step.scores = &scores[0]
     with nogil:
         kernels.encode_level(&step)

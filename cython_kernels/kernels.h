@@ -31,7 +31,9 @@ typedef struct {
     float *scores_out;        /* [n][beam_out] */
     uint32_t *parents_out;    /* [n][beam_out]: the beam entry extended; may be NULL */
     const float **rows;       /* scratch [level] */
-    uint32_t *slots;          /* scratch [beam_out] */
+    float *partial;           /* scratch [level][K] */
+    uint32_t *slots;          /* scratch [beam_out + beam_in * K] */
+    float *scores;            /* scratch [2 * (beam_in * K + 16) + 4 * (beam_out + 16)] */
 } dpq_encode_step;
 
 typedef struct {

@@ -10,7 +10,8 @@ def interleave_tables(const float[:, ::1] tables, size_t rows):
     """Tables (nq, >= rows) as groups of LANES queries: (ceil(nq / LANES), rows, LANES), zeros in unused lanes."""
     cdef size_t nq = tables.shape[0], q, r
     cdef size_t groups = (nq + DPQ_LANES - 1) // DPQ_LANES
-    interleaved = np.zeros((groups, rows, DPQ_LANES), np.float32)
+    interleaved = aligned_empty((groups, rows, DPQ_LANES))
+    interleaved[:] = 0
     cdef float[:, :, ::1] out = interleaved
     with nogil:
         for q in range(nq):

@@ -28,8 +28,10 @@ static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
 static inline vf vf_set1(float s) { return _mm512_set1_ps(s); }
 static inline vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 static inline unsigned vf_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+static inline unsigned vf_less_equal(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
 
 #elif defined(DPQ_AVX2)
 #define DPQ_SUFFIX avx2
@@ -44,8 +46,13 @@ static inline vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
 static inline void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
 static inline vf vf_set1(float s) { return _mm256_set1_ps(s); }
 static inline vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+static inline vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 static inline unsigned vf_less(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+static inline unsigned vf_less_equal(vf a, vf b)
+{
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LE_OQ));
+}
 
 #elif defined(DPQ_NEON)
 #define DPQ_SUFFIX neon
@@ -55,12 +62,15 @@ static inline vf vf_load(const float *p) { return vld1q_f32(p); }
 static inline void vf_store(float *p, vf a) { vst1q_f32(p, a); }
 static inline vf vf_set1(float s) { return vdupq_n_f32(s); }
 static inline vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
+static inline vf vf_min(vf a, vf b) { return vminq_f32(a, b); }
 static inline vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
-static inline unsigned vf_less(vf a, vf b)
+static inline unsigned vf_bits(uint32x4_t lanes)
 {
     static const uint32_t bit[4] = {1, 2, 4, 8};
-    return vaddvq_u32(vandq_u32(vcltq_f32(a, b), vld1q_u32(bit)));
+    return vaddvq_u32(vandq_u32(lanes, vld1q_u32(bit)));
 }
+static inline unsigned vf_less(vf a, vf b) { return vf_bits(vcltq_f32(a, b)); }
+static inline unsigned vf_less_equal(vf a, vf b) { return vf_bits(vcleq_f32(a, b)); }
 
 #else /* the scalar twin of the sets above */
 #define DPQ_SUFFIX generic
@@ -81,14 +91,15 @@ static inline void vf_store(float *p, vf a)
 }
 static inline vf vf_set1(float s) { VF_EACH(s); }
 static inline vf vf_add(vf a, vf b) { VF_EACH(a.lane[i] + b.lane[i]); }
+static inline vf vf_min(vf a, vf b) { VF_EACH(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }
 static inline vf vf_fma(vf a, vf b, vf c) { VF_EACH(a.lane[i] * b.lane[i] + c.lane[i]); }
-static inline unsigned vf_less(vf a, vf b)
-{
-    unsigned mask = 0;
-    for (int i = 0; i < VF_W; i++)
-        mask |= (unsigned)(a.lane[i] < b.lane[i]) << i;
-    return mask;
-}
+#define VF_BITS(comparison)                                                                                            \
+    unsigned mask = 0;                                                                                                 \
+    for (int i = 0; i < VF_W; i++)                                                                                     \
+        mask |= (unsigned)(comparison) << i;                                                                           \
+    return mask
+static inline unsigned vf_less(vf a, vf b) { VF_BITS(a.lane[i] < b.lane[i]); }
+static inline unsigned vf_less_equal(vf a, vf b) { VF_BITS(a.lane[i] <= b.lane[i]); }
 #endif
 
 #define DPQ_PASTE_(a, b) a##b

@@ -5,7 +5,8 @@ def pack_panels(const float[:, ::1] matrix):
     """The rows of `matrix` (n, d) as panels (ceil(n / PANEL), d, PANEL), zero-padded: the layout `linear` reads."""
     cdef size_t n = matrix.shape[0], d = matrix.shape[1], row, i
     cdef size_t n_panels = (n + DPQ_PANEL - 1) // DPQ_PANEL
-    packed = np.zeros((n_panels, d, DPQ_PANEL), np.float32)
+    packed = aligned_empty((n_panels, d, DPQ_PANEL))
+    packed[:] = 0
     cdef float[:, :, ::1] out = packed
     with nogil:
         for row in range(n):

@@ -1,13 +1,12 @@
 """Threads for kernels that release the GIL: as many as faiss.omp_get_max_threads()."""
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
 
 import faiss
-
-T = TypeVar("T")
 
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
@@ -28,24 +27,23 @@ def slices(n: int, parts: int, multiple: int = 1) -> list[slice]:
     units = -(-n // multiple)
     parts = max(1, min(parts, units))
     bounds = [min(n, units * i // parts * multiple) for i in range(parts + 1)]
-    return [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 
 
-def run(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """Results of all `tasks`, run together; the first error is raised once all have ended."""
+def run(function: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
+    """Call `function` with every tuple of `arguments`, together; the first error is raised once all have ended."""
     global _pool, _pool_size
-    if len(tasks) <= 1:
-        return [task() for task in tasks]
-    n_threads = faiss.omp_get_max_threads()
-    if _pool is None or _pool_size < n_threads:
-        _pool, _pool_size = ThreadPoolExecutor(n_threads, "faiss_dpq"), n_threads
-    futures = [_pool.submit(task) for task in tasks[1:]]
-    first: list[T] = []
+    if not arguments:
+        return
+    futures = []
+    if len(arguments) > 1:
+        n_threads = faiss.omp_get_max_threads()
+        if _pool is None or _pool_size < n_threads:
+            _pool, _pool_size = ThreadPoolExecutor(n_threads, "faiss_dpq"), n_threads
+        futures = [_pool.submit(function, *some) for some in arguments[1:]]
     try:
-        first.append(tasks[0]())
+        function(*arguments[0])
     finally:
-        others = [future.exception() for future in futures]
-    for error in others:
-        if error is not None:
-            raise error
-    return first + [future.result() for future in futures]
+        wait(futures)
+    for future in futures:
+        future.result()

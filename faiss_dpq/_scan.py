@@ -68,9 +68,7 @@ def search(
         part = slice(start, min(start + block, len(xq)))
         tables, constants = quantizer.tables(xq[part], levels, metric)
         interleaved = _kernels.interleave_tables(tables, rows)
-        _scan_block(
-            interleaved, packed, quantizer.nbits, levels, cross, terms, selection, D[part], I[part]
-        )
+        _scan_block(interleaved, packed, quantizer.nbits, levels, cross, terms, selection, D[part], I[part])
         D[part] += constants[:, None]
     if metric == faiss.METRIC_L2:
         np.maximum(D, 0, out=D)  # the rounding of Eq. 30 may leave -1e-7 where a code is the query itself
@@ -117,20 +115,15 @@ def _scan_block(
         parts = _parallel.slices(n, n_threads)
         Ds = np.empty((len(parts), nq, k), np.float32)
         Is = np.empty((len(parts), nq, k), np.int64)
-        _parallel.run(
-            [
-                lambda p=p, part=part: scan(all_groups, part, Ds[p], Is[p])
-                for p, part in enumerate(parts)
-            ]
-        )
+        _parallel.run(scan, [(all_groups, part, Ds[p], Is[p]) for p, part in enumerate(parts)])
         _merge(Ds, Is, D, I)
         return
     lanes = _kernels.LANES
     tasks = []
     for group in _parallel.slices(len(tables), n_threads):
         queries = slice(group.start * lanes, min(group.stop * lanes, nq))
-        tasks.append(lambda g=group, q=queries: scan(g, everything, D[q], I[q]))
-    _parallel.run(tasks)
+        tasks.append((group, everything, D[queries], I[queries]))
+    _parallel.run(scan, tasks)
 
 
 def _merge(Ds: Floats, Is: Labels, D: Floats, I: Labels) -> None:

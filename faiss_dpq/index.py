@@ -1,6 +1,5 @@
 """IndexDPQ: the progressive quantizer as a FAISS index that stands where faiss.IndexPQ stood."""
 
-from collections.abc import Callable
 from typing import Any
 
 import faiss
@@ -63,26 +62,20 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     _levels: int = 0
     _train_stats: training.TrainStats | None = None
 
-    def __init__(
-        self, d: int, M: int, nbits: int = 8, metric: int = faiss.METRIC_L2
-    ) -> None:
+    def __init__(self, d: int, M: int, nbits: int = 8, metric: int = faiss.METRIC_L2) -> None:
         for name, value in (("d", d), ("M", M)):
             if value < 1:
                 raise ValueError(f"IndexDPQ: {name} is {value}, expected at least 1")
         if not 1 <= nbits <= 12:
             raise ValueError(f"IndexDPQ: nbits is {nbits}, expected 1 to 12")
         if metric not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
-            raise ValueError(
-                f"IndexDPQ: metric is {metric}, expected METRIC_L2 or METRIC_INNER_PRODUCT"
-            )
+            raise ValueError(f"IndexDPQ: metric is {metric}, expected METRIC_L2 or METRIC_INNER_PRODUCT")
         super().__init__(d, M, nbits, metric, _search_type(M, nbits, metric))
         if self.rq.search_type == faiss.AdditiveQuantizer.ST_decompress:
             self.rq.train_type |= faiss.ResidualQuantizer.Skip_codebook_tables
 
     @classmethod
-    def from_codebooks(
-        cls, codebooks: npt.ArrayLike, metric: int = faiss.METRIC_L2
-    ) -> "IndexDPQ":
+    def from_codebooks(cls, codebooks: npt.ArrayLike, metric: int = faiss.METRIC_L2) -> "IndexDPQ":
         """A trained, empty index with given codebooks.
 
         Parameters
@@ -182,9 +175,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
 
     # ---- train, add --------------------------------------------------------------------------------------------
 
-    def train(
-        self, x: npt.NDArray[Any], *, numeric_type: int = faiss.Float32, xq_train: Any = None
-    ) -> None:
+    def train(self, x: npt.NDArray[Any], *, numeric_type: int = faiss.Float32, xq_train: Any = None) -> None:
         """Learn the codebooks from vectors: residual k-means, then alternation of encoding and least squares.
 
         Deterministic for a given `rq.cp.seed`. See `faiss_dpq.training.train_codebooks`.
@@ -285,16 +276,12 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             raise AssertionError(f"IndexDPQ.search: k is {k}, expected at least 1")
         for name, out in (("D", D), ("I", I)):
             if out is not None and out.shape != (len(x), k):
-                raise AssertionError(
-                    f"IndexDPQ.search: {name} has shape {out.shape}, expected {(len(x), k)}"
-                )
+                raise AssertionError(f"IndexDPQ.search: {name} has shape {out.shape}, expected {(len(x), k)}")
         levels = getattr(params, "levels", 0)
         levels = self._checked_levels(levels, "params.levels") if levels else self.levels
         quantizer = self.quantizer
         selection = _selection.select(None if params is None else params.sel, self.ntotal)
-        distances, labels = _scan.search(
-            quantizer, self._packed_codes(), selection, x, k, levels, self.metric_type
-        )
+        distances, labels = _scan.search(quantizer, self._packed_codes(), selection, x, k, levels, self.metric_type)
         if D is not None:
             D[:] = distances
         if I is not None:
@@ -321,9 +308,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         if R is None:
             R = np.empty(shape, np.float32)
         elif R.shape != shape:
-            raise AssertionError(
-                f"IndexDPQ.search_and_reconstruct: R has shape {R.shape}, expected {shape}"
-            )
+            raise AssertionError(f"IndexDPQ.search_and_reconstruct: R has shape {R.shape}, expected {shape}")
         found = I >= 0
         R[~found] = np.nan
         if found.any():
@@ -371,13 +356,9 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         if x.dtype.kind not in "fiub":
             raise TypeError(f"IndexDPQ.{method}: x has dtype {x.dtype}, expected float32")
         if x.ndim != 2:
-            raise ValueError(
-                f"IndexDPQ.{method}: x has {x.ndim} dimensions, expected 2: (n, {self.d})"
-            )
+            raise ValueError(f"IndexDPQ.{method}: x has {x.ndim} dimensions, expected 2: (n, {self.d})")
         if x.shape[1] != self.d:
-            raise AssertionError(
-                f"IndexDPQ.{method}: x has {x.shape[1]} columns, the index has d={self.d}"
-            )
+            raise AssertionError(f"IndexDPQ.{method}: x has {x.shape[1]} columns, the index has d={self.d}")
         return np.ascontiguousarray(x, np.float32)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -11,8 +11,9 @@ training and one encoding give all the lengths nbits, 2 nbits, ... M nbits.
    every level instead of only one.
 2. Compare a query q with a code (Eq. 30), without reconstructing:
 
-    ||q - sum_l c_l(k_l)||^2  =  ||q||^2  +  sum_l (||c_l(k_l)||^2 - 2<q, c_l(k_l)>)  +  sum_{l<l'} 2<c_l(k_l), c_l'(k_l')>
-                                 a constant  a table of M x K numbers per query          the code's own cross terms
+    ||q - sum_l c_l(k_l)||^2 = ||q||^2                                  a constant of the query
+                             + sum_l (||c_l(k_l)||^2 - 2<q, c_l(k_l)>)    a table of M x K numbers per query
+                             + sum_{l<l'} 2<c_l(k_l), c_l'(k_l')>         the code's own cross terms
 
 Source: Gao, Zhu, Song, Zhao, Shen, "Beyond Product Quantization: Deep Progressive Quantization for Image Retrieval",
 IJCAI 2019; the codes are those of faiss.ResidualQuantizer.
@@ -32,7 +33,7 @@ Codes = npt.NDArray[np.uint16]
 #: Above this many bytes of cross tables, cross terms come from reconstructed vectors instead.
 MAX_CROSS_TABLE_BYTES = 256 << 20
 
-_ENCODE_BLOCK = 256  # vectors; with 8 x 256 codewords their tables are 2 MiB, about an L2 cache
+_ENCODE_BLOCK = 1024  # vectors encoded together: each row of the cross tables is read several times a block
 _DECODE_BLOCK = 4096
 
 
@@ -63,12 +64,10 @@ class ProgressiveQuantizer:
     def __init__(self, codebooks: npt.ArrayLike) -> None:
         codebooks = np.array(codebooks, np.float32, order="C")
         if codebooks.ndim != 3 or 0 in codebooks.shape:
-            raise ValueError(
-                f"ProgressiveQuantizer: codebooks has shape {codebooks.shape}, expected (M, K, d)"
-            )
+            raise ValueError(f"ProgressiveQuantizer: codebooks has shape {codebooks.shape}, expected (M, K, d)")
         self.M, self.K, self.d = codebooks.shape
         self.nbits = self.K.bit_length() - 1
-        if self.K != 1 << self.nbits or not 1 <= self.nbits <= 12:
+        if 1 << self.nbits != self.K or not 1 <= self.nbits <= 12:
             raise ValueError(
                 f"ProgressiveQuantizer: codebooks has K={self.K} codewords a level, expected 2, 4, ... 4096"
             )
@@ -107,7 +106,7 @@ class ProgressiveQuantizer:
         pairs = self.M * (self.M - 1) // 2
         if cross_table_bytes(self.M, self.K) > MAX_CROSS_TABLE_BYTES:
             return None
-        cross = np.empty((pairs, self.K, self.K), np.float32)
+        cross = _kernels.aligned_empty((pairs, self.K, self.K))
         doubled = 2 * self._centred.astype(np.float64)
         for level in range(1, self.M):
             for i in range(level):
@@ -134,7 +133,7 @@ class ProgressiveQuantizer:
             encode(x[part], beam_size, codes[part])
 
         parts = _parallel.slices(len(x), faiss.omp_get_max_threads(), multiple=16)
-        _parallel.run([lambda part=part: encode_slice(part) for part in parts])
+        _parallel.run(encode_slice, [(part,) for part in parts])
         return codes
 
     def _encode_by_tables(self, x: Floats, beam_size: int, codes: Codes) -> None:
@@ -192,9 +191,7 @@ class ProgressiveQuantizer:
             x += self.codebooks[level][codes[:, level]]
         return x
 
-    def tables(
-        self, xq: Floats, levels: int | None = None, metric: int = faiss.METRIC_L2
-    ) -> tuple[Floats, Floats]:
+    def tables(self, xq: Floats, levels: int | None = None, metric: int = faiss.METRIC_L2) -> tuple[Floats, Floats]:
         """Distance tables of queries, and the constant of each query.
 
         distance(q, code) = constant + sum_l table[l * K + k_l] + cross_terms(code) for METRIC_L2 (Eq. 30);
@@ -230,7 +227,7 @@ class ProgressiveQuantizer:
             _kernels.linear(xq[part], self._panels[:n_panels], bias, scale, tables[part])
 
         parts = _parallel.slices(len(xq), faiss.omp_get_max_threads(), multiple=48)
-        _parallel.run([lambda part=part: fill(part) for part in parts])
+        _parallel.run(fill, [(part,) for part in parts])
         return tables, constants
 
     def cross_terms(self, codes: Codes) -> Floats:

@@ -133,9 +133,7 @@ def train_codebooks(
     return quantizer.codebooks, stats
 
 
-def _residual_kmeans(
-    x: Floats, M: int, K: int, seed: int, beam_size: int, progress: "_Progress"
-) -> Floats:
+def _residual_kmeans(x: Floats, M: int, K: int, seed: int, beam_size: int, progress: "_Progress") -> Floats:
     d = x.shape[1]
     codebooks = np.empty((M, K, d), np.float32)
     residuals = x
@@ -170,22 +168,20 @@ def _solve(x: Floats, codes: Codes, last: Floats, w: Doubles, ridge: float) -> F
     pull = ridge * suffix[:, None, None]  # in units of one training vector's weight at its level
     if M * K > _DENSE_UNKNOWNS:
         return _conjugate_gradients(codes, last.astype(np.float64), target, w, pull)
-    normal = np.empty((M, K, M, K))
+    blocks = np.empty((M, K, M, K))
     for i in range(M):
         for j in range(i + 1):
             pairs = codes[:, i].astype(np.int64) * K + codes[:, j]
             counts = np.bincount(pairs, minlength=K * K).reshape(K, K)
-            normal[i, :, j] = suffix[i] * counts
-            normal[j, :, i] = suffix[i] * counts.T
-    normal = normal.reshape(M * K, M * K)
+            blocks[i, :, j] = suffix[i] * counts
+            blocks[j, :, i] = suffix[i] * counts.T
+    normal = blocks.reshape(M * K, M * K)
     normal[np.diag_indices(M * K)] += np.broadcast_to(pull[..., 0], (M, K)).ravel()
     target += pull * last
     return np.linalg.solve(normal, target.reshape(M * K, d)).reshape(M, K, d).astype(np.float32)
 
 
-def _conjugate_gradients(
-    codes: Codes, codebooks: Doubles, target: Doubles, w: Doubles, pull: Doubles
-) -> Floats:
+def _conjugate_gradients(codes: Codes, codebooks: Doubles, target: Doubles, w: Doubles, pull: Doubles) -> Floats:
     """`_solve` from the last codebooks on, without forming the normal matrix."""
 
     def times_normal(v: Doubles) -> Doubles:

@@ -20,7 +20,7 @@ def beam_search(codebooks, x, beam_size):
     beam = [((), x.astype(np.float64))]
     for level, codebook in enumerate(codebooks.astype(np.float64)):
         extended = [
-            (((residual - c) ** 2).sum(), code + (k,), residual - c)
+            (((residual - c) ** 2).sum(), (*code, k), residual - c)
             for code, residual in beam
             for k, c in enumerate(codebook)
         ]
@@ -39,7 +39,7 @@ def pack(codes, nbits):
 
 
 def scan(tables, terms, codes, ids, k, K):
-    """The k smallest (terms + tables[...]) in float32, added level by level as the kernel adds; ties to the lower id."""
+    """The k smallest (terms + tables[...]), added in float32 as the kernel adds; ties to the lower id."""
     nq = len(tables)
     D = np.full((nq, k), np.finfo(np.float32).max, np.float32)
     I = np.full((nq, k), -1, np.int64)

@@ -34,9 +34,7 @@ def assert_same_neighbours(D, I, expected_D, expected_I, all_D):
     np.testing.assert_array_equal(I >= 0, found)
     np.testing.assert_allclose(D[found], expected_D[found], rtol=1e-5, atol=2e-6 * scale)
     rows = np.broadcast_to(np.arange(len(I))[:, None], I.shape)
-    np.testing.assert_allclose(
-        all_D[rows, I][found], expected_D[found], rtol=1e-5, atol=2e-6 * scale
-    )
+    np.testing.assert_allclose(all_D[rows, I][found], expected_D[found], rtol=1e-5, atol=2e-6 * scale)
     assert all(len(set(row[row >= 0])) == (row >= 0).sum() for row in I)
 
 
@@ -71,9 +69,7 @@ def test_search_is_exact(simd, metric, n, d, M, nbits, nq, k, seed):
     if n and nq:
         expected = naive.search(index.codebooks, codes, xq, k, metric == faiss.METRIC_INNER_PRODUCT)
         width = min(n, k)
-        assert_same_neighbours(
-            D[:, :width], I[:, :width], *(a[:, :width] for a in expected[:2]), expected[2]
-        )
+        assert_same_neighbours(D[:, :width], I[:, :width], *(a[:, :width] for a in expected[:2]), expected[2])
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -91,7 +87,7 @@ def test_search_without_cross_tables(metric, monkeypatch):
 def test_search_does_not_depend_on_threads_or_blocks(metric, nq, threads, monkeypatch):
     monkeypatch.setattr(_scan, "_WORTH_A_THREAD", 1)
     rng = np.random.default_rng(nq)
-    index, codes = filled_index(rng, 9001, 12, 4, 3, metric)  # 4,096 different codes: many ties
+    index, _ = filled_index(rng, 9001, 12, 4, 3, metric)  # 4,096 different codes: many ties
     xq = rng.standard_normal((nq, 12)).astype(np.float32)
     results = []
     for n_threads in (1, 2, 5):
@@ -113,9 +109,7 @@ def test_levels_compare_a_prefix(metric, levels, nbits):
     rng = np.random.default_rng(1)
     index, codes = filled_index(rng, 500, 10, 5, nbits, metric)
     xq = rng.standard_normal((4, 10)).astype(np.float32)
-    expected = naive.search(
-        index.codebooks[:levels], codes[:, :levels], xq, 7, metric == faiss.METRIC_INNER_PRODUCT
-    )
+    expected = naive.search(index.codebooks[:levels], codes[:, :levels], xq, 7, metric == faiss.METRIC_INNER_PRODUCT)
     by_params = index.search(xq, 7, params=faiss_dpq.SearchParametersDPQ(levels=levels))
     assert_same_neighbours(*by_params, *expected)
     assert index.levels == 5
@@ -128,9 +122,7 @@ def test_levels_compare_a_prefix(metric, levels, nbits):
         np.testing.assert_array_equal(I, by_params[1])
     # Parameters of one search go before the index's own.
     full = naive.search(index.codebooks, codes, xq, 7, metric == faiss.METRIC_INNER_PRODUCT)
-    assert_same_neighbours(
-        *index.search(xq, 7, params=faiss_dpq.SearchParametersDPQ(levels=5)), *full
-    )
+    assert_same_neighbours(*index.search(xq, 7, params=faiss_dpq.SearchParametersDPQ(levels=5)), *full)
 
 
 def test_truncate_keeps_the_original(trained, digits):
@@ -152,9 +144,7 @@ def test_truncate_keeps_the_original(trained, digits):
         lambda: faiss.IDSelectorRange(300, 200),
         lambda: faiss.IDSelectorArray(np.array([5, 3, 699, 10_000])),
         lambda: faiss.IDSelectorBatch(np.arange(0, 700, 3)),
-        lambda: faiss.IDSelectorBitmap(
-            np.packbits(np.arange(700) % 5 == 0, bitorder="little")
-        ),
+        lambda: faiss.IDSelectorBitmap(np.packbits(np.arange(700) % 5 == 0, bitorder="little")),
         lambda: faiss.IDSelectorNot(faiss.IDSelectorRange(100, 650)),
         lambda: faiss.PyCallbackIDSelector(lambda i: i % 7 == 2),
     ],
@@ -174,9 +164,7 @@ def test_selectors_restrict_the_search(make_selector, monkeypatch):
     assert_same_neighbours(*index.search(xq, 12, params=stock_params), *expected)
 
 
-@pytest.mark.parametrize(
-    "d, M, nbits", [(64, 4, 8), (64, 8, 4), (60, 5, 6), (24, 3, 12), (64, 1, 1), (70, 10, 5)]
-)
+@pytest.mark.parametrize("d, M, nbits", [(64, 4, 8), (64, 8, 4), (60, 5, 6), (24, 3, 12), (64, 1, 1), (70, 10, 5)])
 def test_code_size_is_that_of_index_pq(d, M, nbits):
     index = faiss_dpq.IndexDPQ(d, M, nbits)
     assert index.code_size == index.sa_code_size() == faiss.IndexPQ(d, M, nbits).code_size
@@ -217,9 +205,7 @@ def test_reconstruct_and_codec(trained, digits):
     assert trained.sa_encode(digits[:1000], out) is out
     np.testing.assert_array_equal(out, codes)
     quantizer = trained.quantizer
-    np.testing.assert_allclose(
-        quantizer.decode(quantizer.encode(digits[:1000])), decoded, atol=1e-4
-    )
+    np.testing.assert_allclose(quantizer.decode(quantizer.encode(digits[:1000])), decoded, atol=1e-4)
 
 
 def test_search_and_reconstruct_and_assign(trained, digits):
@@ -282,9 +268,7 @@ def test_reset_then_reuse(trained, digits):
     assert set(index.search(digits[:1], 9)[1][0]) == {0, 1, 2, 3, 4, -1}
 
 
-@pytest.mark.parametrize(
-    "how", [copy.deepcopy, copy.copy, lambda index: pickle.loads(pickle.dumps(index))]
-)
+@pytest.mark.parametrize("how", [copy.deepcopy, copy.copy, lambda index: pickle.loads(pickle.dumps(index))])
 def test_copies(trained, digits, how):
     trained.levels = 2
     try:

@@ -67,9 +67,7 @@ def index():
     "round_trip",
     [
         lambda index, path: [faiss_dpq.write_index(index, path), faiss_dpq.read_index(path)][1],
-        lambda index, path: [faiss.write_index(index, str(path)), faiss_dpq.read_index(str(path))][
-            1
-        ],
+        lambda index, path: [faiss.write_index(index, str(path)), faiss_dpq.read_index(str(path))][1],
         lambda index, path: faiss_dpq.deserialize_index(faiss_dpq.serialize_index(index)),
         lambda index, path: faiss_dpq.clone_index(index),
         lambda index, path: faiss_dpq.downcast_index(faiss.clone_index(index)),
@@ -92,13 +90,9 @@ def test_clone_keeps_the_search_parameters(index):
     assert faiss_dpq.clone_index(index).levels == 2
 
 
-@pytest.mark.parametrize(
-    "kind", ["ST_decompress", "ST_norm_from_LUT", "ST_norm_float", "ST_norm_qint8"]
-)
+@pytest.mark.parametrize("kind", ["ST_decompress", "ST_norm_from_LUT", "ST_norm_float", "ST_norm_qint8"])
 def test_a_stock_residual_quantizer_becomes_ours(digits, kind):
-    stock = faiss.IndexResidualQuantizer(
-        64, 3, 5, faiss.METRIC_L2, getattr(faiss.AdditiveQuantizer, kind)
-    )
+    stock = faiss.IndexResidualQuantizer(64, 3, 5, faiss.METRIC_L2, getattr(faiss.AdditiveQuantizer, kind))
     stock.train(digits)
     stock.add(digits[:1000])
     ours = faiss_dpq.downcast_index(stock)
@@ -112,16 +106,12 @@ def test_a_stock_residual_quantizer_becomes_ours(digits, kind):
     # One C++ object: what ours adds, stock FAISS finds.
     ours.add(digits[1000:1003])
     assert stock.ntotal == 1003
-    np.testing.assert_allclose(
-        stock.reconstruct(1002), ours.sa_decode(ours.sa_encode(digits[1002:1003]))[0], rtol=1e-5
-    )
+    np.testing.assert_allclose(stock.reconstruct(1002), ours.sa_decode(ours.sa_encode(digits[1002:1003]))[0], rtol=1e-5)
     assert 1002 in stock.search(digits[1002:1003], 3)[1]
 
 
 def test_the_shared_object_outlives_the_stock_one(digits):
-    ours = faiss_dpq.downcast_index(
-        faiss.clone_index(faiss_dpq.IndexDPQ.from_codebooks(np.ones((2, 4, 64))))
-    )
+    ours = faiss_dpq.downcast_index(faiss.clone_index(faiss_dpq.IndexDPQ.from_codebooks(np.ones((2, 4, 64)))))
     ours.add(digits[:3])
     assert ours.ntotal == 3
 

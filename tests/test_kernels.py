@@ -41,9 +41,7 @@ def test_linear_is_the_affine_product(simd, n, d, rows, scale, seed):
     assert np.isnan(out[:, width:]).all()
 
 
-@given(
-    n=st.integers(2, 40), cut=st.integers(1, 39), d=st.integers(1, 30), seed=st.integers(0, 1000)
-)
+@given(n=st.integers(2, 40), cut=st.integers(1, 39), d=st.integers(1, 30), seed=st.integers(0, 1000))
 def test_linear_does_not_depend_on_blocks(simd, n, cut, d, seed):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n, d)).astype(np.float32)
@@ -56,17 +54,13 @@ def test_linear_does_not_depend_on_blocks(simd, n, cut, d, seed):
     np.testing.assert_array_equal(whole, parts)
 
 
-@given(
-    nbits=st.integers(1, 12), M=st.integers(1, 9), n=st.integers(0, 20), seed=st.integers(0, 1000)
-)
+@given(nbits=st.integers(1, 12), M=st.integers(1, 9), n=st.integers(0, 20), seed=st.integers(0, 1000))
 def test_codes_are_packed_as_faiss_packs_them(nbits, M, n, seed):
     codes = np.random.default_rng(seed).integers(0, 1 << nbits, (n, M)).astype(np.uint16)
     packed = _kernels.pack_codes(codes, nbits)
     np.testing.assert_array_equal(packed, naive.pack(codes, nbits))
     for levels in (1, M):
-        np.testing.assert_array_equal(
-            _kernels.unpack_codes(packed, levels, nbits), codes[:, :levels]
-        )
+        np.testing.assert_array_equal(_kernels.unpack_codes(packed, levels, nbits), codes[:, :levels])
 
 
 @given(shape=shapes, offset=st.sampled_from([0.0, 100.0]), inner_product=st.booleans())
@@ -106,9 +100,7 @@ def test_encode_is_beam_search(simd, shape, beam_size, by_tables, monkeypatch):
     # Rounding may choose the other of two codewords that are equally near, and so another path.
     same = (codes == expected).all(1)
     assert same.mean() > 0.9
-    np.testing.assert_allclose(
-        errors(codebooks, x, codes)[same], errors(codebooks, x, expected)[same]
-    )
+    np.testing.assert_allclose(errors(codebooks, x, codes)[same], errors(codebooks, x, expected)[same])
 
 
 def test_encode_far_from_the_origin_is_as_good(simd, digits):
@@ -180,6 +172,6 @@ def test_scan_is_the_plain_loop_bit_for_bit(simd, shape, k, nq, part, terms):
 
 def test_a_wrong_instruction_set_is_refused():
     before = _kernels.simd_level()
-    with pytest.raises(ValueError, match="FAISS_DPQ_SIMD: .* 'sse9'; it has generic"):
+    with pytest.raises(ValueError, match=r"FAISS_DPQ_SIMD: .* 'sse9'; it has generic"):
         _kernels.set_simd_level("sse9")
     assert _kernels.simd_level() == before

@@ -58,10 +58,7 @@ def test_not_worse_than_faiss_at_the_same_encoder(digits):
     ours, _ = training.train_codebooks(x, 4, 5)
     for beam_size in (1, 5, 16):
         for data in (x, unseen):
-            assert (
-                prefix_errors(ours, data, beam_size)[-1]
-                < prefix_errors(theirs, data, beam_size)[-1]
-            )
+            assert prefix_errors(ours, data, beam_size)[-1] < prefix_errors(theirs, data, beam_size)[-1]
 
 
 def test_the_solve_is_the_minimum_of_the_progressive_loss(digits):
@@ -72,10 +69,7 @@ def test_the_solve_is_the_minimum_of_the_progressive_loss(digits):
     # The same problem written out: one block of equations a prefix length.
     one_hot = np.zeros((len(x), M, K))
     one_hot[np.arange(len(x))[:, None], np.arange(M), codes] = 1
-    rows = [
-        np.sqrt(w[l]) * np.where(np.arange(M)[:, None] <= l, one_hot, 0).reshape(len(x), M * K)
-        for l in range(M)
-    ]
+    rows = [np.sqrt(w[l]) * np.where(np.arange(M)[:, None] <= l, one_hot, 0).reshape(len(x), M * K) for l in range(M)]
     targets = [np.sqrt(w[l]) * x for l in range(M)]
     expected, *_ = np.linalg.lstsq(np.concatenate(rows), np.concatenate(targets), rcond=None)
     last = rng.standard_normal((M, K, 64)).astype(np.float32)
