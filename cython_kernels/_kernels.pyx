@@ -9,14 +9,14 @@ import os
 
 import numpy as np
 
-from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uintptr_t
+from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
 include "simd.pxi"
 include "tables.pxi"
 include "codes.pxi"
 include "encode.pxi"
+include "derived.pxi"
 include "scan.pxi"
 include "training.pxi"

@@ -2,23 +2,11 @@
 #ifndef DPQ_KERNELS_H
 #define DPQ_KERNELS_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include "dpq_scan.h"
 
-enum {
-    DPQ_PANEL = 16, /* outputs that `linear` computes together; the width of a panel of its packed matrix */
-    DPQ_LANES = 16, /* queries whose tables `scan` interleaves */
-};
+#define DPQ_INLINE static inline __attribute__((always_inline))
 
-/* Max-heaps of the k nearest vectors so far, one per query of a group; see topk.h. */
-typedef struct {
-    size_t k;
-    float *distances;  /* [DPQ_LANES][k] */
-    int64_t *ids;      /* [DPQ_LANES][k] */
-    float *thresholds; /* [DPQ_LANES]: the distance to beat; -inf in unused lanes */
-} dpq_heaps;
-
-/* One beam search step of a block of vectors: see `encode_level`. */
+/* One beam search step of a block of vectors: see encode_impl.h. */
 typedef struct {
     size_t n, K, level, beam_in, beam_out;
     const float *tables; /* score of every codeword: at tables + vector * vector_stride + beam * beam_stride */
@@ -37,15 +25,22 @@ typedef struct {
 } dpq_encode_step;
 
 typedef struct {
-    /* out[i][j] = bias[j] + scale * <x[i], row j of the packed matrix>. Every output is the same sequence of
-     * operations whatever the block it is computed in, so results do not depend on blocks or threads.
-     * panels: [n_panels][d][DPQ_PANEL]; bias: [n_panels * DPQ_PANEL]; out rows are ldo >= n_panels * DPQ_PANEL. */
+    /* out[i][j] = bias[j] + scale * <x[i], row j of the packed matrix>.
+     * panels: [n_panels][d][16]; bias: [n_panels * 16]; rows of out are ldo >= n_panels * 16 apart. */
     void (*linear)(const float *x, size_t n, size_t d, const float *panels, size_t n_panels, const float *bias,
                    float scale, float *out, size_t ldo);
     void (*encode_level)(const dpq_encode_step *step);
-    /* tables: [levels * K][DPQ_LANES]; codes: [n][levels]; terms: [n] or NULL; ids: [n], or NULL for first_id + i. */
-    void (*scan)(const float *tables, const uint16_t *codes, const float *terms, const int64_t *ids, int64_t first_id,
-                 size_t n, size_t levels, size_t K, dpq_heaps *heaps);
+    uint64_t (*hash)(const uint8_t *bytes, size_t n);
+    /* The scans. scratch: that many bytes, any alignment, one a thread. distances, ids: nq x k, ascending by
+     * (distance, id); where fewer than k vectors are allowed, +inf and UINT32_MAX. counters are added to. */
+    size_t (*batch_scratch)(const dpq_database *db, size_t k);
+    void (*scan_batch)(const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,
+                       void *scratch, dpq_counters *counters);
+    size_t (*single_scratch)(size_t k);
+    void (*scan_single)(const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,
+                        void *scratch, dpq_counters *counters);
+    size_t batch_width;      /* queries that scan_batch takes together */
+    size_t least_batch;      /* fewer queries than this are faster one by one; measured */
 } dpq_kernels;
 
 extern const dpq_kernels dpq_kernels_generic;

@@ -1,81 +1,92 @@
 # Scan: exhaustive asymmetric distances, exact.
 
-cdef enum:
-    # Vectors unpacked at a time: their codes and terms stay in L1/L2 while every group of queries scans them, and a
-    # group's tables (64 KiB for 4 x 8 bits) are loaded once per block.
-    SCAN_BLOCK = 4096
+import threading
+
+_kept = threading.local()
 
 
-def interleave_tables(const float[:, ::1] tables, size_t rows):
-    """Tables (nq, >= rows) as groups of LANES queries: (ceil(nq / LANES), rows, LANES), zeros in unused lanes."""
-    cdef size_t nq = tables.shape[0], q, r
-    cdef size_t groups = (nq + DPQ_LANES - 1) // DPQ_LANES
-    interleaved = aligned_empty((groups, rows, DPQ_LANES))
-    interleaved[:] = 0
-    cdef float[:, :, ::1] out = interleaved
-    with nogil:
-        for q in range(nq):
-            for r in range(rows):
-                out[q // DPQ_LANES, r, q % DPQ_LANES] = tables[q, r]
-    return interleaved
+cdef uint8_t[::1] scratch_of_thread(size_t size):
+    """Scratch memory that the thread keeps: fresh pages would cost more than a short search."""
+    if getattr(_kept, "size", -1) < size:
+        _kept.scratch = np.empty(size, np.uint8)
+        _kept.size = size
+    return _kept.scratch
 
 
 def scan(
-    const float[:, :, ::1] tables,
+    const float[:, ::1] tables,
+    const float[::1] norms,
+    const float[::1] table_errors,
+    bint inner_product,
     const uint8_t[:, ::1] packed,
     size_t nbits,
     size_t levels,
     const float[:, :, ::1] cross,
     const float[::1] terms,
-    const int64_t[::1] ids,
-    size_t begin,
-    size_t end,
+    const uint8_t[::1] bins,
+    float term_min,
+    float term_step,
+    float radius,
+    const uint8_t[::1] allowed,
+    int64_t first_id,
     float[:, ::1] distances,
     int64_t[:, ::1] labels,
 ):
-    """The k nearest of the codes [begin, end), or of codes number ids[begin:end], for the nq queries of `tables`.
+    """The k nearest of some packed codes for every query: nearest first, by (distance, id).
 
-    tables : (groups, levels << nbits, LANES), of `interleave_tables`.
-    packed : (n, code_size), the codes as FAISS packs them.
-    cross : cross tables from which a code's term follows, or None for no term.
-    terms : every code's term, by its number, used in place of `cross` if given.
-    distances, labels : (nq, k), written: nearest first, by (distance, id); (FLT_MAX, -1) where there are fewer.
+    tables : (nq, levels << nbits), norms : (nq,), the queries' squared norms, table_errors : (nq,), bounds on the
+        rounding errors of the tables and terms.
+    packed : (n, code_size), the codes as FAISS packs them; the first has id first_id.
+    cross, terms, bins, term_min, term_step, radius : of `packed`; see derived.pxi. bins is None for no terms.
+    allowed : bit i & 7 of byte i >> 3 tells whether code i takes part; None for all.
+    distances, labels : (nq, k), written; (inf, -1) where there are fewer.
+
+    Returns (vectors judged by bytes, of these rescored in float32, vectors scanned in float32), summed over queries.
     """
-    distances[:] = FLT_MAX
-    labels[:] = -1
-    cdef size_t k = distances.shape[1], groups = tables.shape[0], K = 1 << nbits, start, here, i, g, q
-    cdef size_t number, nq = distances.shape[0]
-    cdef uint16_t[::1] block_codes = np.empty(SCAN_BLOCK * levels, np.uint16)
-    cdef float[::1] block_terms = np.zeros(SCAN_BLOCK, np.float32)
-    cdef float[::1] thresholds = np.full(groups * DPQ_LANES, -INFINITY, np.float32)
-    cdef bint listed = ids is not None, given = terms is not None
-    cdef bint computed = not given and cross is not None and cross.shape[0] > 0
-    cdef dpq_heaps heaps
-    cdef const int64_t *block_ids = NULL
-    if begin >= end or nq == 0:
-        return
-    thresholds[:nq] = FLT_MAX
-    heaps.k = k
+    cdef size_t nq = tables.shape[0], k = distances.shape[1], n = packed.shape[0], q, i
+    cdef dpq_counters counters
+    cdef dpq_database db
+    cdef dpq_queries queries
+    counters.bounded = counters.rescored = counters.floated = 0
+    if nq == 0:
+        return 0, 0, 0
+    if n == 0:
+        distances[:] = INFINITY
+        labels[:] = -1
+        return 0, 0, 0
+    db = make_database(packed, nbits, levels, cross, terms)
+    db.term_bins = &bins[0] if bins is not None else NULL
+    db.term_min = term_min
+    db.term_step = term_step
+    db.radius = radius
+    db.allowed = &allowed[0] if allowed is not None else NULL
+    queries.tables = &tables[0, 0]
+    queries.norms = &norms[0]
+    queries.table_errors = &table_errors[0]
+    queries.inner_product = inner_product
+    queries.nq = nq
+    # Queries left over from whole groups of the batch scan may be too few for it.
+    cdef size_t batched = nq - nq % kernels.batch_width
+    if nq - batched >= kernels.least_batch:
+        batched = nq
+    cdef size_t scratch_size = max(
+        kernels.batch_scratch(&db, k) if batched else 0, kernels.single_scratch(k) if batched < nq else 0
+    )
+    cdef uint8_t[::1] scratch = scratch_of_thread(scratch_size)
+    cdef uint32_t[:, ::1] ids = np.empty((nq, k), np.uint32)
     with nogil:
-        start = begin
-        while start < end:
-            here = min(<size_t>SCAN_BLOCK, end - start)
-            for i in range(here):
-                number = ids[start + i] if listed else start + i
-                unpack_code(&packed[number, 0], levels, nbits, &block_codes[i * levels])
-                if given:
-                    block_terms[i] = terms[number]
-            if computed:
-                sum_cross_terms(&block_codes[0], here, levels, levels, K, &cross[0, 0, 0], &block_terms[0])
-            if listed:
-                block_ids = &ids[start]
-            for g in range(groups):
-                heaps.distances = &distances[g * DPQ_LANES, 0]
-                heaps.ids = &labels[g * DPQ_LANES, 0]
-                heaps.thresholds = &thresholds[g * DPQ_LANES]
-                kernels.scan(
-                    &tables[g, 0, 0], &block_codes[0], &block_terms[0], block_ids, start, here, levels, K, &heaps
-                )
-            start += here
+        queries.nq = batched
+        if batched:
+            kernels.scan_batch(&db, &queries, k, &distances[0, 0], &ids[0, 0], &scratch[0], &counters)
+        queries.tables += batched * tables.shape[1]
+        queries.norms += batched
+        queries.table_errors += batched
+        queries.nq = nq - batched
+        if batched < nq:
+            kernels.scan_single(
+                &db, &queries, k, &distances[batched, 0], &ids[batched, 0], &scratch[0], &counters
+            )
         for q in range(nq):
-            topk_sort(k, &distances[q, 0], &labels[q, 0])
+            for i in range(k):
+                labels[q, i] = -1 if ids[q, i] == UINT32_MAX else first_id + ids[q, i]
+    return counters.bounded, counters.rescored, counters.floated

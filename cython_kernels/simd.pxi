@@ -1,13 +1,29 @@
 cdef extern from "kernels.h" nogil:
-    enum:
-        DPQ_PANEL
-        DPQ_LANES
+    ctypedef struct dpq_database:
+        const uint8_t *codes
+        size_t n
+        uint32_t code_size
+        uint32_t nbits
+        uint32_t levels
+        const float *cross
+        const float *terms
+        const uint8_t *term_bins
+        float term_min
+        float term_step
+        float radius
+        const uint8_t *allowed
 
-    ctypedef struct dpq_heaps:
-        size_t k
-        float *distances
-        int64_t *ids
-        float *thresholds
+    ctypedef struct dpq_queries:
+        const float *tables
+        const float *norms
+        const float *table_errors
+        int inner_product
+        size_t nq
+
+    ctypedef struct dpq_counters:
+        uint64_t bounded
+        uint64_t rescored
+        uint64_t floated
 
     ctypedef struct dpq_encode_step:
         size_t n
@@ -36,19 +52,27 @@ cdef extern from "kernels.h" nogil:
             const float *bias, float scale, float *out, size_t ldo,
         ) noexcept nogil
         void (*encode_level)(const dpq_encode_step *step) noexcept nogil
-        void (*scan)(
-            const float *tables, const uint16_t *codes, const float *terms, const int64_t *ids,
-            int64_t first_id, size_t n, size_t levels, size_t K, dpq_heaps *heaps,
+        uint64_t (*hash)(const uint8_t *bytes, size_t n) noexcept nogil
+        size_t (*batch_scratch)(const dpq_database *db, size_t k) noexcept nogil
+        void (*scan_batch)(
+            const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,
+            void *scratch, dpq_counters *counters,
         ) noexcept nogil
+        size_t (*single_scratch)(size_t k) noexcept nogil
+        void (*scan_single)(
+            const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,
+            void *scratch, dpq_counters *counters,
+        ) noexcept nogil
+        size_t batch_width
+        size_t least_batch
 
     const char *dpq_best_simd_level()
     const dpq_kernels *dpq_find_kernels(const char *name)
 
-cdef extern from "topk.h" nogil:
-    void topk_sort(size_t k, float *distances, int64_t *ids)
+cdef enum:
+    DPQ_PANEL = 16
 
 PANEL = DPQ_PANEL
-LANES = DPQ_LANES
 
 cdef const dpq_kernels *kernels = NULL
 cdef str chosen_level = ""
@@ -57,6 +81,11 @@ cdef str chosen_level = ""
 def simd_level():
     """The instruction set that the kernels run: 'generic', 'avx2', 'avx512' or 'neon'."""
     return chosen_level
+
+
+def batch_width():
+    """Queries that the batch scan takes together."""
+    return kernels.batch_width
 
 
 def set_simd_level(str name):

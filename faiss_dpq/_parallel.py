@@ -33,14 +33,14 @@ def slices(n: int, parts: int, multiple: int = 1) -> list[slice]:
 def run(function: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
     """Call `function` with every tuple of `arguments`, together; the first error is raised once all have ended."""
     global _pool, _pool_size
-    if not arguments:
+    if len(arguments) <= 1:
+        for some in arguments:
+            function(*some)
         return
-    futures = []
-    if len(arguments) > 1:
-        n_threads = faiss.omp_get_max_threads()
-        if _pool is None or _pool_size < n_threads:
-            _pool, _pool_size = ThreadPoolExecutor(n_threads, "faiss_dpq"), n_threads
-        futures = [_pool.submit(function, *some) for some in arguments[1:]]
+    n_threads = faiss.omp_get_max_threads()
+    if _pool is None or _pool_size < n_threads:
+        _pool, _pool_size = ThreadPoolExecutor(n_threads, "faiss_dpq"), n_threads
+    futures = [_pool.submit(function, *some) for some in arguments[1:]]
     try:
         function(*arguments[0])
     finally:

@@ -7,10 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _kernels, _parallel
-from .quantizer import Floats, ProgressiveQuantizer
+from ._derived import Bytes, DerivedCodes
+from .quantizer import Floats
 
 _TABLE_BYTES = 64 << 20  # of distance tables held at a time
-_WORTH_A_THREAD = 1 << 18  # distances; about 50 us of scanning, several times what it costs to start a task
+_WORTH_A_THREAD = 1 << 17  # distances; about 50 us of scanning, several times what it costs to start a task
+_SPARSE = 1 / 8  # selections below this share of the vectors are copied together and scanned as a small index
 
 Labels = npt.NDArray[np.int64]
 
@@ -27,27 +29,56 @@ class Selection:
     ids: Labels | None = None
 
 
-def search(
-    quantizer: ProgressiveQuantizer,
-    packed: npt.NDArray[np.uint8],
-    selection: Selection,
-    xq: Floats,
-    k: int,
-    levels: int,
-    metric: int,
-) -> tuple[Floats, Labels]:
+@dataclass
+class _Vectors:
+    """Codes to be scanned, consecutive in memory, and what is derived from them."""
+
+    packed: Bytes
+    bins: Bytes | None
+    terms: Floats | None
+    allowed: Bytes | None
+    ids: Labels | int  # of every vector, or of the first of consecutive ones
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def part(self, part: slice) -> "_Vectors":
+        """Some of them; part.start is a multiple of 8."""
+        return _Vectors(
+            self.packed[part],
+            None if self.bins is None else self.bins[part],
+            None if self.terms is None else self.terms[part],
+            None if self.allowed is None else self.allowed[part.start // 8 :],
+            self.ids + part.start if isinstance(self.ids, int) else self.ids[part],
+        )
+
+
+def _select(packed: Bytes, derived: DerivedCodes, selection: Selection) -> _Vectors:
+    bins, terms, ids = derived.bins, derived.terms, selection.ids
+    if ids is not None and len(ids) < _SPARSE * len(packed):
+        bins = None if bins is None else bins[ids]
+        terms = None if terms is None else terms[ids]
+        return _Vectors(packed[ids], bins, terms, None, ids)
+    everything = _Vectors(packed, bins, terms, None, 0)
+    if ids is None:
+        return everything.part(slice(selection.begin, selection.end))
+    mask = np.zeros(len(packed), bool)
+    mask[ids] = True
+    everything.allowed = np.packbits(mask, bitorder="little")
+    return everything
+
+
+def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Floats, k: int) -> tuple[Floats, Labels]:
     """The k nearest codes of every query: exact float32 distances of Eq. 30, ties to the lower id.
 
     Parameters
     ----------
+    derived : DerivedCodes
+        Up to date with `packed`; it names the quantizer, the prefix length and the metric.
     packed : array, shape (n, code_size), uint8
     selection : Selection
     xq : array, shape (nq, d), float32
     k : int
-    levels : int
-        Length of the prefix of the codes that is compared.
-    metric : int
-        faiss.METRIC_L2 or METRIC_INNER_PRODUCT.
 
     Returns
     -------
@@ -57,73 +88,74 @@ def search(
     """
     D = np.empty((len(xq), k), np.float32)
     I = np.empty((len(xq), k), np.int64)
-    cross, terms = None, None
-    if metric == faiss.METRIC_L2 and levels > 1:
-        cross = quantizer._cross
-        if cross is None:
-            terms = quantizer.cross_terms(_kernels.unpack_codes(packed, levels, quantizer.nbits))
-    rows = levels * quantizer.K
-    block = max(1, _TABLE_BYTES // (4 * rows * _kernels.LANES)) * _kernels.LANES
+    quantizer = derived.quantizer
+    rows = derived.levels * quantizer.K
+    vectors = _select(packed, derived, selection)
+    width = _kernels.batch_width()
+    block = max(1, _TABLE_BYTES // (4 * rows * width)) * width
     for start in range(0, len(xq), block):
         part = slice(start, min(start + block, len(xq)))
-        tables, constants = quantizer.tables(xq[part], levels, metric)
-        interleaved = _kernels.interleave_tables(tables, rows)
-        _scan_block(interleaved, packed, quantizer.nbits, levels, cross, terms, selection, D[part], I[part])
-        D[part] += constants[:, None]
-    if metric == faiss.METRIC_L2:
+        tables = quantizer.tables(xq[part], derived.levels, derived.metric)
+        _scan_block(derived, vectors, tables, D[part], I[part])
+    if derived.metric == faiss.METRIC_L2:
         np.maximum(D, 0, out=D)  # the rounding of Eq. 30 may leave -1e-7 where a code is the query itself
     else:
         np.negative(D, out=D)
-    D[I < 0] = MISSING if metric == faiss.METRIC_L2 else -MISSING
+    missing = I < 0
+    if missing.any():
+        D[missing] = MISSING if derived.metric == faiss.METRIC_L2 else -MISSING
     return D, I
 
 
 def _scan_block(
-    tables: Floats,
-    packed: npt.NDArray[np.uint8],
-    nbits: int,
-    levels: int,
-    cross: Floats | None,
-    terms: Floats | None,
-    selection: Selection,
-    D: Floats,
-    I: Labels,
+    derived: DerivedCodes, vectors: _Vectors, tables: "tuple[Floats, Floats, Floats]", D: Floats, I: Labels
 ) -> None:
     nq, k = D.shape
-    n = selection.end - selection.begin
-    n_threads = min(faiss.omp_get_max_threads(), max(1, n * nq // _WORTH_A_THREAD))
+    quantizer = derived.quantizer
+    values, constants, norms = tables
+    errors = quantizer.table_errors(norms, derived.levels)
 
-    def scan(group: slice, vectors: slice, D: Floats, I: Labels) -> None:
+    def scan(queries: slice, some: _Vectors, D: Floats, I: Labels) -> None:
         _kernels.scan(
-            tables[group],
-            packed,
-            nbits,
-            levels,
-            cross,
-            terms,
-            selection.ids,
-            selection.begin + vectors.start,
-            selection.begin + vectors.stop,
+            values[queries],
+            norms[queries],
+            errors[queries],
+            derived.metric == faiss.METRIC_INNER_PRODUCT,
+            some.packed,
+            quantizer.nbits,
+            derived.levels,
+            quantizer._cross if some.bins is not None else None,
+            some.terms,
+            some.bins,
+            derived.term_min,
+            derived.term_step,
+            derived.radius,
+            some.allowed,
+            some.ids if isinstance(some.ids, int) else 0,
             D,
             I,
         )
+        if not isinstance(some.ids, int):
+            found = I >= 0
+            I[found] = some.ids[I[found]]
 
-    everything = slice(0, n)
-    all_groups = slice(0, len(tables))
-    if n_threads > 1 and len(tables) < 4 * n_threads:
+    all_queries = slice(0, nq)
+    width = _kernels.batch_width()
+    n_threads = min(faiss.omp_get_max_threads(), len(vectors) * nq // _WORTH_A_THREAD)
+    if n_threads <= 1:
+        scan(all_queries, vectors, D, I)
+    elif nq < 4 * width * n_threads:
         # Few queries: every thread scans a part of the vectors for all of them.
-        parts = _parallel.slices(n, n_threads)
+        parts = _parallel.slices(len(vectors), n_threads, multiple=1024)
         Ds = np.empty((len(parts), nq, k), np.float32)
         Is = np.empty((len(parts), nq, k), np.int64)
-        _parallel.run(scan, [(all_groups, part, Ds[p], Is[p]) for p, part in enumerate(parts)])
+        tasks = [(all_queries, vectors.part(part), Ds[p], Is[p]) for p, part in enumerate(parts)]
+        _parallel.run(scan, tasks)
         _merge(Ds, Is, D, I)
-        return
-    lanes = _kernels.LANES
-    tasks = []
-    for group in _parallel.slices(len(tables), n_threads):
-        queries = slice(group.start * lanes, min(group.stop * lanes, nq))
-        tasks.append((group, everything, D[queries], I[queries]))
-    _parallel.run(scan, tasks)
+    else:
+        cuts = _parallel.slices(nq, n_threads, multiple=width)
+        _parallel.run(scan, [(cut, vectors, D[cut], I[cut]) for cut in cuts])
+    D += constants[:, None]
 
 
 def _merge(Ds: Floats, Is: Labels, D: Floats, I: Labels) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _kernels, _scan, _selection, training
+from ._derived import DerivedCodes
 from .quantizer import MAX_CROSS_TABLE_BYTES, Codes, Floats, ProgressiveQuantizer, cross_table_bytes
 
 Labels = npt.NDArray[np.int64]
@@ -59,6 +60,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
 
     # Class attributes: FAISS's __setattr__ refuses names that the class does not have.
     _cached: tuple[bytes, ProgressiveQuantizer] | None = None
+    _derived_by_levels: dict[int, DerivedCodes] | None = None
     _levels: int = 0
     _train_stats: training.TrainStats | None = None
 
@@ -136,6 +138,12 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     def codebooks(self) -> Floats:
         """A copy of the codebooks: array, shape (M, K, d), float32."""
         return self.quantizer.codebooks.copy()
+
+    @property
+    def _derived(self) -> dict[int, DerivedCodes]:
+        if self._derived_by_levels is None:
+            self._derived_by_levels = {}
+        return self._derived_by_levels
 
     @property
     def _nbits(self) -> int:
@@ -281,7 +289,10 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         levels = self._checked_levels(levels, "params.levels") if levels else self.levels
         quantizer = self.quantizer
         selection = _selection.select(None if params is None else params.sel, self.ntotal)
-        distances, labels = _scan.search(quantizer, self._packed_codes(), selection, x, k, levels, self.metric_type)
+        packed = self._packed_codes()
+        derived = self._derived_codes(quantizer, levels)
+        derived.update(packed)
+        distances, labels = _scan.search(derived, packed, selection, x, k)
         if D is not None:
             D[:] = distances
         if I is not None:
@@ -314,6 +325,12 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         if found.any():
             R[found] = self.reconstruct_batch(I[found])
         return D, I, R
+
+    def _derived_codes(self, quantizer: ProgressiveQuantizer, levels: int) -> DerivedCodes:
+        kept = self._derived.get(levels)
+        if kept is None or kept.quantizer is not quantizer or kept.metric != self.metric_type:
+            kept = self._derived[levels] = DerivedCodes(quantizer, levels, self.metric_type)
+        return kept
 
     def _packed_codes(self) -> npt.NDArray[np.uint8]:
         """A view of the stored codes, shape (ntotal, code_size)."""

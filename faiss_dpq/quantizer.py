@@ -191,8 +191,10 @@ class ProgressiveQuantizer:
             x += self.codebooks[level][codes[:, level]]
         return x
 
-    def tables(self, xq: Floats, levels: int | None = None, metric: int = faiss.METRIC_L2) -> tuple[Floats, Floats]:
-        """Distance tables of queries, and the constant of each query.
+    def tables(
+        self, xq: Floats, levels: int | None = None, metric: int = faiss.METRIC_L2
+    ) -> tuple[Floats, Floats, Floats]:
+        """Distance tables of queries, the constant of each query, and its squared norm.
 
         distance(q, code) = constant + sum_l table[l * K + k_l] + cross_terms(code) for METRIC_L2 (Eq. 30);
         -<q, reconstruction> = constant + sum_l table[l * K + k_l] for METRIC_INNER_PRODUCT.
@@ -205,22 +207,26 @@ class ProgressiveQuantizer:
 
         Returns
         -------
-        tables : array, shape (nq, >= levels * K), float32
+        tables : array, shape (nq, levels * K), float32
         constants : array, shape (nq,), float32
+        norms : array, shape (nq,), float32
+            ||q||^2, of the query that the tables are made of: for METRIC_L2, after centring.
         """
-        n_panels = -(-(levels or self.M) * self.K // _kernels.PANEL)
+        rows = (levels or self.M) * self.K
+        n_panels = -(-rows // _kernels.PANEL)
         tables = np.empty((len(xq), n_panels * _kernels.PANEL), np.float32)
-        constants = np.empty(len(xq), np.float32)
-        l2 = metric == faiss.METRIC_L2
-        if l2:
+        norms = np.empty(len(xq), np.float32)
+        if metric == faiss.METRIC_L2:
             xq = np.subtract(xq, self._centre, order="C")
-            _kernels.squared_norms(xq, constants)
+            _kernels.squared_norms(xq, norms)
+            constants = norms
             bias, scale = self._codeword_norms, -2.0
         else:
+            _kernels.squared_norms(xq, norms)
             centre = _kernels.pack_panels(self._centre[None])
             products = np.empty((len(xq), _kernels.PANEL), np.float32)
             _kernels.linear(xq, centre, np.zeros(_kernels.PANEL, np.float32), -1.0, products)
-            constants[:] = products[:, 0]
+            constants = np.ascontiguousarray(products[:, 0])
             bias, scale = np.zeros(tables.shape[1], np.float32), -1.0
 
         def fill(part: slice) -> None:
@@ -228,7 +234,46 @@ class ProgressiveQuantizer:
 
         parts = _parallel.slices(len(xq), faiss.omp_get_max_threads(), multiple=48)
         _parallel.run(fill, [(part,) for part in parts])
-        return tables, constants
+        return np.ascontiguousarray(tables[:, :rows]), constants, norms
+
+    @cached_property
+    def _longest_codewords(self) -> npt.NDArray[np.float64]:
+        """max_k ||c_l(k)|| of every level, after centring."""
+        norms = self._codeword_norms[: self.M * self.K].astype(np.float64)
+        return np.sqrt(norms.reshape(self.M, self.K).max(axis=1))
+
+    def _reach(self, levels: int) -> float:
+        """No reconstruction of `levels` levels is longer than this, after centring."""
+        return float(self._longest_codewords[:levels].sum()) * (1 + 1e-6)
+
+    def table_errors(self, norms: Floats, levels: int) -> Floats:
+        """How far tables and cross terms of queries, summed over the levels, may be from their real values.
+
+        Every entry is a chain of d multiply-adds, so by the Cauchy-Schwarz inequality off by (d + 3) u ||q|| ||c|| at
+        most, u = 2^-24; every term is a sum of levels^2 / 2 rounded entries.
+
+        Parameters
+        ----------
+        norms : array, shape (nq,), float32
+            Of `tables`.
+        levels : int
+
+        Returns
+        -------
+        errors : array, shape (nq,), float32
+        """
+        of_norm, constant = self._error_factors(levels)
+        return of_norm * np.sqrt(norms) + (constant + np.float32(2.0**-23) * norms)
+
+    def _error_factors(self, levels: int) -> tuple[np.float32, np.float32]:
+        longest = self._longest_codewords[:levels]
+        reach = longest.sum()
+        entries = self.d + 3
+        terms = levels * (levels - 1) // 2 + 4 * levels + 2
+        of_norm = 2 * entries * reach
+        constant = entries * (longest**2).sum() + terms * reach**2
+        unit = 1.2 * 2.0**-24  # a fifth more than u: the bound's own rounding
+        return np.float32(unit * of_norm), np.float32(unit * constant)
 
     def cross_terms(self, codes: Codes) -> Floats:
         """The query-independent part of Eq. 30: sum over pairs of levels of 2<c_l(k_l), c_l'(k_l')>.

@@ -72,7 +72,7 @@ def test_tables_and_cross_terms_give_the_distance(simd, shape, offset, inner_pro
     xq = (offset + rng.standard_normal((3, shape["d"]))).astype(np.float32)
     levels = int(rng.integers(1, shape["M"] + 1))
     codes = codes[:, :levels]
-    tables, constants = quantizer.tables(xq, levels, metric=0 if inner_product else 1)
+    tables, constants, _ = quantizer.tables(xq, levels, metric=0 if inner_product else 1)
     total = constants[:, None] + sum(tables[:, l * K + codes[:, l]] for l in range(levels))
     x = naive.decode(quantizer.codebooks, codes)
     if inner_product:
@@ -122,52 +122,137 @@ def test_encode_gives_valid_codes_for_nan_and_overflow(simd, beam_size):
     assert quantizer.encode(x, beam_size).max() < 16
 
 
+def scan(tables, norms, inner_product, packed, nbits, levels, cross, terms, allowed, first_id, k, error=1e-3):
+    """_kernels.scan, with bins and radius made as DerivedCodes makes them."""
+    n = len(packed)
+    bins, term_min, term_step = None, 0.0, 0.0
+    if cross is not None and levels > 1 and n:
+        bins = np.empty(n, np.uint8)
+        term_min, term_step = _kernels.term_grid(*_kernels.term_range(packed, nbits, levels, cross, terms))
+        _kernels.term_bins(packed, nbits, levels, cross, terms, term_min, term_step, bins)
+    D, I = np.empty((len(tables), k), np.float32), np.empty((len(tables), k), np.int64)
+    counts = _kernels.scan(
+        tables,
+        norms,
+        np.full(len(tables), error, np.float32),
+        inner_product,
+        packed,
+        nbits,
+        levels,
+        cross if bins is not None else None,
+        terms if bins is not None else None,
+        bins,
+        term_min,
+        term_step,
+        scan.radius,
+        allowed,
+        first_id,
+        D,
+        I,
+    )
+    return D, I, counts
+
+
 @given(
     shape=shapes,
-    k=st.integers(1, 80),
-    nq=st.integers(1, 40),
-    part=st.sampled_from(["all", "range", "ids"]),
-    terms=st.sampled_from(["none", "cross", "given"]),
+    k=st.integers(1, 300),
+    nq=st.integers(1, 140),
+    kind=st.sampled_from(["no terms", "cross", "given terms"]),
+    restricted=st.booleans(),
 )
-def test_scan_is_the_plain_loop_bit_for_bit(simd, shape, k, nq, part, terms):
+def test_scan_is_the_plain_loop_bit_for_bit(simd, shape, k, nq, kind, restricted):
     rng = np.random.default_rng(shape["seed"])
     K, M, n = 1 << shape["nbits"], shape["M"], shape["n"]
     codes = rng.integers(0, K, (n, M)).astype(np.uint16)
     levels = int(rng.integers(1, M + 1))
     # Few distinct values: ties are common, and go to the lower id.
-    tables = rng.integers(-2, 3, (nq, M * K)).astype(np.float32)
-    cross = rng.integers(-1, 2, (M * (M - 1) // 2, K, K)).astype(np.float32)
-    given_terms = rng.integers(-1, 2, n).astype(np.float32)
-    expected_terms = np.zeros(n, np.float32)
-    if terms == "cross":
-        _kernels.cross_terms(np.ascontiguousarray(codes[:, :levels]), levels, cross, expected_terms)
-    elif terms == "given":
-        expected_terms = given_terms
-    ids, begin, end = None, 0, n
-    members = np.arange(n)
-    if part == "range":
-        begin, end = sorted(rng.integers(0, n + 1, 2).tolist())
-        members = members[begin:end]
-    elif part == "ids":
-        ids = members = np.flatnonzero(rng.integers(0, 2, n))
-        end = len(ids)
-    D, I = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
-    _kernels.scan(
-        _kernels.interleave_tables(tables, levels * K),
+    tables = rng.integers(-2, 3, (nq, levels * K)).astype(np.float32)
+    cross = rng.integers(-1, 2, (M * (M - 1) // 2, K, K)).astype(np.float32) if kind != "no terms" else None
+    given_terms = rng.integers(-1, 2, n).astype(np.float32) if kind == "given terms" else None
+    terms = np.zeros(n, np.float32)
+    if kind == "cross":
+        _kernels.cross_terms(np.ascontiguousarray(codes[:, :levels]), levels, cross, terms)
+    elif kind == "given terms" and levels > 1:
+        terms = given_terms
+    mask = rng.integers(0, 2, n).astype(bool) if restricted else np.ones(n, bool)
+    members = np.flatnonzero(mask)
+    scan.radius = 100.0
+    D, I, _ = scan(
+        tables,
+        np.full(nq, 50, np.float32),
+        False,
         _kernels.pack_codes(codes, shape["nbits"]),
         shape["nbits"],
         levels,
-        cross if terms == "cross" else None,
-        given_terms if terms == "given" else None,
-        ids,
-        begin,
-        end,
-        D,
-        I,
+        cross,
+        given_terms,
+        np.packbits(mask, bitorder="little") if restricted else None,
+        1000,
+        k,
     )
-    expected = naive.scan(tables, expected_terms[members], codes[members, :levels], members, k, K)
-    np.testing.assert_array_equal(D, expected[0])
-    np.testing.assert_array_equal(I, expected[1])
+    expected = naive.scan(tables, terms[members], codes[members, :levels], members, k, K)
+    found = expected[1] >= 0
+    np.testing.assert_array_equal(I, np.where(found, expected[1] + 1000, -1))
+    np.testing.assert_array_equal(D[found], expected[0][found])
+    assert np.isinf(D[~found]).all()
+
+
+@pytest.mark.parametrize(
+    "nbits, M, levels", [(8, 4, 4), (8, 8, 8), (8, 8, 2), (8, 5, 3), (4, 8, 8), (4, 7, 5), (6, 4, 4)]
+)
+@pytest.mark.parametrize("metric", ["L2", "inner product"])
+@pytest.mark.parametrize("data", ["spread", "duplicates", "far from the centre"])
+def test_byte_bounds_lose_no_neighbour(simd, nbits, M, levels, metric, data):
+    """Large enough for the byte scans, whose bounds must hold for every geometry."""
+    rng = np.random.default_rng(0)
+    n, d, K = 20_000, 12, 1 << nbits
+    codebooks = naive.random_codebooks(rng, M, K, d)
+    if data == "far from the centre":
+        codebooks[1:] += 3  # later levels are not centred
+    codes = rng.integers(0, 3 if data == "duplicates" else K, (n, M)).astype(np.uint16)
+    quantizer = ProgressiveQuantizer(codebooks)
+    packed = _kernels.pack_codes(codes, nbits)
+    xq = (3 * rng.standard_normal((70, d))).astype(np.float32)
+    inner_product = metric == "inner product"
+    tables, _, norms = quantizer.tables(xq, levels, 0 if inner_product else 1)
+    errors = quantizer.table_errors(norms, levels)
+    cross = None if inner_product else quantizer._cross
+    terms = np.zeros(n, np.float32) if inner_product else quantizer.cross_terms(codes[:, :levels])
+    scan.radius = _kernels.radius(packed, nbits, levels, quantizer._cross, quantizer._codeword_norms, 1e-3)
+    for k in (1, 10, 200):
+        expected = naive.scan(tables, terms, codes[:, :levels], np.arange(n), k, K)
+        for nq in (1, 70):
+            D, I, counts = scan(
+                tables[:nq], norms[:nq], inner_product, packed, nbits, levels, cross, None, None, 0, k, errors.max()
+            )
+            np.testing.assert_array_equal(D, expected[0][:nq])
+            np.testing.assert_array_equal(I, expected[1][:nq])
+            judged_by_bytes, _, _ = counts
+            assert judged_by_bytes or (nbits == 6 and nq == 1) or data == "duplicates"
+
+
+@pytest.mark.parametrize("n", [1, 255, 256, 257, 5000])
+def test_hash_notices_any_change(simd, n):
+    rng = np.random.default_rng(n)
+    codes = rng.integers(0, 256, (n, 4)).astype(np.uint8)
+
+    def hashes(codes):
+        out = np.empty(-(-n // 1024), np.uint64)
+        _kernels.hash_blocks(codes, 1024, out)
+        return out
+
+    before = hashes(codes)
+    np.testing.assert_array_equal(hashes(codes.copy()), before)
+    for _ in range(200):
+        changed = codes.copy()
+        changed[rng.integers(n), rng.integers(4)] ^= 1 << rng.integers(8)
+        assert (hashes(changed) != before).sum() == 1
+    for _ in range(200):
+        a, b = rng.integers(0, n, 2)
+        if (codes[a] != codes[b]).any():
+            changed = codes.copy()
+            changed[[a, b]] = changed[[b, a]]
+            assert (hashes(changed) != before).any()
 
 
 def test_a_wrong_instruction_set_is_refused():

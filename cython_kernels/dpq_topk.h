@@ -1,0 +1,156 @@
+/* The k smallest (distance, id) pairs of a stream.
+ *
+ * A pair is one unsigned key, the distance's bits made monotone above the id, so "smaller distance,
+ * then lower id" is integer <. Small k: max-heap, whose limit is tight after every push. Large k:
+ * reservoir of 2k keys cut back to k by partial selection when full; a push is then an append, and
+ * the looser limit costs a few more candidates than a heap's log k moves per push would.
+ */
+#ifndef DPQ_TOPK_H
+#define DPQ_TOPK_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define DPQ_HEAP_MAX_K 128u
+
+typedef struct {
+    uint64_t *keys; /* k (heap) or 2k (reservoir) */
+    uint64_t limit; /* a key enters iff key < limit */
+    uint32_t k, size;
+} dpq_topk;
+
+static inline size_t dpq_topk_capacity(size_t k)
+{
+    return k <= DPQ_HEAP_MAX_K ? k : 2 * k;
+}
+
+static inline uint64_t dpq_key(float distance, uint32_t id)
+{
+    uint32_t bits;
+    float d = distance + 0.0f; /* -0 ties with +0 */
+    memcpy(&bits, &d, 4);
+    bits ^= (uint32_t)((int32_t)bits >> 31) | 0x80000000u;
+    return (uint64_t)bits << 32 | id;
+}
+
+static inline float dpq_key_distance(uint64_t key)
+{
+    uint32_t bits = (uint32_t)(key >> 32);
+    float d;
+    bits ^= bits & 0x80000000u ? 0x80000000u : 0xffffffffu;
+    memcpy(&d, &bits, 4);
+    return d;
+}
+
+/* Every pair at or below `distance` may enter; INFINITY admits all but NaN. */
+static inline void dpq_topk_begin(dpq_topk *t, uint64_t *keys, size_t k, float distance)
+{
+    t->keys = keys;
+    t->k = (uint32_t)k;
+    t->size = 0;
+    t->limit = dpq_key(distance, UINT32_MAX);
+}
+
+static inline float dpq_topk_threshold(const dpq_topk *t)
+{
+    return dpq_key_distance(t->limit);
+}
+
+static inline void dpq_sift_down(uint64_t *heap, size_t n, size_t i, uint64_t key)
+{
+    for (size_t child = 2 * i + 1; child < n; child = 2 * i + 1) {
+        child += child + 1 < n && heap[child + 1] > heap[child];
+        if (heap[child] <= key)
+            break;
+        heap[i] = heap[child];
+        i = child;
+    }
+    heap[i] = key;
+}
+
+static inline void dpq_heapify(uint64_t *heap, size_t n)
+{
+    for (size_t i = n / 2; i-- > 0;)
+        dpq_sift_down(heap, n, i, heap[i]);
+}
+
+static inline uint64_t dpq_median3(uint64_t a, uint64_t b, uint64_t c)
+{
+    uint64_t lo = a < b ? a : b, hi = a < b ? b : a;
+    return c < lo ? lo : c > hi ? hi : c;
+}
+
+/* Moves the k smallest of n distinct keys to the front. Branch-free Lomuto partition: on random keys
+ * a branching one is mispredicted half of the time. The median of three distinct keys has a smaller
+ * and a larger one beside it, so both sides shrink. */
+static inline void dpq_select(uint64_t *keys, size_t n, size_t k)
+{
+    size_t lo = 0, hi = n;
+    while (hi - lo > 2) {
+        uint64_t pivot = dpq_median3(keys[lo], keys[lo + (hi - lo) / 2], keys[hi - 1]);
+        size_t mid = lo;
+        for (size_t i = lo; i < hi; i++) {
+            uint64_t key = keys[i];
+            keys[i] = keys[mid];
+            keys[mid] = key;
+            mid += key < pivot;
+        }
+        if (mid > k)
+            hi = mid;
+        else
+            lo = mid;
+    }
+    if (hi - lo == 2 && keys[lo] > keys[lo + 1]) {
+        uint64_t key = keys[lo];
+        keys[lo] = keys[lo + 1];
+        keys[lo + 1] = key;
+    }
+}
+
+static void dpq_reservoir_cut(dpq_topk *t)
+{
+    uint64_t largest = 0;
+    dpq_select(t->keys, t->size, t->k);
+    for (size_t i = 0; i < t->k; i++)
+        largest = t->keys[i] > largest ? t->keys[i] : largest;
+    t->size = t->k;
+    t->limit = largest;
+}
+
+/* True when the limit moved. The caller has checked key < limit. */
+static inline int dpq_topk_push(dpq_topk *t, uint64_t key)
+{
+    if (t->k <= DPQ_HEAP_MAX_K && t->size == t->k) {
+        dpq_sift_down(t->keys, t->k, 0, key);
+        t->limit = t->keys[0];
+        return 1;
+    }
+    t->keys[t->size++] = key;
+    if (t->k <= DPQ_HEAP_MAX_K && t->size == t->k) {
+        dpq_heapify(t->keys, t->k);
+        t->limit = t->keys[0] < t->limit ? t->keys[0] : t->limit;
+        return 1;
+    }
+    if (t->size == 2 * t->k) {
+        dpq_reservoir_cut(t);
+        return 1;
+    }
+    return 0;
+}
+
+/* Sorted ascending in place; returns how many (min(k, pushed)). */
+static inline size_t dpq_topk_end(dpq_topk *t)
+{
+    if (t->size > t->k)
+        dpq_reservoir_cut(t);
+    dpq_heapify(t->keys, t->size);
+    for (size_t n = t->size; n > 1; n--) {
+        uint64_t last = t->keys[n - 1];
+        t->keys[n - 1] = t->keys[0];
+        dpq_sift_down(t->keys, n - 1, 0, last);
+    }
+    return t->size;
+}
+
+#endif

@@ -1,0 +1,166 @@
+/* AVX2: 32 uint8 lanes, 16 float lanes in two registers. */
+#include <immintrin.h>
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,bmi,popcnt")
+#endif
+
+enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4 }; /* of the 16 registers, two a panel */
+enum { DPQ_LEAST_BATCH = 3 };
+
+#define DPQ_QW 32u
+#define DPQ_FW 16u
+#define DPQ_HASH_VECTOR 32 /* bytes of a register */
+
+typedef __m256i dpq_u8s;
+static inline dpq_u8s dpq_u8_load(const void *p) { return _mm256_loadu_si256(p); }
+static inline dpq_u8s dpq_u8_all(uint8_t a) { return _mm256_set1_epi8((char)a); }
+static inline dpq_u8s dpq_u8_add(dpq_u8s a, dpq_u8s b) { return _mm256_add_epi8(a, b); }
+static inline dpq_u8s dpq_u8_and(dpq_u8s a, dpq_u8s b) { return _mm256_and_si256(a, b); }
+static inline uint64_t dpq_u8_le(dpq_u8s a, dpq_u8s b)
+{
+    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(a, b), a));
+}
+static inline dpq_u8s dpq_u32_shl(dpq_u8s a, int bits) { return _mm256_slli_epi32(a, bits); }
+static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits) { return _mm256_srli_epi32(a, bits); }
+/* a where mask has ones, else b; whole words need no mask register */
+static inline dpq_u8s dpq_u32_pick(uint32_t mask, dpq_u8s a, dpq_u8s b)
+{
+    if (mask == 0xffff)
+        return _mm256_blend_epi16(b, a, 0x55);
+    return _mm256_blendv_epi8(b, a, _mm256_set1_epi32((int)mask));
+}
+
+/* a * slope / 256 modulo 256, rounded down: of a 16-bit product just the high byte is kept */
+static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
+{
+    __m256i slopes = _mm256_set1_epi16((short)slope), low_byte = _mm256_set1_epi16(255);
+    __m256i even = _mm256_mullo_epi16(_mm256_and_si256(a, low_byte), slopes);
+    __m256i odd = _mm256_mullo_epi16(_mm256_srli_epi16(a, 8), slopes);
+    return _mm256_or_si256(_mm256_srli_epi16(even, 8), _mm256_andnot_si256(low_byte, odd));
+}
+/* Even (odd: 1) dwords of two registers in order. */
+static inline __m256i dpq_u32_alternate(__m256i a, __m256i b, int odd)
+{
+    __m256 x = _mm256_castsi256_ps(a), y = _mm256_castsi256_ps(b);
+    __m256 picked = odd ? _mm256_shuffle_ps(x, y, 0xdd) : _mm256_shuffle_ps(x, y, 0x88);
+    return _mm256_permute4x64_epi64(_mm256_castps_si256(picked), 0xd8);
+}
+/* Even (odd: 1) qwords of two registers in order. */
+static inline __m256i dpq_u64_alternate(__m256i a, __m256i b, int odd)
+{
+    __m256i picked = odd ? _mm256_unpackhi_epi64(a, b) : _mm256_unpacklo_epi64(a, b);
+    return _mm256_permute4x64_epi64(picked, 0xd8);
+}
+/* Bytes at .. at + 3 of 8 rows. Rows of 8 and 16 bytes are whole registers to pick from. */
+static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size_t at)
+{
+    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    if (code_size == 4)
+        return dpq_u8_load(rows);
+    if (code_size == 8)
+        return dpq_u32_alternate(dpq_u8_load(rows), dpq_u8_load(rows + 32), at / 4);
+    if (code_size == 16) {
+        __m256i first = dpq_u64_alternate(dpq_u8_load(rows), dpq_u8_load(rows + 32), at / 8);
+        __m256i second = dpq_u64_alternate(dpq_u8_load(rows + 64), dpq_u8_load(rows + 96), at / 8);
+        return dpq_u32_alternate(first, second, at / 4 % 2);
+    }
+    return _mm256_i32gather_epi32((const int *)(const void *)(rows + at),
+                                  _mm256_mullo_epi32(lane, _mm256_set1_epi32((int)code_size)), 1);
+}
+
+/* index < 16 */
+static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
+{
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table)), index);
+}
+/* 256 entries as two halves of eight 16-entry shuffles, the right half picked by the index's high bit.
+ * Within a half, row r is stored xored with row r - 1, and the index counts down by 16 a row: a shuffle
+ * gives 0 once it is negative, hence the rows up to the index's own are xored, which leaves that row. */
+static inline void dpq_lookup256_prepare(uint8_t *table)
+{
+    for (int half = 0; half < 256; half += 128)
+        for (int i = 127; i >= 16; i--)
+            table[half + i] ^= table[half + i - 16];
+}
+static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
+{
+    dpq_u8s row = _mm256_set1_epi8(16), at = _mm256_and_si256(index, _mm256_set1_epi8(127));
+    dpq_u8s lo = dpq_lookup16(table, at), hi = dpq_lookup16(table + 128, at);
+    for (int r = 1; r < 8; r++) {
+        at = _mm256_sub_epi8(at, row);
+        lo = _mm256_xor_si256(lo, dpq_lookup16(table + 16 * r, at));
+        hi = _mm256_xor_si256(hi, dpq_lookup16(table + 128 + 16 * r, at));
+    }
+    return _mm256_blendv_epi8(lo, hi, index);
+}
+/* [4][8] to [8][4]: byte 8 r + j goes to 4 j + r. Dwords first, so that each lane holds its own rows. */
+static inline dpq_u8s dpq_u8_interleave4(dpq_u8s a)
+{
+    __m256i dwords = _mm256_permutevar8x32_epi32(a, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+    __m256i bytes = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,
+                                     0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm256_shuffle_epi8(dwords, bytes);
+}
+
+typedef struct { __m256 lo, hi; } dpq_f32s;
+static inline dpq_f32s dpq_f32_load(const float *p)
+{
+    return (dpq_f32s){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+static inline void dpq_f32_store(float *p, dpq_f32s a)
+{
+    _mm256_storeu_ps(p, a.lo);
+    _mm256_storeu_ps(p + 8, a.hi);
+}
+static inline dpq_f32s dpq_f32_all(float a) { return (dpq_f32s){_mm256_set1_ps(a), _mm256_set1_ps(a)}; }
+static inline dpq_f32s dpq_f32_add(dpq_f32s a, dpq_f32s b)
+{
+    return (dpq_f32s){_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
+}
+static inline dpq_f32s dpq_f32_sub(dpq_f32s a, dpq_f32s b)
+{
+    return (dpq_f32s){_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)};
+}
+static inline dpq_f32s dpq_f32_mul(dpq_f32s a, dpq_f32s b)
+{
+    return (dpq_f32s){_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)};
+}
+static inline dpq_f32s dpq_f32_max(dpq_f32s a, dpq_f32s b)
+{
+    return (dpq_f32s){_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
+}
+static inline dpq_f32s dpq_f32_abs(dpq_f32s a)
+{
+    __m256 sign = _mm256_set1_ps(-0.0f);
+    return (dpq_f32s){_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};
+}
+static inline dpq_f32s dpq_f32_min(dpq_f32s a, dpq_f32s b)
+{
+    return (dpq_f32s){_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
+}
+static inline dpq_f32s dpq_f32_fma(dpq_f32s a, dpq_f32s b, dpq_f32s c)
+{
+    return (dpq_f32s){_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+static inline uint32_t dpq_f32_lt(dpq_f32s a, dpq_f32s b)
+{
+    uint32_t lo = (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ));
+    return lo | (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ)) << 8;
+}
+static inline uint32_t dpq_f32_le(dpq_f32s a, dpq_f32s b)
+{
+    uint32_t lo = (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_LE_OQ));
+    return lo | (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a.hi, b.hi, _CMP_LE_OQ)) << 8;
+}
+/* floor(a) mod 256 of |a| < 2^31, one byte a lane: the mask keeps both packs from saturating */
+static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
+{
+    __m256i low_byte = _mm256_set1_epi32(255);
+    __m256i lo = _mm256_and_si256(_mm256_cvtps_epi32(_mm256_floor_ps(a.lo)), low_byte);
+    __m256i hi = _mm256_and_si256(_mm256_cvtps_epi32(_mm256_floor_ps(a.hi)), low_byte);
+    __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(lo, hi), 0xd8);
+    _mm_storeu_si128((__m128i *)p,
+                     _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}

@@ -1,0 +1,188 @@
+/* The scalar twin: plain loops over lanes, which a compiler may vectorise for its baseline. */
+#include <math.h>
+
+#define DPQ_QW 32u
+#define DPQ_FW 16u
+#define DPQ_HASH_VECTOR 16 /* bytes of a register */
+
+enum { LINEAR_ROWS = 2, LINEAR_PANELS = 2 };
+enum { DPQ_LEAST_BATCH = 2 };
+
+typedef struct { uint8_t lane[DPQ_QW]; } dpq_u8s;
+static inline dpq_u8s dpq_u8_load(const void *p)
+{
+    dpq_u8s a;
+    memcpy(a.lane, p, DPQ_QW);
+    return a;
+}
+static inline dpq_u8s dpq_u8_add(dpq_u8s a, dpq_u8s b)
+{
+    for (uint32_t i = 0; i < DPQ_QW; i++)
+        a.lane[i] = (uint8_t)(a.lane[i] + b.lane[i]);
+    return a;
+}
+static inline uint64_t dpq_u8_le(dpq_u8s a, dpq_u8s b)
+{
+    uint64_t mask = 0;
+    uint8_t any = 0;
+    for (uint32_t i = 0; i < DPQ_QW; i++)
+        any |= (uint8_t)(a.lane[i] <= b.lane[i]);
+    if (any)
+        for (uint32_t i = 0; i < DPQ_QW; i++)
+            mask |= (uint64_t)(a.lane[i] <= b.lane[i]) << i;
+    return mask;
+}
+
+static inline dpq_u8s dpq_u8_all(uint8_t x)
+{
+    dpq_u8s a;
+    memset(a.lane, x, DPQ_QW);
+    return a;
+}
+static inline dpq_u8s dpq_u8_and(dpq_u8s a, dpq_u8s b)
+{
+    for (uint32_t i = 0; i < DPQ_QW; i++)
+        a.lane[i] &= b.lane[i];
+    return a;
+}
+static inline dpq_u8s dpq_u32_shl(dpq_u8s a, int bits)
+{
+    uint32_t words[DPQ_QW / 4];
+    memcpy(words, a.lane, DPQ_QW);
+    for (uint32_t i = 0; i < DPQ_QW / 4; i++)
+        words[i] <<= bits;
+    memcpy(a.lane, words, DPQ_QW);
+    return a;
+}
+static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits)
+{
+    uint32_t words[DPQ_QW / 4];
+    memcpy(words, a.lane, DPQ_QW);
+    for (uint32_t i = 0; i < DPQ_QW / 4; i++)
+        words[i] >>= bits;
+    memcpy(a.lane, words, DPQ_QW);
+    return a;
+}
+/* a where mask has ones, else b */
+static inline dpq_u8s dpq_u32_pick(uint32_t mask, dpq_u8s a, dpq_u8s b)
+{
+    uint32_t from[DPQ_QW / 4], to[DPQ_QW / 4];
+    memcpy(from, a.lane, DPQ_QW);
+    memcpy(to, b.lane, DPQ_QW);
+    for (uint32_t i = 0; i < DPQ_QW / 4; i++)
+        to[i] = (from[i] & mask) | (to[i] & ~mask);
+    memcpy(b.lane, to, DPQ_QW);
+    return b;
+}
+/* a * slope / 256 modulo 256, rounded down */
+static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
+{
+    for (uint32_t i = 0; i < DPQ_QW; i++)
+        a.lane[i] = (uint8_t)((uint32_t)a.lane[i] * slope >> 8);
+    return a;
+}
+/* Bytes at .. at + 3 of DPQ_QW / 4 rows. */
+static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size_t at)
+{
+    dpq_u8s a;
+    for (uint32_t i = 0; i < DPQ_QW / 4; i++)
+        memcpy(a.lane + 4 * i, rows + i * code_size + at, 4);
+    return a;
+}
+static inline void dpq_lookup256_prepare(uint8_t *table) { (void)table; }
+static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
+{
+    for (uint32_t i = 0; i < DPQ_QW; i++)
+        index.lane[i] = table[index.lane[i]];
+    return index;
+}
+static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
+{
+    return dpq_lookup256(table, index);
+}
+/* [4][8] to [8][4] */
+static inline dpq_u8s dpq_u8_interleave4(dpq_u8s a)
+{
+    dpq_u8s b;
+    for (uint32_t i = 0; i < DPQ_QW; i++)
+        b.lane[i % (DPQ_QW / 4) * 4 + i / (DPQ_QW / 4)] = a.lane[i];
+    return b;
+}
+
+typedef struct { float lane[DPQ_FW]; } dpq_f32s;
+static inline dpq_f32s dpq_f32_load(const float *p)
+{
+    dpq_f32s a;
+    memcpy(a.lane, p, sizeof a);
+    return a;
+}
+static inline void dpq_f32_store(float *p, dpq_f32s a) { memcpy(p, a.lane, sizeof a); }
+static inline dpq_f32s dpq_f32_all(float x)
+{
+    dpq_f32s a;
+    for (uint32_t i = 0; i < DPQ_FW; i++)
+        a.lane[i] = x;
+    return a;
+}
+static inline dpq_f32s dpq_f32_add(dpq_f32s a, dpq_f32s b)
+{
+    for (uint32_t i = 0; i < DPQ_FW; i++)
+        a.lane[i] += b.lane[i];
+    return a;
+}
+static inline dpq_f32s dpq_f32_sub(dpq_f32s a, dpq_f32s b)
+{
+    for (uint32_t i = 0; i < DPQ_FW; i++)
+        a.lane[i] -= b.lane[i];
+    return a;
+}
+static inline dpq_f32s dpq_f32_mul(dpq_f32s a, dpq_f32s b)
+{
+    for (uint32_t i = 0; i < DPQ_FW; i++)
+        a.lane[i] *= b.lane[i];
+    return a;
+}
+static inline dpq_f32s dpq_f32_max(dpq_f32s a, dpq_f32s b)
+{
+    for (uint32_t i = 0; i < DPQ_FW; i++)
+        a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+    return a;
+}
+static inline dpq_f32s dpq_f32_abs(dpq_f32s a)
+{
+    for (uint32_t i = 0; i < DPQ_FW; i++)
+        a.lane[i] = fabsf(a.lane[i]);
+    return a;
+}
+static inline dpq_f32s dpq_f32_min(dpq_f32s a, dpq_f32s b)
+{
+    for (uint32_t i = 0; i < DPQ_FW; i++)
+        a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
+    return a;
+}
+static inline dpq_f32s dpq_f32_fma(dpq_f32s a, dpq_f32s b, dpq_f32s c)
+{
+    for (uint32_t i = 0; i < DPQ_FW; i++)
+        c.lane[i] += a.lane[i] * b.lane[i];
+    return c;
+}
+static inline uint32_t dpq_f32_lt(dpq_f32s a, dpq_f32s b)
+{
+    uint32_t mask = 0;
+    for (uint32_t i = 0; i < DPQ_FW; i++)
+        mask |= (uint32_t)(a.lane[i] < b.lane[i]) << i;
+    return mask;
+}
+static inline uint32_t dpq_f32_le(dpq_f32s a, dpq_f32s b)
+{
+    uint32_t mask = 0;
+    for (uint32_t i = 0; i < DPQ_FW; i++)
+        mask |= (uint32_t)(a.lane[i] <= b.lane[i]) << i;
+    return mask;
+}
+/* floor(a) mod 256 of |a| < 2^31, one byte a lane */
+static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
+{
+    for (uint32_t i = 0; i < DPQ_FW; i++)
+        p[i] = (uint8_t)(int32_t)floorf(a.lane[i]);
+}

@@ -1,0 +1,161 @@
+/* NEON (AArch64): 32 uint8 lanes in two registers, 16 float lanes in four. */
+#include <arm_neon.h>
+
+#define DPQ_QW 32u
+#define DPQ_FW 16u
+#define DPQ_HASH_VECTOR 16 /* bytes of a register */
+
+typedef uint8x16x2_t dpq_u8s;
+#define DPQ_U8_PAIR(lo, hi) ((dpq_u8s){{(lo), (hi)}})
+static inline dpq_u8s dpq_u8_load(const void *p)
+{
+    const uint8_t *bytes = p;
+    return DPQ_U8_PAIR(vld1q_u8(bytes), vld1q_u8(bytes + 16));
+}
+static inline dpq_u8s dpq_u8_all(uint8_t a) { return DPQ_U8_PAIR(vdupq_n_u8(a), vdupq_n_u8(a)); }
+static inline dpq_u8s dpq_u8_add(dpq_u8s a, dpq_u8s b)
+{
+    return DPQ_U8_PAIR(vaddq_u8(a.val[0], b.val[0]), vaddq_u8(a.val[1], b.val[1]));
+}
+static inline dpq_u8s dpq_u8_and(dpq_u8s a, dpq_u8s b)
+{
+    return DPQ_U8_PAIR(vandq_u8(a.val[0], b.val[0]), vandq_u8(a.val[1], b.val[1]));
+}
+/* One bit a lane: each byte keeps its own bit of eight, and three pairwise adds gather them. */
+static inline uint64_t dpq_u8_le(dpq_u8s a, dpq_u8s b)
+{
+    const uint8x16_t bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    uint8x16_t sum = vpaddq_u8(vandq_u8(vcleq_u8(a.val[0], b.val[0]), bit),
+                               vandq_u8(vcleq_u8(a.val[1], b.val[1]), bit));
+    sum = vpaddq_u8(sum, sum);
+    sum = vpaddq_u8(sum, sum);
+    return vgetq_lane_u32(vreinterpretq_u32_u8(sum), 0);
+}
+static inline uint8x16_t dpq_u32_shift(uint8x16_t a, int left)
+{
+    return vreinterpretq_u8_u32(vshlq_u32(vreinterpretq_u32_u8(a), vdupq_n_s32(left)));
+}
+static inline dpq_u8s dpq_u32_shl(dpq_u8s a, int bits)
+{
+    return DPQ_U8_PAIR(dpq_u32_shift(a.val[0], bits), dpq_u32_shift(a.val[1], bits));
+}
+static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits)
+{
+    return DPQ_U8_PAIR(dpq_u32_shift(a.val[0], -bits), dpq_u32_shift(a.val[1], -bits));
+}
+/* a where mask has ones, else b */
+static inline dpq_u8s dpq_u32_pick(uint32_t mask, dpq_u8s a, dpq_u8s b)
+{
+    uint8x16_t pick = vreinterpretq_u8_u32(vdupq_n_u32(mask));
+    return DPQ_U8_PAIR(vbslq_u8(pick, a.val[0], b.val[0]), vbslq_u8(pick, a.val[1], b.val[1]));
+}
+/* a * slope / 256 modulo 256, rounded down: of a 16-bit product just the high byte is kept */
+static inline uint8x16_t dpq_u8_scale_half(uint8x16_t a, uint16_t slope)
+{
+    uint16x8_t pairs = vreinterpretq_u16_u8(a);
+    uint8x16_t even = vreinterpretq_u8_u16(vmulq_n_u16(vandq_u16(pairs, vdupq_n_u16(255)), slope));
+    uint8x16_t odd = vreinterpretq_u8_u16(vmulq_n_u16(vshrq_n_u16(pairs, 8), slope));
+    return vtrn2q_u8(even, odd);
+}
+static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
+{
+    return DPQ_U8_PAIR(dpq_u8_scale_half(a.val[0], slope), dpq_u8_scale_half(a.val[1], slope));
+}
+/* Bytes at .. at + 3 of 8 rows. */
+static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size_t at)
+{
+    uint32_t dwords[8];
+    if (code_size == 4)
+        return dpq_u8_load(rows);
+    for (uint32_t i = 0; i < 8; i++)
+        memcpy(dwords + i, rows + i * code_size + at, 4);
+    return dpq_u8_load(dwords);
+}
+/* 256 entries are four 64-entry tables; TBX keeps its lane where the index is out of range. */
+static inline void dpq_lookup256_prepare(uint8_t *table) { (void)table; }
+static inline uint8x16_t dpq_lookup256_half(const uint8_t *table, uint8x16_t index)
+{
+    uint8x16_t row = vdupq_n_u8(64), entry = vqtbl4q_u8(vld1q_u8_x4(table), index);
+    for (int r = 1; r < 4; r++) {
+        index = vsubq_u8(index, row);
+        entry = vqtbx4q_u8(entry, vld1q_u8_x4(table + 64 * r), index);
+    }
+    return entry;
+}
+static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
+{
+    return DPQ_U8_PAIR(dpq_lookup256_half(table, index.val[0]), dpq_lookup256_half(table, index.val[1]));
+}
+/* index < 16 */
+static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
+{
+    uint8x16_t row = vld1q_u8(table);
+    return DPQ_U8_PAIR(vqtbl1q_u8(row, index.val[0]), vqtbl1q_u8(row, index.val[1]));
+}
+/* [4][8] to [8][4]: byte 8 r + j goes to 4 j + r */
+static inline dpq_u8s dpq_u8_interleave4(dpq_u8s a)
+{
+    const uint8x16_t first = {0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27};
+    return DPQ_U8_PAIR(vqtbl2q_u8(a, first), vqtbl2q_u8(a, vaddq_u8(first, vdupq_n_u8(4))));
+}
+
+enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4 };
+enum { DPQ_LEAST_BATCH = 3 }; /* not measured: AVX2's */
+
+typedef float32x4x4_t dpq_f32s;
+#define DPQ_F32_EACH(f, a, b) \
+    ((dpq_f32s){{f((a).val[0], (b).val[0]), f((a).val[1], (b).val[1]), f((a).val[2], (b).val[2]), f((a).val[3], (b).val[3])}})
+static inline dpq_f32s dpq_f32_load(const float *p)
+{
+    return (dpq_f32s){{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}};
+}
+static inline void dpq_f32_store(float *p, dpq_f32s a)
+{
+    for (int i = 0; i < 4; i++)
+        vst1q_f32(p + 4 * i, a.val[i]);
+}
+static inline dpq_f32s dpq_f32_all(float a)
+{
+    float32x4_t all = vdupq_n_f32(a);
+    return (dpq_f32s){{all, all, all, all}};
+}
+static inline dpq_f32s dpq_f32_add(dpq_f32s a, dpq_f32s b) { return DPQ_F32_EACH(vaddq_f32, a, b); }
+static inline dpq_f32s dpq_f32_sub(dpq_f32s a, dpq_f32s b) { return DPQ_F32_EACH(vsubq_f32, a, b); }
+static inline dpq_f32s dpq_f32_mul(dpq_f32s a, dpq_f32s b) { return DPQ_F32_EACH(vmulq_f32, a, b); }
+static inline dpq_f32s dpq_f32_max(dpq_f32s a, dpq_f32s b) { return DPQ_F32_EACH(vmaxq_f32, a, b); }
+static inline dpq_f32s dpq_f32_abs(dpq_f32s a)
+{
+    return (dpq_f32s){{vabsq_f32(a.val[0]), vabsq_f32(a.val[1]), vabsq_f32(a.val[2]), vabsq_f32(a.val[3])}};
+}
+static inline dpq_f32s dpq_f32_min(dpq_f32s a, dpq_f32s b) { return DPQ_F32_EACH(vminq_f32, a, b); }
+static inline dpq_f32s dpq_f32_fma(dpq_f32s a, dpq_f32s b, dpq_f32s c)
+{
+    for (int i = 0; i < 4; i++)
+        c.val[i] = vfmaq_f32(c.val[i], a.val[i], b.val[i]);
+    return c;
+}
+static inline uint32_t dpq_f32_lt(dpq_f32s a, dpq_f32s b)
+{
+    const uint32x4_t bit = {1, 2, 4, 8};
+    uint32_t mask = 0;
+    for (int i = 0; i < 4; i++)
+        mask |= vaddvq_u32(vandq_u32(vcltq_f32(a.val[i], b.val[i]), bit)) << 4 * i;
+    return mask;
+}
+static inline uint32_t dpq_f32_le(dpq_f32s a, dpq_f32s b)
+{
+    const uint32x4_t bit = {1, 2, 4, 8};
+    uint32_t mask = 0;
+    for (int i = 0; i < 4; i++)
+        mask |= vaddvq_u32(vandq_u32(vcleq_f32(a.val[i], b.val[i]), bit)) << 4 * i;
+    return mask;
+}
+/* floor(a) mod 256 of |a| < 2^31, one byte a lane: narrowing moves drop the high bits */
+static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
+{
+    uint16x4_t word[4];
+    for (int i = 0; i < 4; i++)
+        word[i] = vmovn_u32(vreinterpretq_u32_s32(vcvtmq_s32_f32(a.val[i])));
+    vst1_u8(p, vmovn_u16(vcombine_u16(word[0], word[1])));
+    vst1_u8(p + 8, vmovn_u16(vcombine_u16(word[2], word[3])));
+}
