@@ -13,6 +13,7 @@ from .quantizer import MAX_CROSS_TABLE_BYTES, Codes, Floats, ProgressiveQuantize
 Labels = npt.NDArray[np.int64]
 
 _ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
+MAX_LEVELS = 1024  # DPQ_MAX_LEVELS of cython_kernels/dpq_scan.h
 _FINGERPRINT = 512  # codebook values compared to notice that FAISS's C++ changed the codebooks
 
 
@@ -46,7 +47,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     d : int
         Dimension of the vectors; it need not be a multiple of M.
     M : int
-        Number of levels, i.e. of codebooks and of codeword numbers in a code; at least 1.
+        Number of levels, i.e. of codebooks and of codeword numbers in a code; 1 to 1024.
     nbits : int
         Bits a level, 1 to 12: every codebook has 2**nbits codewords. A code takes ceil(M * nbits / 8) bytes.
     metric : int
@@ -65,9 +66,10 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     _train_stats: training.TrainStats | None = None
 
     def __init__(self, d: int, M: int, nbits: int = 8, metric: int = faiss.METRIC_L2) -> None:
-        for name, value in (("d", d), ("M", M)):
-            if value < 1:
-                raise ValueError(f"IndexDPQ: {name} is {value}, expected at least 1")
+        if d < 1:
+            raise ValueError(f"IndexDPQ: d is {d}, expected at least 1")
+        if not 1 <= M <= MAX_LEVELS:
+            raise ValueError(f"IndexDPQ: M is {M}, expected 1 to {MAX_LEVELS}")
         if not 1 <= nbits <= 12:
             raise ValueError(f"IndexDPQ: nbits is {nbits}, expected 1 to 12")
         if metric not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
@@ -285,19 +287,53 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         for name, out in (("D", D), ("I", I)):
             if out is not None and out.shape != (len(x), k):
                 raise AssertionError(f"IndexDPQ.search: {name} has shape {out.shape}, expected {(len(x), k)}")
-        levels = getattr(params, "levels", 0)
-        levels = self._checked_levels(levels, "params.levels") if levels else self.levels
-        quantizer = self.quantizer
-        selection = _selection.select(None if params is None else params.sel, self.ntotal)
-        packed = self._packed_codes()
-        derived = self._derived_codes(quantizer, levels)
-        derived.update(packed)
-        distances, labels = _scan.search(derived, packed, selection, x, k)
+        distances, labels = _scan.search(*self._searched(params), x, k)
         if D is not None:
             D[:] = distances
         if I is not None:
             I[:] = labels
         return distances if D is None else D, labels if I is None else I
+
+    def _searched(
+        self, params: faiss.SearchParameters | None
+    ) -> tuple[DerivedCodes, npt.NDArray[np.uint8], _scan.Selection]:
+        """What a search with these parameters compares."""
+        levels = getattr(params, "levels", 0)
+        levels = self._checked_levels(levels, "params.levels") if levels else self.levels
+        quantizer = self.quantizer
+        packed = self._packed_codes()
+        selection = _selection.select(None if params is None else params.sel, len(packed))
+        derived = self._derived_codes(quantizer, levels)
+        derived.update(packed)
+        return derived, packed, selection
+
+    def range_search(
+        self, x: npt.NDArray[Any], thresh: float, *, params: faiss.SearchParameters | None = None
+    ) -> tuple[npt.NDArray[np.int64], Floats, Labels]:
+        """All codes nearer than a threshold, by exact asymmetric distances; of each query nearest first.
+
+        Parameters
+        ----------
+        x : array, shape (n, d)
+        thresh : float
+            Squared L2 distances below it are found, or inner products above it.
+        params : faiss.SearchParameters or SearchParametersDPQ, optional
+            As in `search`.
+
+        Returns
+        -------
+        lims : array, shape (n + 1,), int64
+            The results of query i are D[lims[i]:lims[i + 1]] and I[lims[i]:lims[i + 1]].
+        D : array, shape (lims[n],), float32
+        I : array, shape (lims[n],), int64
+
+        Raises
+        ------
+        RuntimeError, AssertionError, ValueError
+            As `search`.
+        """
+        x = self._checked_vectors(x, "range_search")
+        return _scan.range_search(*self._searched(params), x, thresh)
 
     def assign(self, x: npt.NDArray[Any], k: int, labels: Labels | None = None) -> Labels:
         """The ids that `search` returns, without the distances."""
@@ -338,6 +374,24 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             return np.empty((0, self.code_size), np.uint8)
         codes = faiss.rev_swig_ptr(self.codes.data(), self.codes.size())
         return codes.reshape(self.ntotal, self.code_size)
+
+    def memory_usage(self) -> dict[str, int]:
+        """Bytes that the index holds: its codes, its codebooks, and what is derived from either to encode and search.
+
+        Returns
+        -------
+        usage : dict
+            "codes" and "codebooks", which a file holds too; "tables" of the codebooks' products, FAISS's and ours;
+            "derived" from the codes: about a byte a vector for every prefix length that was searched.
+        """
+        faiss_tables = 4 * (self.rq.codebook_cross_products.size() + self.rq.centroid_norms.size())
+        quantizer = self._cached[1] if self._cached else None
+        return {
+            "codes": self.codes.size(),
+            "codebooks": 4 * self.rq.codebooks.size() + (quantizer.codebooks.nbytes if quantizer else 0),
+            "tables": faiss_tables + (quantizer.derived_bytes() if quantizer else 0),
+            "derived": sum(derived.nbytes for derived in self._derived.values()),
+        }
 
     # ---- prefixes ----------------------------------------------------------------------------------------------
 

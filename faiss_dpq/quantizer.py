@@ -113,6 +113,12 @@ class ProgressiveQuantizer:
                 cross[level * (level - 1) // 2 + i] = doubled[i] @ self._centred[level].T
         return cross
 
+    def derived_bytes(self) -> int:
+        """Memory of the tables derived from the codebooks so far."""
+        return sum(
+            value.nbytes for name, value in vars(self).items() if name != "codebooks" and isinstance(value, np.ndarray)
+        )
+
     def encode(self, x: Floats, beam_size: int = 5) -> Codes:
         """Codes of vectors by beam search over the levels (Eq. 26 is `beam_size` 1).
 

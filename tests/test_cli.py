@@ -74,8 +74,8 @@ def test_demo_compares_all_methods_and_prefixes(tmp_path, capsys, restored_threa
 def test_plain_table_is_aligned():
     index = faiss.IndexPQ(8, 4, 8)
     runs = [
-        demo.Run(demo.Contender("IndexPQ", "short", index, 1.25, 0.04), 4, None, (0.5, 0.75, 1), 1234.4),
-        demo.Run(demo.Contender("IndexPQ", "a longer name", index), 2, 2, (0, 0.25, 1), 9.9),
+        demo.Run(demo.Contender("IndexPQ", "short", index, 1.25, 0.04), 4, None, (0.5, 0.75, 1), 0.1, 1234.4),
+        demo.Run(demo.Contender("IndexPQ", "a longer name", index), 2, 2, (0, 0.25, 1), 0.1, 9.9),
     ]
     assert demo.format_table(runs) == "\n".join(
         [
