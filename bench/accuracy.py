@@ -148,7 +148,7 @@ def built(make: Callable[[int, int], faiss.Index], M: int, vectors: VectorSet) -
     return index
 
 
-def prefix_table(data: list[str], M: int) -> None:
+def prefix_table(data: list[str], M: int, lengths: list[int]) -> None:
     """R@10 of every prefix of one training of M levels, of IndexDPQs trained for that length alone, and of OPQ."""
     row("data", "levels", f"R@10 of the {M}-level index", "R@10 trained alone", "ratio", "R@10 of OPQ")
     row(*["---"] * 6)
@@ -157,7 +157,7 @@ def prefix_table(data: list[str], M: int) -> None:
         nearest = faiss.knn(vectors.queries, vectors.base, 1)[1][:, 0]
 
         whole = built(dpq, M, vectors)
-        for levels in range(1, M + 1):
+        for levels in lengths:
             indexes = (
                 whole.truncate(levels),
                 built(dpq, levels, vectors),
@@ -177,6 +177,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--tables", nargs="+", choices=("accuracy", "prefixes"), default=("accuracy", "prefixes"))
     parser.add_argument("--levels", type=int, default=8, help="of the index whose prefixes are measured")
+    parser.add_argument("--lengths", nargs="+", type=int, help="of these prefixes; all by default")
     parser.add_argument("--threads", type=int, help="FAISS's threads; all cores by default")
     options = parser.parse_args()
     if options.threads:
@@ -185,7 +186,7 @@ def main() -> None:
         accuracy_table(options.data, options.bytes, options.methods)
         print()
     if "prefixes" in options.tables:
-        prefix_table(options.data, options.levels)
+        prefix_table(options.data, options.levels, options.lengths or list(range(1, options.levels + 1)))
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ class Effort:
 #: What the name of an effort stands for.
 EFFORTS = {
     "fast": Effort(iterations=4, beam_size=4, max_points_per_centroid=256),
-    "default": Effort(iterations=16, beam_size=16, max_points_per_centroid=1024),
-    "best": Effort(iterations=48, beam_size=32, max_points_per_centroid=4096),
+    "default": Effort(iterations=32, beam_size=16, max_points_per_centroid=1024),
+    "best": Effort(iterations=96, beam_size=32, max_points_per_centroid=4096),
 }
 
 
