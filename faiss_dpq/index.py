@@ -7,12 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _kernels, _scan, _selection, training
-from .quantizer import MAX_CROSS_TABLE_BYTES, Codes, Floats, ProgressiveQuantizer, cross_table_bytes
+from .quantizer import DEFAULT_BEAM_SIZE, MAX_CROSS_TABLE_BYTES, Codes, Floats, ProgressiveQuantizer, cross_table_bytes
 
 Labels = npt.NDArray[np.int64]
-
-#: Beam of a new index's encoder. Adds no slower than FAISS's residual quantizer at its default of 5.
-DEFAULT_BEAM_SIZE = 32
 
 _ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
 _FINGERPRINT = 512  # codebook values compared to notice that FAISS's C++ changed the codebooks
