@@ -87,8 +87,8 @@ def test_round_trips_give_back_our_class(index, tmp_path, round_trip):
 
 
 def test_the_default_beam_is_in_the_file_and_a_stock_index_keeps_its_own(tmp_path):
-    index = faiss_dpq.IndexDPQ(10, 3, 4)
-    assert index.beam_size == DEFAULT_BEAM_SIZE
+    assert faiss_dpq.IndexDPQ(10, 3, 4).beam_size == DEFAULT_BEAM_SIZE
+    index = faiss_dpq.IndexDPQ.from_codebooks(np.zeros((3, 16, 10)))
     faiss_dpq.write_index(index, tmp_path / "index.faiss")
     assert faiss.read_index(str(tmp_path / "index.faiss")).rq.max_beam_size == DEFAULT_BEAM_SIZE
     assert faiss_dpq.read_index(tmp_path / "index.faiss").beam_size == DEFAULT_BEAM_SIZE
