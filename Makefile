@@ -9,7 +9,7 @@ BUILD_INPUTS := pyproject.toml setup.py constraints.txt \
                 $(wildcard cython_kernels/*.pyx cython_kernels/*.pxd cython_kernels/*.pxi) \
                 $(wildcard cython_kernels/*.c cython_kernels/*.h)
 CYTHON_SOURCES := $(wildcard cython_kernels/*.pyx cython_kernels/*.pxd cython_kernels/*.pxi)
-PYTHON_SOURCES := setup.py faiss_dpq tests
+PYTHON_SOURCES := setup.py faiss_dpq tests bench
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format dist clean

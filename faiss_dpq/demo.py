@@ -190,15 +190,16 @@ def describe(vectors: VectorSet, runs: Sequence[Run]) -> str:
     """Return what a reader of the table must know: data, conditions, the columns' meaning."""
     n_train, n_base, n_queries = (len(part) for part in vectors)
     beam = next(run.contender.index.beam_size for run in runs if run.contender.family == "IndexDPQ")
+    drawn = f"; FAISS's draw {FAISS_TRAIN_CAP:,} of them, their default limit" if n_train > FAISS_TRAIN_CAP else ""
     text = f"""
         GloVe 6B word vectors, d={vectors.base.shape[1]}, L2-normalized: {n_base:,} in the database, {n_queries:,}
-        queries; every method is given the same {n_train:,} training vectors (of more than {FAISS_TRAIN_CAP:,}, FAISS's
-        methods by default use so many). FAISS {faiss.__version__}, {faiss.omp_get_max_threads()} threads. R@k: how
-        often the true nearest neighbour is among the first k results. QPS: one batch of all queries, {RANKS[-1]}
-        results each, fastest of {ROUNDS} rounds (the first, if it took over {LONG_SEARCH_S:.0f} s). levels=l: the
-        first l bytes of the codes of the one IndexDPQ {CODE_SIZES[-1]}x8, nothing trained or added again; truncate(l)
-        keeps just these. IndexDPQ: beam {beam}. FAISS RQ: beam {FAISS_RQ_BEAM}, ST_norm_from_LUT (equal bytes), QPS from
-        {min(FAISS_RQ_TIMED_QUERIES, n_queries)} queries, recall from its decoded vectors (the same ranking).
+        queries. All methods are given the same {n_train:,} training vectors{drawn}. FAISS {faiss.__version__},
+        {faiss.omp_get_max_threads()} threads. R@k: how often the true nearest neighbour is among the first k results.
+        QPS: one batch of all queries, {RANKS[-1]} results each, the fastest of {ROUNDS} rounds (of one, where that took
+        over {LONG_SEARCH_S:.0f} s). levels=l: the first l bytes of the codes of the one IndexDPQ {CODE_SIZES[-1]}x8,
+        nothing trained or added again; truncate(l) keeps just these. IndexDPQ: beam {beam}. FAISS RQ: beam
+        {FAISS_RQ_BEAM}, ST_norm_from_LUT (equal bytes), QPS from {min(FAISS_RQ_TIMED_QUERIES, n_queries)} queries,
+        recall from its decoded vectors (the same ranking).
     """
     return textwrap.fill(" ".join(text.split()), width=100, break_on_hyphens=False)
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from . import _kernels, _scan, _selection, training
 from ._derived import DerivedCodes
-from .quantizer import MAX_CROSS_TABLE_BYTES, Codes, Floats, ProgressiveQuantizer, cross_table_bytes
+from .quantizer import DEFAULT_BEAM_SIZE, MAX_CROSS_TABLE_BYTES, Codes, Floats, ProgressiveQuantizer, cross_table_bytes
 
 Labels = npt.NDArray[np.int64]
 
@@ -75,6 +75,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         if metric not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
             raise ValueError(f"IndexDPQ: metric is {metric}, expected METRIC_L2 or METRIC_INNER_PRODUCT")
         super().__init__(d, M, nbits, metric, _search_type(M, nbits, metric))
+        self.rq.max_beam_size = DEFAULT_BEAM_SIZE
         if self.rq.search_type == faiss.AdditiveQuantizer.ST_decompress:
             self.rq.train_type |= faiss.ResidualQuantizer.Skip_codebook_tables
 
@@ -169,7 +170,10 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
 
     @property
     def beam_size(self) -> int:
-        """Prefixes that the encoder keeps at every level: higher is more accurate and slower. Default 5."""
+        """Prefixes that the encoder keeps at every level: higher is more accurate and slower. 32 in a new index.
+
+        It is FAISS's rq.max_beam_size, and stored in files with it.
+        """
         return self.rq.max_beam_size
 
     @beam_size.setter
@@ -185,8 +189,16 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
 
     # ---- train, add --------------------------------------------------------------------------------------------
 
-    def train(self, x: npt.NDArray[Any], *, numeric_type: int = faiss.Float32, xq_train: Any = None) -> None:
-        """Learn the codebooks from vectors: residual k-means, then alternation of encoding and least squares.
+    def train(
+        self,
+        x: npt.NDArray[Any],
+        *,
+        numeric_type: int = faiss.Float32,
+        xq_train: Any = None,
+        effort: str | training.Effort = "default",
+        weights: npt.ArrayLike | None = None,
+    ) -> None:
+        """Learn the codebooks from vectors: residual k-means, then annealed alternation of encoding and least squares.
 
         Deterministic for a given `rq.cp.seed`. See `faiss_dpq.training.train_codebooks`.
 
@@ -196,12 +208,19 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             At least 2**nbits vectors.
         numeric_type, xq_train
             As in faiss.Index.train; training queries are not used.
+        effort : "fast", "default", "best" or faiss_dpq.training.Effort
+            How much work to do: "fast" takes about a tenth, "best" about six times the time of "default".
+        weights : array, shape (M,), optional
+            The weight of the error at every prefix length; M, M - 1, ..., 1 by default, which is best at full length
+            too.
 
         Raises
         ------
         RuntimeError
             If there are fewer vectors than codewords in a codebook, a value is NaN or infinite, or the index already
             holds vectors.
+        ValueError
+            If `effort` is not a known name, or `weights` are not M finite numbers >= 0 of which the last is > 0.
         """
         x = self._checked_vectors(x, "train")
         if self.ntotal:
@@ -210,7 +229,13 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
                 "call reset() first"
             )
         codebooks, stats = training.train_codebooks(
-            x, self.rq.M, self._nbits, seed=self.rq.cp.seed, verbose=self.verbose
+            x,
+            self.rq.M,
+            self._nbits,
+            seed=self.rq.cp.seed,
+            effort=effort,
+            weights=weights,
+            verbose=self.verbose,
         )
         self._set_quantizer(ProgressiveQuantizer(codebooks))
         self._train_stats = stats

@@ -30,6 +30,9 @@ from . import _kernels, _parallel
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.uint16]
 
+#: Beam of the encoder: adds no slower than FAISS's residual quantizer at its default of 5.
+DEFAULT_BEAM_SIZE = 32
+
 #: Above this many bytes of cross tables, cross terms come from reconstructed vectors instead.
 MAX_CROSS_TABLE_BYTES = 256 << 20
 
@@ -119,7 +122,7 @@ class ProgressiveQuantizer:
             value.nbytes for name, value in vars(self).items() if name != "codebooks" and isinstance(value, np.ndarray)
         )
 
-    def encode(self, x: Floats, beam_size: int = 5) -> Codes:
+    def encode(self, x: Floats, beam_size: int = DEFAULT_BEAM_SIZE) -> Codes:
         """Codes of vectors by beam search over the levels (Eq. 26 is `beam_size` 1).
 
         Parameters

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import faiss_dpq
+from faiss_dpq.quantizer import DEFAULT_BEAM_SIZE
 
 STOCK_SEARCH = """
 import sys, faiss, numpy as np
@@ -83,6 +84,15 @@ def test_round_trips_give_back_our_class(index, tmp_path, round_trip):
     assert (twin.beam_size, twin.metric_type) == (7, index.metric_type)
     twin.add(xq)
     assert (twin.ntotal, index.ntotal) == (205, 200)
+
+
+def test_the_default_beam_is_in_the_file_and_a_stock_index_keeps_its_own(tmp_path):
+    assert faiss_dpq.IndexDPQ(10, 3, 4).beam_size == DEFAULT_BEAM_SIZE
+    index = faiss_dpq.IndexDPQ.from_codebooks(np.zeros((3, 16, 10)))
+    faiss_dpq.write_index(index, tmp_path / "index.faiss")
+    assert faiss.read_index(str(tmp_path / "index.faiss")).rq.max_beam_size == DEFAULT_BEAM_SIZE
+    assert faiss_dpq.read_index(tmp_path / "index.faiss").beam_size == DEFAULT_BEAM_SIZE
+    assert faiss_dpq.downcast_index(faiss.IndexResidualQuantizer(10, 3, 4)).beam_size == 5
 
 
 def test_clone_keeps_the_search_parameters(index):
