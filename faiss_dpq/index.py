@@ -8,7 +8,14 @@ import numpy.typing as npt
 
 from . import _kernels, _scan, _selection, training
 from ._derived import DerivedCodes
-from .quantizer import DEFAULT_BEAM_SIZE, MAX_CROSS_TABLE_BYTES, Codes, Floats, ProgressiveQuantizer, cross_table_bytes
+from .quantizer import (
+    MAX_CROSS_TABLE_BYTES,
+    Codes,
+    Floats,
+    ProgressiveQuantizer,
+    cross_table_bytes,
+    default_beam_size,
+)
 
 Labels = npt.NDArray[np.int64]
 
@@ -75,7 +82,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         if metric not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
             raise ValueError(f"IndexDPQ: metric is {metric}, expected METRIC_L2 or METRIC_INNER_PRODUCT")
         super().__init__(d, M, nbits, metric, _search_type(M, nbits, metric))
-        self.rq.max_beam_size = DEFAULT_BEAM_SIZE
+        self.rq.max_beam_size = default_beam_size(M)
         if self.rq.search_type == faiss.AdditiveQuantizer.ST_decompress:
             self.rq.train_type |= faiss.ResidualQuantizer.Skip_codebook_tables
 
@@ -170,9 +177,10 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
 
     @property
     def beam_size(self) -> int:
-        """Prefixes that the encoder keeps at every level: higher is more accurate and slower. 32 in a new index.
+        """Prefixes that the encoder keeps at every level: higher is more accurate and slower.
 
-        It is FAISS's rq.max_beam_size, and stored in files with it.
+        32 in a new index of up to 8 levels, 256 / M above, at least 8. It is FAISS's rq.max_beam_size, and stored in
+        files with it.
         """
         return self.rq.max_beam_size
 
@@ -209,7 +217,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         numeric_type, xq_train
             As in faiss.Index.train; training queries are not used.
         effort : "fast", "default", "best" or faiss_dpq.training.Effort
-            How much work to do: "fast" takes about a tenth, "best" about six times the time of "default".
+            How much work to do: "fast" takes about a tenth of the time of "default", "best" some six times it.
         weights : array, shape (M,), optional
             The weight of the error at every prefix length; M, M - 1, ..., 1 by default, which is best at full length
             too.

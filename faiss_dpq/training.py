@@ -48,7 +48,8 @@ class Effort:
     iterations : int
         Alternations of encoding and solving.
     beam_size : int
-        Of the encoding between solves.
+        Of the encoding between solves, for up to 8 levels; above, it shrinks as 1 / M, since the cost of an entry grows
+        as M².
     max_points_per_centroid : int
         At most this many times 2**nbits vectors are used, a random choice.
     """
@@ -142,26 +143,27 @@ def train_codebooks(
         raise RuntimeError("train: x has NaN or infinite values")
     effort = _checked_effort(effort)
     w = _checked_weights(weights, M)
+    beam_size = max(1, min(effort.beam_size, 8 * effort.beam_size // M))
     rng = np.random.default_rng(seed)
     if len(x) > effort.max_points_per_centroid * K:
         x = x[np.sort(rng.choice(len(x), effort.max_points_per_centroid * K, replace=False))]
     stats = TrainStats(len(x))
     progress = _Progress(M + effort.iterations + 1, verbose)
 
-    quantizer = ProgressiveQuantizer(_residual_kmeans(x, M, K, seed, effort.beam_size, progress))
-    errors = x - quantizer.decode(quantizer.encode(x, effort.beam_size))
+    quantizer = ProgressiveQuantizer(_residual_kmeans(x, M, K, seed, beam_size, progress))
+    errors = x - quantizer.decode(quantizer.encode(x, beam_size))
     stats.history.append(_mean_square(errors))
     for turn in range(effort.iterations):
         temperature = _temperature(turn, effort.iterations)
         moved = x + np.float32(np.sqrt(temperature)) * errors[rng.permutation(len(x))]
-        codes = quantizer.encode(moved, effort.beam_size)
+        codes = quantizer.encode(moved, beam_size)
         errors = moved - quantizer.decode(codes)
         if turn > 0:
             stats.history.append(_mean_square(errors))
         progress.step(f"mean squared error {stats.history[-1]:.6g}, temperature {temperature:.3f}")
         quantizer = ProgressiveQuantizer(_solve(moved, codes, quantizer.codebooks, w, _RIDGE))
         stats.iterations += 1
-    codes = quantizer.encode(x, effort.beam_size)
+    codes = quantizer.encode(x, beam_size)
     stats.mse = [_mean_square(x - quantizer.decode(codes[:, : level + 1])) for level in range(M)]
     if effort.iterations > 0:
         stats.history.append(stats.mse[-1])
