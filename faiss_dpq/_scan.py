@@ -77,7 +77,7 @@ def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Float
     Parameters
     ----------
     derived : DerivedCodes
-        Up to date with `packed`; it names the quantizer, the prefix length and the metric.
+        Of the quantizer, the prefix length and the metric to be used; brought up to date with `packed` here.
     packed : array, shape (n, code_size), uint8
     selection : Selection
     xq : array, shape (nq, d), float32
@@ -92,6 +92,12 @@ def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Float
     D = np.empty((len(xq), k), np.float32)
     I = np.empty((len(xq), k), np.int64)
     quantizer = derived.quantizer
+    hashes = None
+    if len(xq) == 1 and selection == Selection(0, len(packed)) and derived.could_be_of(packed):
+        # One query reads the codes no more often than their hash does: it takes the hash along.
+        hashes = np.empty(-(-len(packed) // _kernels.HASH_BLOCK), np.uint64)
+    else:
+        derived.update(packed)
     rows = derived.levels * quantizer.K
     vectors = _select(packed, derived, selection)
     width = _kernels.batch_width()
@@ -99,7 +105,10 @@ def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Float
     for start in range(0, len(xq), block):
         part = slice(start, min(start + block, len(xq)))
         tables = quantizer.tables(xq[part], derived.levels, derived.metric)
-        _scan_block(derived, vectors, tables, D[part], I[part])
+        _scan_block(derived, vectors, tables, hashes, D[part], I[part])
+    if hashes is not None and not derived.is_of(hashes):
+        derived.update(packed)
+        return search(derived, packed, selection, xq, k)
     if derived.metric == faiss.METRIC_L2:
         np.maximum(D, 0, out=D)  # the rounding of Eq. 30 may leave -1e-7 where a code is the query itself
     else:
@@ -146,14 +155,19 @@ def range_search(
 
 
 def _scan_block(
-    derived: DerivedCodes, vectors: _Vectors, tables: "tuple[Floats, Floats, Floats]", D: Floats, I: Labels
+    derived: DerivedCodes,
+    vectors: _Vectors,
+    tables: tuple[Floats, Floats, Floats],
+    hashes: npt.NDArray[np.uint64] | None,
+    D: Floats,
+    I: Labels,
 ) -> None:
     nq, k = D.shape
     quantizer = derived.quantizer
     values, constants, norms = tables
     errors = quantizer.table_errors(norms, derived.levels)
 
-    def scan(queries: slice, some: _Vectors, D: Floats, I: Labels) -> None:
+    def scan(queries: slice, some: _Vectors, hashes: npt.NDArray[np.uint64] | None, D: Floats, I: Labels) -> None:
         _kernels.scan(
             values[queries],
             norms[queries],
@@ -169,6 +183,7 @@ def _scan_block(
             derived.term_step,
             derived.radius,
             some.allowed,
+            hashes,
             some.ids if isinstance(some.ids, int) else 0,
             D,
             I,
@@ -181,20 +196,27 @@ def _scan_block(
     width = _kernels.batch_width()
     n_threads = min(faiss.omp_get_max_threads(), len(vectors) * nq // _WORTH_A_THREAD)
     if n_threads <= 1 and len(vectors) <= _MOST_VECTORS:
-        scan(all_queries, vectors, D, I)
+        scan(all_queries, vectors, hashes, D, I)
     elif nq < 4 * width * n_threads or len(vectors) > _MOST_VECTORS:
         # Few queries: every thread scans a part of the vectors for all of them.
         n_parts = max(n_threads, -(-len(vectors) // _MOST_VECTORS))
-        parts = _parallel.slices(len(vectors), n_parts, multiple=1024)
+        parts = _parallel.slices(len(vectors), n_parts, multiple=_kernels.HASH_BLOCK)
         Ds = np.empty((len(parts), nq, k), np.float32)
         Is = np.empty((len(parts), nq, k), np.int64)
-        tasks = [(all_queries, vectors.part(part), Ds[p], Is[p]) for p, part in enumerate(parts)]
+        tasks = [
+            (all_queries, vectors.part(part), _hashes_of(part, hashes), Ds[p], Is[p]) for p, part in enumerate(parts)
+        ]
         _parallel.run(scan, tasks)
         _merge(Ds, Is, D, I)
     else:
         cuts = _parallel.slices(nq, n_threads, multiple=width)
-        _parallel.run(scan, [(cut, vectors, D[cut], I[cut]) for cut in cuts])
+        _parallel.run(scan, [(cut, vectors, None, D[cut], I[cut]) for cut in cuts])
     D += constants[:, None]
+
+
+def _hashes_of(part: slice, hashes: npt.NDArray[np.uint64] | None) -> npt.NDArray[np.uint64] | None:
+    block = _kernels.HASH_BLOCK
+    return None if hashes is None else hashes[part.start // block : -(-part.stop // block)]
 
 
 def _merge(Ds: Floats, Is: Labels, D: Floats, I: Labels) -> None:

@@ -336,9 +336,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         quantizer = self.quantizer
         packed = self._packed_codes()
         selection = _selection.select(None if params is None else params.sel, len(packed))
-        derived = self._derived_codes(quantizer, levels)
-        derived.update(packed)
-        return derived, packed, selection
+        return self._derived_codes(quantizer, levels), packed, selection
 
     def range_search(
         self, x: npt.NDArray[Any], thresh: float, *, params: faiss.SearchParameters | None = None
