@@ -1,1 +1,1 @@
-"""Benchmarks: python -m bench.<name>, from the repository's root."""
+"""Benchmarks beside FAISS: python -m bench.search, bench.encode, bench.accuracy, and pytest bench."""

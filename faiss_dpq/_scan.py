@@ -113,8 +113,8 @@ def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Float
         np.maximum(D, 0, out=D)  # the rounding of Eq. 30 may leave -1e-7 where a code is the query itself
     else:
         np.negative(D, out=D)
-    missing = I < 0
-    if missing.any():
+    if (I[:, -1] < 0).any():  # what is missing stands at the end
+        missing = I < 0
         D[missing] = MISSING if derived.metric == faiss.METRIC_L2 else -MISSING
     return D, I
 

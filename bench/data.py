@@ -1,0 +1,96 @@
+"""The vectors that benchmarks search: synthetic clusters of any number, and two real sets from installed packages."""
+
+import gzip
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from faiss_dpq.datasets import Vectors, load_glove
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's dataset-fashion-mnist puts it
+NAMES = ("clustered", "glove", "fashion-mnist")
+
+_BLOCK = 1 << 17
+QUERIES = 1000
+_TRAIN = 60_000
+_CENTRES, _D, _SIGMA = 4096, 128, 0.7
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training vectors, queries, and a base that is passed over in blocks because it may not fit in memory.
+
+    Attributes
+    ----------
+    name : str
+    n, d : int
+        Of the base.
+    train, queries : array, shape (.., d), float32
+    blocks : callable
+        Starts another pass over the base: an iterator of arrays, shape (.., d), float32.
+    """
+
+    name: str
+    n: int
+    d: int
+    train: Vectors
+    queries: Vectors
+    blocks: Callable[[], Iterator[Vectors]]
+
+
+def load(name: str, n: int = 1_000_000) -> Dataset:
+    """Load a data set by name; `n` is the size of "clustered", and ignored for the real ones.
+
+    Raises
+    ------
+    ValueError
+        If there is no such data set.
+    ModuleNotFoundError, FileNotFoundError
+        If the package with the vectors is not installed.
+    """
+    if name == "clustered":
+        return _clustered(n)
+    if name == "glove":
+        vectors = load_glove(train=_TRAIN, queries=QUERIES)
+        return _in_memory(name, vectors.train, vectors.base, vectors.queries)
+    if name == "fashion-mnist":
+        base = _images("train-images-idx3-ubyte.gz")
+        return _in_memory(name, base, base, _images("t10k-images-idx3-ubyte.gz")[:QUERIES])
+    raise ValueError(f"dataset is {name!r}, expected one of {', '.join(NAMES)}")
+
+
+def _clustered(n: int) -> Dataset:
+    """4,096 Gaussian centres N(0, I), and around each of them 0.7 N(0, I)."""
+    centres = np.random.default_rng(0).standard_normal((_CENTRES, _D), dtype=np.float32)
+
+    def draw(count: int, seed: int) -> Vectors:
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((count, _D), dtype=np.float32)
+        x *= np.float32(_SIGMA)
+        x += centres[rng.integers(0, _CENTRES, count)]
+        return x
+
+    def blocks() -> Iterator[Vectors]:
+        for start in range(0, n, _BLOCK):
+            yield draw(min(_BLOCK, n - start), 3 + start // _BLOCK)
+
+    return Dataset("clustered", n, _D, draw(_TRAIN, 1), draw(QUERIES, 2), blocks)
+
+
+def _in_memory(name: str, train: Vectors, base: Vectors, queries: Vectors) -> Dataset:
+    def blocks() -> Iterator[Vectors]:
+        for start in range(0, len(base), _BLOCK):
+            yield base[start : start + _BLOCK]
+
+    return Dataset(name, len(base), base.shape[1], train, queries, blocks)
+
+
+def _images(file: str) -> Vectors:
+    path = FASHION_MNIST / file
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: install Debian's package dataset-fashion-mnist")
+    header_bytes, pixels = 16, 28 * 28
+    with gzip.open(path) as images:
+        return np.frombuffer(images.read(), np.uint8, offset=header_bytes).reshape(-1, pixels).astype(np.float32)
