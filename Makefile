@@ -26,6 +26,8 @@ test: export OMP_WAIT_POLICY := passive
 test: lint ## Lint and run all tests.
 	$(BIN)/python -m pytest -q
 
+# cython-lint runs the pycodestyle that it finds on the PATH.
+lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
 lint: $(VENV)/test.stamp ## Check format, style and types.
 	$(BIN)/ruff format --check $(PYTHON_SOURCES)
 	$(BIN)/ruff check $(PYTHON_SOURCES)
