@@ -1,8 +1,9 @@
 """Exhaustive search of compressed vectors: IndexDPQ beside its peers, `python -m bench.search --help`.
 
 Every peer stores the same bytes a vector as ours. Peers and ours are timed in turn, in rounds, in one process with the
-same number of threads. Peers that are slow are given a fraction of the queries: a batch of them, large enough for all
-threads, whose time grows linearly with their number; the table says of how many queries each time was taken. Ratios are medians, with their range over the rounds.
+same number of threads. The slow are given a fraction of the queries: a batch of them, large enough for all threads;
+their time grows linearly with their number. The table says of how many queries each time was taken. Ratios are medians,
+with their range over the rounds.
 
 Before anything is timed, results of ours are compared with a plain numpy search over the reconstructions.
 """
@@ -11,6 +12,7 @@ import argparse
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -172,20 +174,22 @@ def _distances(queries: np.ndarray, x: np.ndarray) -> np.ndarray:
 def job(search: Search, threads: int, queries: Vectors, nq: int, k: int, budget: float) -> timing.Job:
     """Calls of nq queries each, filling about `budget` seconds; of a slow contender, one call with fewer queries."""
     faiss.omp_set_num_threads(threads)
-    first = min(nq, _MIN_FRACTION * threads)
-    search(queries[:first], k)  # allocations and caches
-    a_query = timing.seconds(lambda: search(queries[:first], k)) / first
-    if a_query * nq > budget:
-        nq = min(nq, max(first, int(budget / a_query)))
-    calls = max(1, min(int(budget / (a_query * nq)), len(queries) // nq, 256))
+    size = min(nq, _MIN_FRACTION * threads)
+    while True:
+        search(queries[:size], k)  # allocations and caches
+        took = timing.seconds(partial(search, queries[:size], k))
+        if size == nq or took > budget / 2:
+            break
+        size = min(2 * size, nq)
+    calls = max(1, min(int(budget / took), len(queries) // size, 256))
 
     def run() -> None:
         faiss.omp_set_num_threads(threads)
         for call in range(calls):
-            search(queries[call * nq : (call + 1) * nq], k)
+            search(queries[call * size : (call + 1) * size], k)
 
     run()
-    return timing.Job(run, calls * nq)
+    return timing.Job(run, calls * size)
 
 
 def measure(entered: dict[str, Contender], queries: Vectors, nq: int, k: int, args: Any) -> list[dict[str, Any]]:
