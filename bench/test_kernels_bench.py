@@ -75,7 +75,7 @@ def test_hash(benchmark, rng):
     codes = rng.integers(0, 256, (N, 4)).astype(np.uint8)
     out = np.empty(-(-N // 4096), np.uint64)
     benchmark.extra_info["bytes"] = codes.nbytes
-    benchmark(_kernels.hash_blocks, codes, 4096, out)
+    benchmark(_kernels.hash_blocks, codes, out)
 
 
 @pytest.mark.parametrize("k", [10, 1000])

@@ -9,9 +9,9 @@ cdef extern from "scan_derived.h" nogil:
     )
 
 
-def hash_blocks(const uint8_t[:, ::1] packed, size_t block, uint64_t[::1] out):
-    """out[b] = a hash of rows [b * block, (b + 1) * block) of `packed`."""
-    cdef size_t n = packed.shape[0], b, begin
+def hash_blocks(const uint8_t[:, ::1] packed, uint64_t[::1] out):
+    """out[b] = a hash of rows [b * HASH_BLOCK, (b + 1) * HASH_BLOCK) of `packed`."""
+    cdef size_t n = packed.shape[0], block = DPQ_HASH_BLOCK, b, begin
     with nogil:
         for b in range(out.shape[0]):
             begin = b * block
@@ -33,6 +33,7 @@ cdef dpq_database make_database(
     db.term_min = 0
     db.term_step = 0
     db.radius = 0
+    db.hashes = NULL
     db.allowed = NULL
     return db
 

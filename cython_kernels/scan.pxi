@@ -28,6 +28,7 @@ def scan(
     float term_step,
     float radius,
     const uint8_t[::1] allowed,
+    uint64_t[::1] hashes,
     int64_t first_id,
     float[:, ::1] distances,
     int64_t[:, ::1] labels,
@@ -39,6 +40,7 @@ def scan(
     packed : (n, code_size), the codes as FAISS packs them; the first has id first_id.
     cross, terms, bins, term_min, term_step, radius : of `packed`; see derived.pxi. bins is None for no terms.
     allowed : bit i & 7 of byte i >> 3 tells whether code i takes part; None for all.
+    hashes : (ceil(n / HASH_BLOCK),), written, for one query only: what `hash_blocks` gives; or None.
     distances, labels : (nq, k), written; (inf, -1) where there are fewer.
 
     Returns (vectors judged by bytes, of these rescored in float32, vectors scanned in float32), summed over queries.
@@ -60,6 +62,7 @@ def scan(
     db.term_step = term_step
     db.radius = radius
     db.allowed = &allowed[0] if allowed is not None else NULL
+    db.hashes = &hashes[0] if hashes is not None else NULL
     queries.tables = &tables[0, 0]
     queries.norms = &norms[0]
     queries.table_errors = &table_errors[0]
@@ -67,7 +70,7 @@ def scan(
     queries.nq = nq
     # Queries left over from whole groups of the batch scan may be too few for it.
     cdef size_t batched = nq - nq % kernels.batch_width
-    if nq - batched >= kernels.least_batch:
+    if nq - batched >= kernels.least_batch and hashes is None:
         batched = nq
     cdef size_t scratch_size = max(
         kernels.batch_scratch(&db, k) if batched else 0, kernels.single_scratch(k) if batched < nq else 0

@@ -275,6 +275,13 @@ static void dpq_one_calibrate(const dpq_database *db, const dpq_queries *qs, siz
     dpq_one_build(db, s);
 }
 
+/* While its codes are on their way to the cache for the scan anyway. */
+static uint64_t hash_codes(const dpq_database *db, size_t first)
+{
+    size_t n = db->n - first < DPQ_HASH_BLOCK ? db->n - first : DPQ_HASH_BLOCK;
+    return hash_bytes(dpq_row(db, first), n * db->code_size);
+}
+
 static void dpq_one_scan(const dpq_database *db, const dpq_queries *qs, size_t q, dpq_single *s, size_t k,
                          dpq_counters *counters)
 {
@@ -287,6 +294,8 @@ static void dpq_one_scan(const dpq_database *db, const dpq_queries *qs, size_t q
     for (size_t n, v = 0; v < db->n; v += n) {
         n = dpq_first_chunks(bytes ? DPQ_ONE_CHUNK : v, DPQ_ONE_CHUNK);
         n = db->n - v < n ? db->n - v : n;
+        if (db->hashes && v % DPQ_HASH_BLOCK == 0)
+            db->hashes[v / DPQ_HASH_BLOCK] = hash_codes(db, v);
         size_t whole = bytes ? n / DPQ_QW * DPQ_QW : 0;
         size_t found = dpq_one_filter(db, s, v, whole);
         dpq_one_rescore(db, s, found);

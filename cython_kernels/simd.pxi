@@ -11,6 +11,7 @@ cdef extern from "kernels.h" nogil:
         float term_min
         float term_step
         float radius
+        uint64_t *hashes
         const uint8_t *allowed
 
     ctypedef struct dpq_queries:
@@ -69,10 +70,14 @@ cdef extern from "kernels.h" nogil:
     const char *dpq_best_simd_level()
     const dpq_kernels *dpq_find_kernels(const char *name)
 
+    enum:
+        DPQ_HASH_BLOCK
+
 cdef enum:
     DPQ_PANEL = 16
 
 PANEL = DPQ_PANEL
+HASH_BLOCK = DPQ_HASH_BLOCK
 
 cdef const dpq_kernels *kernels = NULL
 cdef str chosen_level = ""

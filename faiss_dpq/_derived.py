@@ -15,7 +15,7 @@ import numpy.typing as npt
 from . import _kernels, _parallel
 from .quantizer import Floats, ProgressiveQuantizer
 
-_BLOCK = 4096  # codes a hash
+_BLOCK = _kernels.HASH_BLOCK
 _MARGIN = 1 / 64  # of the terms' range: bins reach beyond it, so that most additions fit the bins there are
 
 Bytes = npt.NDArray[np.uint8]
@@ -32,6 +32,8 @@ class DerivedCodes:
         The terms themselves, where the quantizer has no cross tables to look them up.
     term_min, term_step : float
         The bins' first edge, and their width.
+    n : int
+        Number of codes.
     radius : float
         No reconstruction is farther than this from the centre.
     """
@@ -43,6 +45,7 @@ class DerivedCodes:
         self.term_min = self.term_step = self.radius = 0.0
         self._has_terms = levels > 1 and metric == faiss.METRIC_L2
         self._hashes = np.empty(0, np.uint64)
+        self.n = 0
         self._lock = threading.Lock()
 
     @property
@@ -50,17 +53,25 @@ class DerivedCodes:
         """Memory held, in bytes."""
         return sum(a.nbytes for a in (self._hashes, self.bins, self.terms) if a is not None)
 
+    def could_be_of(self, packed: Bytes) -> bool:
+        """Whether everything may be true of these codes, which their hashes have to tell."""
+        return len(packed) > 0 and self.n == len(packed)
+
+    def is_of(self, hashes: npt.NDArray[np.uint64]) -> bool:
+        """Whether everything is true of codes that have these hashes."""
+        return np.array_equal(hashes, self._hashes)
+
     def update(self, packed: Bytes) -> None:
         """Make everything true of the codes `packed`, shape (n, code_size), recomputing what has changed."""
         hashes = np.empty(-(-len(packed) // _BLOCK), np.uint64)
 
         def hash_slice(part: slice) -> None:
-            _kernels.hash_blocks(packed[part.start * _BLOCK :], _BLOCK, hashes[part])
+            _kernels.hash_blocks(packed[part.start * _BLOCK :], hashes[part])
 
         # Several blocks a thread: starting one costs more than hashing 16 KiB.
         n_threads = min(faiss.omp_get_max_threads(), 1 + len(hashes) // 16)
         _parallel.run(hash_slice, [(part,) for part in _parallel.slices(len(hashes), n_threads)])
-        if np.array_equal(hashes, self._hashes):
+        if self.is_of(hashes):
             return
         with self._lock:
             known = min(len(hashes), len(self._hashes))
@@ -68,7 +79,7 @@ class DerivedCodes:
             same[:known] = hashes[:known] == self._hashes[:known]
             changed = _runs(np.flatnonzero(~same))
             self._recompute(packed, [slice(a * _BLOCK, min(b * _BLOCK, len(packed))) for a, b in changed])
-            self._hashes = hashes
+            self._hashes, self.n = hashes, len(packed)
 
     def _recompute(self, packed: Bytes, changed: list[slice]) -> None:
         self.radius = max([self.radius, *(self._radius(packed[part]) for part in changed)])

@@ -13,6 +13,9 @@ from .quantizer import Floats
 _TABLE_BYTES = 64 << 20  # of distance tables held at a time
 _WORTH_A_THREAD = 1 << 17  # distances; about 50 us of scanning, several times what it costs to start a task
 _SPARSE = 1 / 8  # selections below this share of the vectors are copied together and scanned as a small index
+_MOST_VECTORS = 1 << 31  # of one scan, which numbers them in 32 bits
+_FIRST_RANGE_K = 256  # results that a range search looks for at first
+_RANGE_RESULTS = 1 << 22  # and holds at a time
 
 Labels = npt.NDArray[np.int64]
 
@@ -74,7 +77,7 @@ def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Float
     Parameters
     ----------
     derived : DerivedCodes
-        Up to date with `packed`; it names the quantizer, the prefix length and the metric.
+        Of the quantizer, the prefix length and the metric to be used; brought up to date with `packed` here.
     packed : array, shape (n, code_size), uint8
     selection : Selection
     xq : array, shape (nq, d), float32
@@ -89,6 +92,12 @@ def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Float
     D = np.empty((len(xq), k), np.float32)
     I = np.empty((len(xq), k), np.int64)
     quantizer = derived.quantizer
+    hashes = None
+    if len(xq) == 1 and selection == Selection(0, len(packed)) and derived.could_be_of(packed):
+        # One query reads the codes no more often than their hash does: it takes the hash along.
+        hashes = np.empty(-(-len(packed) // _kernels.HASH_BLOCK), np.uint64)
+    else:
+        derived.update(packed)
     rows = derived.levels * quantizer.K
     vectors = _select(packed, derived, selection)
     width = _kernels.batch_width()
@@ -96,7 +105,10 @@ def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Float
     for start in range(0, len(xq), block):
         part = slice(start, min(start + block, len(xq)))
         tables = quantizer.tables(xq[part], derived.levels, derived.metric)
-        _scan_block(derived, vectors, tables, D[part], I[part])
+        _scan_block(derived, vectors, tables, hashes, D[part], I[part])
+    if hashes is not None and not derived.is_of(hashes):
+        derived.update(packed)
+        return search(derived, packed, selection, xq, k)
     if derived.metric == faiss.METRIC_L2:
         np.maximum(D, 0, out=D)  # the rounding of Eq. 30 may leave -1e-7 where a code is the query itself
     else:
@@ -107,15 +119,55 @@ def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Float
     return D, I
 
 
+def range_search(
+    derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Floats, thresh: float
+) -> tuple[npt.NDArray[np.int64], Floats, Labels]:
+    """All codes nearer than `thresh` (nearer: a larger product, for inner products), nearest first.
+
+    The k nearest are searched for with a k that grows until the last of them is too far.
+
+    Returns
+    -------
+    lims : array, shape (nq + 1,), int64
+    D : array, shape (lims[-1],), float32
+    I : array, shape (lims[-1],), int64
+    """
+    found: list[tuple[Floats, Labels]] = [(np.empty(0, np.float32), np.empty(0, np.int64))] * len(xq)
+    searched = len(packed) if selection.ids is None else len(selection.ids)
+    open_queries, k = np.arange(len(xq)), min(_FIRST_RANGE_K, searched)
+    while k and len(open_queries):
+        still_open = []
+        for block in np.array_split(open_queries, -(-len(open_queries) * k // _RANGE_RESULTS)):
+            D, I = search(derived, packed, selection, xq[block], k)
+            near = (thresh > D if derived.metric == faiss.METRIC_L2 else thresh < D) & (I >= 0)
+            counts = near.sum(axis=1)
+            for row, query in enumerate(block):
+                found[query] = (D[row, : counts[row]].copy(), I[row, : counts[row]].copy())
+            still_open.append(block[counts == k])
+        open_queries = np.concatenate(still_open)
+        if k == searched:
+            break
+        k = min(8 * k, searched)
+    lims = np.zeros(len(xq) + 1, np.int64)
+    np.cumsum([len(I) for _, I in found], out=lims[1:])
+    empty = [(np.empty(0, np.float32), np.empty(0, np.int64))]
+    return lims, np.concatenate([D for D, _ in found + empty]), np.concatenate([I for _, I in found + empty])
+
+
 def _scan_block(
-    derived: DerivedCodes, vectors: _Vectors, tables: "tuple[Floats, Floats, Floats]", D: Floats, I: Labels
+    derived: DerivedCodes,
+    vectors: _Vectors,
+    tables: tuple[Floats, Floats, Floats],
+    hashes: npt.NDArray[np.uint64] | None,
+    D: Floats,
+    I: Labels,
 ) -> None:
     nq, k = D.shape
     quantizer = derived.quantizer
     values, constants, norms = tables
     errors = quantizer.table_errors(norms, derived.levels)
 
-    def scan(queries: slice, some: _Vectors, D: Floats, I: Labels) -> None:
+    def scan(queries: slice, some: _Vectors, hashes: npt.NDArray[np.uint64] | None, D: Floats, I: Labels) -> None:
         _kernels.scan(
             values[queries],
             norms[queries],
@@ -131,6 +183,7 @@ def _scan_block(
             derived.term_step,
             derived.radius,
             some.allowed,
+            hashes,
             some.ids if isinstance(some.ids, int) else 0,
             D,
             I,
@@ -142,20 +195,28 @@ def _scan_block(
     all_queries = slice(0, nq)
     width = _kernels.batch_width()
     n_threads = min(faiss.omp_get_max_threads(), len(vectors) * nq // _WORTH_A_THREAD)
-    if n_threads <= 1:
-        scan(all_queries, vectors, D, I)
-    elif nq < 4 * width * n_threads:
+    if n_threads <= 1 and len(vectors) <= _MOST_VECTORS:
+        scan(all_queries, vectors, hashes, D, I)
+    elif nq < 4 * width * n_threads or len(vectors) > _MOST_VECTORS:
         # Few queries: every thread scans a part of the vectors for all of them.
-        parts = _parallel.slices(len(vectors), n_threads, multiple=1024)
+        n_parts = max(n_threads, -(-len(vectors) // _MOST_VECTORS))
+        parts = _parallel.slices(len(vectors), n_parts, multiple=_kernels.HASH_BLOCK)
         Ds = np.empty((len(parts), nq, k), np.float32)
         Is = np.empty((len(parts), nq, k), np.int64)
-        tasks = [(all_queries, vectors.part(part), Ds[p], Is[p]) for p, part in enumerate(parts)]
+        tasks = [
+            (all_queries, vectors.part(part), _hashes_of(part, hashes), Ds[p], Is[p]) for p, part in enumerate(parts)
+        ]
         _parallel.run(scan, tasks)
         _merge(Ds, Is, D, I)
     else:
         cuts = _parallel.slices(nq, n_threads, multiple=width)
-        _parallel.run(scan, [(cut, vectors, D[cut], I[cut]) for cut in cuts])
+        _parallel.run(scan, [(cut, vectors, None, D[cut], I[cut]) for cut in cuts])
     D += constants[:, None]
+
+
+def _hashes_of(part: slice, hashes: npt.NDArray[np.uint64] | None) -> npt.NDArray[np.uint64] | None:
+    block = _kernels.HASH_BLOCK
+    return None if hashes is None else hashes[part.start // block : -(-part.stop // block)]
 
 
 def _merge(Ds: Floats, Is: Labels, D: Floats, I: Labels) -> None:

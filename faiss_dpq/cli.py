@@ -40,7 +40,7 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     for option, least, size, what in (
-        ("--train", 256, 65_536, "vectors to train on"),  # at least one a codeword
+        ("--train", 256, 100_000, "vectors to train on"),  # at least one a codeword
         ("--base", 1, 290_000, "vectors in the database"),
         ("--queries", 1, 5_000, "queries"),
     ):

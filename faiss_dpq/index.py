@@ -8,11 +8,19 @@ import numpy.typing as npt
 
 from . import _kernels, _scan, _selection, training
 from ._derived import DerivedCodes
-from .quantizer import MAX_CROSS_TABLE_BYTES, Codes, Floats, ProgressiveQuantizer, cross_table_bytes
+from .quantizer import (
+    MAX_CROSS_TABLE_BYTES,
+    Codes,
+    Floats,
+    ProgressiveQuantizer,
+    cross_table_bytes,
+    default_beam_size,
+)
 
 Labels = npt.NDArray[np.int64]
 
 _ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
+MAX_LEVELS = 1024  # DPQ_MAX_LEVELS of cython_kernels/dpq_scan.h
 _FINGERPRINT = 512  # codebook values compared to notice that FAISS's C++ changed the codebooks
 
 
@@ -46,7 +54,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     d : int
         Dimension of the vectors; it need not be a multiple of M.
     M : int
-        Number of levels, i.e. of codebooks and of codeword numbers in a code; at least 1.
+        Number of levels, i.e. of codebooks and of codeword numbers in a code; 1 to 1024.
     nbits : int
         Bits a level, 1 to 12: every codebook has 2**nbits codewords. A code takes ceil(M * nbits / 8) bytes.
     metric : int
@@ -65,14 +73,16 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     _train_stats: training.TrainStats | None = None
 
     def __init__(self, d: int, M: int, nbits: int = 8, metric: int = faiss.METRIC_L2) -> None:
-        for name, value in (("d", d), ("M", M)):
-            if value < 1:
-                raise ValueError(f"IndexDPQ: {name} is {value}, expected at least 1")
+        if d < 1:
+            raise ValueError(f"IndexDPQ: d is {d}, expected at least 1")
+        if not 1 <= M <= MAX_LEVELS:
+            raise ValueError(f"IndexDPQ: M is {M}, expected 1 to {MAX_LEVELS}")
         if not 1 <= nbits <= 12:
             raise ValueError(f"IndexDPQ: nbits is {nbits}, expected 1 to 12")
         if metric not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
             raise ValueError(f"IndexDPQ: metric is {metric}, expected METRIC_L2 or METRIC_INNER_PRODUCT")
         super().__init__(d, M, nbits, metric, _search_type(M, nbits, metric))
+        self.rq.max_beam_size = default_beam_size(M)
         if self.rq.search_type == faiss.AdditiveQuantizer.ST_decompress:
             self.rq.train_type |= faiss.ResidualQuantizer.Skip_codebook_tables
 
@@ -167,7 +177,11 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
 
     @property
     def beam_size(self) -> int:
-        """Prefixes that the encoder keeps at every level: higher is more accurate and slower. Default 5."""
+        """Prefixes that the encoder keeps at every level: higher is more accurate and slower.
+
+        32 in a new index of up to 8 levels, 256 / M above, at least 8. It is FAISS's rq.max_beam_size, and stored in
+        files with it.
+        """
         return self.rq.max_beam_size
 
     @beam_size.setter
@@ -183,8 +197,16 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
 
     # ---- train, add --------------------------------------------------------------------------------------------
 
-    def train(self, x: npt.NDArray[Any], *, numeric_type: int = faiss.Float32, xq_train: Any = None) -> None:
-        """Learn the codebooks from vectors: residual k-means, then alternation of encoding and least squares.
+    def train(
+        self,
+        x: npt.NDArray[Any],
+        *,
+        numeric_type: int = faiss.Float32,
+        xq_train: Any = None,
+        effort: str | training.Effort = "default",
+        weights: npt.ArrayLike | None = None,
+    ) -> None:
+        """Learn the codebooks from vectors: residual k-means, then annealed alternation of encoding and least squares.
 
         Deterministic for a given `rq.cp.seed`. See `faiss_dpq.training.train_codebooks`.
 
@@ -194,12 +216,19 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             At least 2**nbits vectors.
         numeric_type, xq_train
             As in faiss.Index.train; training queries are not used.
+        effort : "fast", "default", "best" or faiss_dpq.training.Effort
+            How much work to do: "fast" takes about a tenth of the time of "default", "best" some six times it.
+        weights : array, shape (M,), optional
+            The weight of the error at every prefix length; M, M - 1, ..., 1 by default, which is best at full length
+            too.
 
         Raises
         ------
         RuntimeError
             If there are fewer vectors than codewords in a codebook, a value is NaN or infinite, or the index already
             holds vectors.
+        ValueError
+            If `effort` is not a known name, or `weights` are not M finite numbers >= 0 of which the last is > 0.
         """
         x = self._checked_vectors(x, "train")
         if self.ntotal:
@@ -208,7 +237,13 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
                 "call reset() first"
             )
         codebooks, stats = training.train_codebooks(
-            x, self.rq.M, self._nbits, seed=self.rq.cp.seed, verbose=self.verbose
+            x,
+            self.rq.M,
+            self._nbits,
+            seed=self.rq.cp.seed,
+            effort=effort,
+            weights=weights,
+            verbose=self.verbose,
         )
         self._set_quantizer(ProgressiveQuantizer(codebooks))
         self._train_stats = stats
@@ -285,19 +320,51 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         for name, out in (("D", D), ("I", I)):
             if out is not None and out.shape != (len(x), k):
                 raise AssertionError(f"IndexDPQ.search: {name} has shape {out.shape}, expected {(len(x), k)}")
-        levels = getattr(params, "levels", 0)
-        levels = self._checked_levels(levels, "params.levels") if levels else self.levels
-        quantizer = self.quantizer
-        selection = _selection.select(None if params is None else params.sel, self.ntotal)
-        packed = self._packed_codes()
-        derived = self._derived_codes(quantizer, levels)
-        derived.update(packed)
-        distances, labels = _scan.search(derived, packed, selection, x, k)
+        distances, labels = _scan.search(*self._searched(params), x, k)
         if D is not None:
             D[:] = distances
         if I is not None:
             I[:] = labels
         return distances if D is None else D, labels if I is None else I
+
+    def _searched(
+        self, params: faiss.SearchParameters | None
+    ) -> tuple[DerivedCodes, npt.NDArray[np.uint8], _scan.Selection]:
+        """What a search with these parameters compares."""
+        levels = getattr(params, "levels", 0)
+        levels = self._checked_levels(levels, "params.levels") if levels else self.levels
+        quantizer = self.quantizer
+        packed = self._packed_codes()
+        selection = _selection.select(None if params is None else params.sel, len(packed))
+        return self._derived_codes(quantizer, levels), packed, selection
+
+    def range_search(
+        self, x: npt.NDArray[Any], thresh: float, *, params: faiss.SearchParameters | None = None
+    ) -> tuple[npt.NDArray[np.int64], Floats, Labels]:
+        """All codes nearer than a threshold, by exact asymmetric distances; of each query nearest first.
+
+        Parameters
+        ----------
+        x : array, shape (n, d)
+        thresh : float
+            Squared L2 distances below it are found, or inner products above it.
+        params : faiss.SearchParameters or SearchParametersDPQ, optional
+            As in `search`.
+
+        Returns
+        -------
+        lims : array, shape (n + 1,), int64
+            The results of query i are D[lims[i]:lims[i + 1]] and I[lims[i]:lims[i + 1]].
+        D : array, shape (lims[n],), float32
+        I : array, shape (lims[n],), int64
+
+        Raises
+        ------
+        RuntimeError, AssertionError, ValueError
+            As `search`.
+        """
+        x = self._checked_vectors(x, "range_search")
+        return _scan.range_search(*self._searched(params), x, thresh)
 
     def assign(self, x: npt.NDArray[Any], k: int, labels: Labels | None = None) -> Labels:
         """The ids that `search` returns, without the distances."""
@@ -338,6 +405,24 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             return np.empty((0, self.code_size), np.uint8)
         codes = faiss.rev_swig_ptr(self.codes.data(), self.codes.size())
         return codes.reshape(self.ntotal, self.code_size)
+
+    def memory_usage(self) -> dict[str, int]:
+        """Bytes that the index holds: its codes, its codebooks, and what is derived from either to encode and search.
+
+        Returns
+        -------
+        usage : dict
+            "codes" and "codebooks", which a file holds too; "tables" of the codebooks' products, FAISS's and ours;
+            "derived" from the codes: about a byte a vector for every prefix length that was searched.
+        """
+        faiss_tables = 4 * (self.rq.codebook_cross_products.size() + self.rq.centroid_norms.size())
+        quantizer = self._cached[1] if self._cached else None
+        return {
+            "codes": self.codes.size(),
+            "codebooks": 4 * self.rq.codebooks.size() + (quantizer.codebooks.nbytes if quantizer else 0),
+            "tables": faiss_tables + (quantizer.derived_bytes() if quantizer else 0),
+            "derived": sum(derived.nbytes for derived in self._derived.values()),
+        }
 
     # ---- prefixes ----------------------------------------------------------------------------------------------
 

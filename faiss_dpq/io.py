@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from .index import IndexDPQ
+from .index import MAX_LEVELS, IndexDPQ
 
 
 def downcast_index(index: faiss.Index) -> faiss.Index:
@@ -35,7 +35,8 @@ def downcast_index(index: faiss.Index) -> faiss.Index:
         return specific
     nbits = set(faiss.vector_to_array(specific.rq.nbits).tolist())
     metrics = (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT)
-    if len(nbits) != 1 or max(nbits) > 12 or specific.metric_type not in metrics:
+    fits = len(nbits) == 1 and max(nbits) <= 12 and specific.rq.M <= MAX_LEVELS
+    if not fits or specific.metric_type not in metrics:
         return specific
     ours = IndexDPQ.__new__(IndexDPQ)
     ours.this = specific.this

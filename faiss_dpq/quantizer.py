@@ -37,6 +37,14 @@ _ENCODE_BLOCK = 1024  # vectors encoded together: each row of the cross tables i
 _DECODE_BLOCK = 4096
 
 
+def default_beam_size(M: int) -> int:
+    """Beam of the encoder for M levels: 32 up to M = 8, then fewer, since the cost of an entry grows as M².
+
+    With it, encoding is about as fast as that of FAISS's residual quantizer with its default beam of 5, or faster.
+    """
+    return max(8, min(32, 256 // M))
+
+
 def cross_table_bytes(M: int, K: int) -> int:
     """Size of the tables of <c_l(k), c_l'(k')> for all pairs of M levels of K codewords."""
     return M * (M - 1) // 2 * K * K * 4
@@ -113,19 +121,26 @@ class ProgressiveQuantizer:
                 cross[level * (level - 1) // 2 + i] = doubled[i] @ self._centred[level].T
         return cross
 
-    def encode(self, x: Floats, beam_size: int = 5) -> Codes:
+    def derived_bytes(self) -> int:
+        """Memory of the tables derived from the codebooks so far."""
+        return sum(
+            value.nbytes for name, value in vars(self).items() if name != "codebooks" and isinstance(value, np.ndarray)
+        )
+
+    def encode(self, x: Floats, beam_size: int | None = None) -> Codes:
         """Codes of vectors by beam search over the levels (Eq. 26 is `beam_size` 1).
 
         Parameters
         ----------
         x : array, shape (n, d), float32
-        beam_size : int
-            Prefixes kept at every level.
+        beam_size : int, optional
+            Prefixes kept at every level; `default_beam_size(M)` by default.
 
         Returns
         -------
         codes : array, shape (n, M), uint16
         """
+        beam_size = beam_size or default_beam_size(self.M)
         codes = np.empty((len(x), self.M), np.uint16)
         encode = self._encode_by_residuals if self._cross is None else self._encode_by_tables
 

@@ -13,15 +13,8 @@ SMALL = ["demo", "--train", "600", "--base", "2000", "--queries", "40"]
 
 
 @pytest.fixture
-def restored_threads():
-    threads = faiss.omp_get_max_threads()
-    yield
-    faiss.omp_set_num_threads(threads)
-
-
-@pytest.fixture
-def quick_opq(monkeypatch):
-    """One of OPQ's 50 iterations, whose time does not shrink with the vectors."""
+def quick_contenders(monkeypatch):
+    """Shorter codes, and one of OPQ's 50 iterations: the demo's cost that does not shrink with the vectors."""
     all_contenders = demo.contenders
 
     def contenders(d):
@@ -31,6 +24,7 @@ def quick_opq(monkeypatch):
             rotation.niter = rotation.niter_pq = rotation.niter_pq_0 = 1
         return entered
 
+    monkeypatch.setattr(demo, "CODE_SIZES", (2, 3))
     monkeypatch.setattr(demo, "contenders", contenders)
 
 
@@ -41,7 +35,7 @@ def table_rows(printed: str) -> dict[str, list[str]]:
     return {name: rest for name, *rest in cells[2:]}
 
 
-def test_demo_compares_all_methods_and_prefixes(tmp_path, capsys, restored_threads, quick_opq):
+def test_demo_compares_all_methods_and_prefixes(tmp_path, capsys, threads, quick_contenders):
     plots = [tmp_path / "first.png", tmp_path / "second.png"]
     tables = []
     for plot in plots:
@@ -53,29 +47,29 @@ def test_demo_compares_all_methods_and_prefixes(tmp_path, capsys, restored_threa
         assert "same 600 training vectors" in printed
 
     first, second = tables
-    prefixes = [f"IndexDPQ 8x8, levels={levels}" for levels in range(1, 9)]
+    prefixes = [f"IndexDPQ 3x8, levels={levels}" for levels in (1, 2, 3)]
     assert list(first) == [
-        *["OPQ4_48,PQ4x8", "FAISS RQ 4x8", "IndexDPQ 4x8"],
-        *["OPQ8_48,PQ8x8", "FAISS RQ 8x8", "IndexDPQ 8x8"],
+        *["IndexPQ 2x8", "OPQ2_50,PQ2x8", "FAISS RQ 2x8", "IndexDPQ 2x8"],
+        *["OPQ3_48,PQ3x8", "FAISS RQ 3x8", "IndexDPQ 3x8"],
         *prefixes,
     ]
-    assert [int(first[name][0]) for name in first] == [4, 4, 4, 8, 8, 8, *range(1, 9)]
+    assert [int(first[name][0]) for name in first] == [2, 2, 2, 2, 3, 3, 3, 1, 2, 3]
     # bytes, train s, add s, QPS, R@1, R@10, R@100: only times may differ between runs.
     assert {name: row[4:] for name, row in first.items()} == {name: row[4:] for name, row in second.items()}
     for row in first.values():
         at_1, at_10, at_100 = map(float, row[4:])
         assert 0 <= at_1 <= at_10 <= at_100 <= 1
         assert float(row[3].replace(",", "")) > 0
-    assert first["IndexDPQ 8x8"][4:] == first["IndexDPQ 8x8, levels=8"][4:]
+    assert first["IndexDPQ 3x8"][4:] == first["IndexDPQ 3x8, levels=3"][4:]
     at_10 = [float(first[name][5]) for name in prefixes]
-    assert at_10[0] < at_10[3] < at_10[7]
+    assert at_10[0] < at_10[1] < at_10[2]
 
 
 def test_plain_table_is_aligned():
     index = faiss.IndexPQ(8, 4, 8)
     runs = [
-        demo.Run(demo.Contender("IndexPQ", "short", index, 1.25, 0.04), 4, None, (0.5, 0.75, 1), 1234.4),
-        demo.Run(demo.Contender("IndexPQ", "a longer name", index), 2, 2, (0, 0.25, 1), 9.9),
+        demo.Run(demo.Contender("IndexPQ", "short", index, 1.25, 0.04), 4, None, (0.5, 0.75, 1), 0.1, 1234.4),
+        demo.Run(demo.Contender("IndexPQ", "a longer name", index), 2, 2, (0, 0.25, 1), 0.1, 9.9),
     ]
     assert demo.format_table(runs) == "\n".join(
         [

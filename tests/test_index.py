@@ -85,8 +85,10 @@ def test_search_without_cross_tables(metric, monkeypatch):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("nq", [1, 3, 100])
-def test_search_does_not_depend_on_threads_or_blocks(metric, nq, threads, monkeypatch):
+@pytest.mark.parametrize("most_vectors", [1 << 31, 4096])
+def test_search_does_not_depend_on_threads_or_blocks(metric, nq, most_vectors, threads, monkeypatch):
     monkeypatch.setattr(_scan, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(_scan, "_MOST_VECTORS", most_vectors)
     rng = np.random.default_rng(nq)
     index, _ = filled_index(rng, 9001, 12, 4, 3, metric)  # 4,096 different codes: many ties
     xq = rng.standard_normal((nq, 12)).astype(np.float32)
@@ -223,6 +225,50 @@ def test_search_and_reconstruct_and_assign(trained, digits):
     few.add(digits[:2])
     _, I, R = few.search_and_reconstruct(digits[:1], 4)
     np.testing.assert_array_equal(np.isnan(R).all(2), I < 0)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("quantile", [0.0, 0.001, 0.3, 1.0])
+@pytest.mark.parametrize("selector", [None, faiss.IDSelectorRange(100, 900), faiss.IDSelectorBatch(np.arange(40))])
+def test_range_search_finds_all_within(metric, quantile, selector, monkeypatch):
+    monkeypatch.setattr(_scan, "_FIRST_RANGE_K", 8)
+    monkeypatch.setattr(_scan, "_RANGE_RESULTS", 2000)
+    rng = np.random.default_rng(4)
+    index, codes = filled_index(rng, 1000, 9, 4, 5, metric)
+    xq = rng.standard_normal((7, 9)).astype(np.float32)
+    params = faiss_dpq.SearchParametersDPQ(levels=3, sel=selector)
+    members = np.array([selector is None or selector.is_member(i) for i in range(1000)])
+    *_, all_D = naive.search(index.codebooks[:3], codes[:, :3], xq, 1, metric == faiss.METRIC_INNER_PRODUCT)
+    # Halfway between two distances, so that rounding decides nothing.
+    ordered = np.unique(all_D[:, members].round(4))
+    at = min(int(quantile * len(ordered)), len(ordered) - 1)
+    thresh = float(ordered[at] + 5e-5)
+    lims, D, I = index.range_search(xq, thresh, params=params)
+    assert (lims.dtype, D.dtype, I.dtype, lims[-1]) == (np.int64, np.float32, np.int64, len(D))
+    within = (all_D > thresh if metric == faiss.METRIC_INNER_PRODUCT else all_D < thresh) & members
+    for q in range(7):
+        part = slice(lims[q], lims[q + 1])
+        assert set(I[part]) == set(np.flatnonzero(within[q]))
+        np.testing.assert_allclose(D[part], all_D[q, I[part]], rtol=1e-4, atol=1e-4)
+        assert (np.diff(D[part]) * (-1 if metric == faiss.METRIC_INNER_PRODUCT else 1) >= 0).all()
+
+
+def test_range_search_of_nothing(trained, digits):
+    lims, D, I = trained.range_search(digits[:0], 1.0)
+    assert (lims.tolist(), len(D), len(I)) == ([0], 0, 0)
+    lims, D, I = empty(trained).range_search(digits[:2], 1.0)
+    assert (lims.tolist(), len(D), len(I)) == ([0, 0, 0], 0, 0)
+
+
+def test_memory_usage_counts_what_is_held(trained, digits):
+    index = trained.truncate(4)
+    before = index.memory_usage()
+    assert before["codes"] == 1000 * index.code_size
+    assert before["codebooks"] >= index.codebooks.nbytes
+    index.search(digits[:1], 1)
+    after = index.memory_usage()
+    assert 1000 <= after["derived"] - before["derived"] <= 2000
+    assert after["tables"] > before["tables"]
 
 
 def test_results_go_into_given_arrays(trained, digits):
@@ -430,6 +476,7 @@ bad_calls = {
         TypeError,
         "search: x has dtype",
     ),
+    "range_search columns": (lambda i, x: i.range_search(x[:, :9], 1), AssertionError, "range_search: x has 9 columns"),
     "search k": (lambda i, x: i.search(x, 0), AssertionError, "search: k is 0"),
     "search D": (
         lambda i, x: i.search(x, 2, D=np.empty((1, 1), "f4")),

@@ -85,6 +85,18 @@ def test_round_trips_give_back_our_class(index, tmp_path, round_trip):
     assert (twin.ntotal, index.ntotal) == (205, 200)
 
 
+@pytest.mark.parametrize("M, beam_size", [(1, 32), (8, 32), (16, 16), (64, 8)])
+def test_the_default_beam_is_in_the_file(tmp_path, M, beam_size):
+    assert faiss_dpq.IndexDPQ(3, M, 2).beam_size == beam_size
+    faiss_dpq.write_index(faiss_dpq.IndexDPQ.from_codebooks(np.zeros((M, 4, 3))), tmp_path / "index.faiss")
+    assert faiss.read_index(str(tmp_path / "index.faiss")).rq.max_beam_size == beam_size
+    assert faiss_dpq.read_index(tmp_path / "index.faiss").beam_size == beam_size
+
+
+def test_a_stock_index_keeps_its_beam():
+    assert faiss_dpq.downcast_index(faiss.IndexResidualQuantizer(10, 3, 4)).beam_size == 5
+
+
 def test_clone_keeps_the_search_parameters(index):
     index.levels = 2
     assert faiss_dpq.clone_index(index).levels == 2

@@ -146,6 +146,7 @@ def scan(tables, norms, inner_product, packed, nbits, levels, cross, terms, allo
         term_step,
         scan.radius,
         allowed,
+        None,
         first_id,
         D,
         I,
@@ -237,8 +238,8 @@ def test_hash_notices_any_change(simd, n):
     codes = rng.integers(0, 256, (n, 4)).astype(np.uint8)
 
     def hashes(codes):
-        out = np.empty(-(-n // 1024), np.uint64)
-        _kernels.hash_blocks(codes, 1024, out)
+        out = np.empty(-(-n // _kernels.HASH_BLOCK), np.uint64)
+        _kernels.hash_blocks(codes, out)
         return out
 
     before = hashes(codes)

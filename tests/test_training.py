@@ -28,13 +28,16 @@ def test_stats_tell_what_training_did(digits):
 
 
 def test_same_seed_same_codebooks_whatever_the_threads(digits, threads):
+    effort = training.Effort(iterations=4, beam_size=4, max_points_per_centroid=64)
     results = []
     for n_threads in (1, 2, 2):
         threads(n_threads)
-        results.append(training.train_codebooks(digits, 3, 4, max_points_per_centroid=64)[0])
+        codebooks, stats = training.train_codebooks(digits, 3, 4, effort=effort)
+        assert stats.n == 64 * 16
+        results.append(codebooks)
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[1], results[2])
-    other = training.train_codebooks(digits, 3, 4, max_points_per_centroid=64, seed=5)[0]
+    other = training.train_codebooks(digits, 3, 4, effort=effort, seed=5)[0]
     assert (other != results[0]).any()
 
 
@@ -42,7 +45,7 @@ def test_the_seed_is_that_of_faiss_clustering_parameters(digits):
     def trained(seed):
         index = faiss_dpq.IndexDPQ(64, 2, 4)
         index.rq.cp.seed = seed
-        index.train(digits)
+        index.train(digits, effort="fast")
         return index.codebooks
 
     np.testing.assert_array_equal(trained(1), trained(1))
@@ -91,7 +94,7 @@ def test_conjugate_gradients_reach_the_same_codebooks(digits, monkeypatch):
 def test_large_codebooks_train(digits):
     x = np.repeat(digits, 3, axis=0) + np.random.default_rng(0).normal(0, 1, (3 * len(digits), 64))
     index = faiss_dpq.IndexDPQ(64, 3, 12)
-    index.train(x.astype(np.float32))
+    index.train(x.astype(np.float32), effort="fast")
     assert index.train_stats.history[-1] < index.train_stats.history[0]
 
 
@@ -101,6 +104,59 @@ def test_weights_favour_their_prefix(digits):
     short_errors, long_errors = (prefix_errors(c, digits, 8) for c in (short, long))
     assert short_errors[0] < long_errors[0]
     assert long_errors[3] < short_errors[3]
+
+
+def test_index_passes_weights_and_effort_on(digits):
+    index = faiss_dpq.IndexDPQ(64, 2, 4)
+    index.train(digits, effort="fast", weights=[1, 5])
+    assert index.train_stats.iterations == training.EFFORTS["fast"].iterations
+    expected, _ = training.train_codebooks(digits, 2, 4, effort="fast", weights=[1, 5])
+    np.testing.assert_array_equal(index.codebooks, expected)
+    other, _ = training.train_codebooks(digits, 2, 4, effort="fast")
+    assert (other != expected).any()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"effort": "more"}, "effort is 'more', expected one of 'fast', 'default', 'best'"),
+        ({"weights": [1, 1, 1]}, "expected M=2 finite numbers"),
+        ({"weights": [1, 0]}, "the last > 0"),
+        ({"weights": [-1, 1]}, ">= 0"),
+        ({"weights": [np.nan, 1]}, "finite"),
+    ],
+)
+def test_bad_arguments_leave_the_index_as_it_was(digits, arguments, message):
+    index = faiss_dpq.IndexDPQ(64, 2, 4)
+    with pytest.raises(ValueError, match=message):
+        index.train(digits, **arguments)
+    assert not index.is_trained
+
+
+def test_more_effort_lowers_the_error_on_unseen_vectors(digits):
+    order = np.random.default_rng(0).permutation(len(digits))
+    x, unseen = digits[order[:1400]], digits[order[1400:]]
+    errors = [
+        prefix_errors(training.train_codebooks(x, 4, 5, effort=effort)[0], unseen, 32)[-1]
+        for effort in (training.Effort(0, 4, 256), "fast", "default")
+    ]
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_moving_the_vectors_helps_on_unseen_ones(digits, monkeypatch):
+    order = np.random.default_rng(0).permutation(len(digits))
+    x, unseen = digits[order[:600]], digits[order[600:]]
+    moved, _ = training.train_codebooks(x, 4, 5)
+    monkeypatch.setattr(training, "_temperature", lambda turn, turns: 0.0)
+    unmoved, _ = training.train_codebooks(x, 4, 5)
+    assert prefix_errors(moved, unseen, 32)[-1] < prefix_errors(unmoved, unseen, 32)[-1]
+
+
+def test_every_prefix_is_nearly_as_good_as_a_training_of_that_length(digits):
+    whole = prefix_errors(training.train_codebooks(digits, 6, 4)[0], digits, 32)
+    for levels in (1, 2, 4):
+        alone, _ = training.train_codebooks(digits, levels, 4)
+        assert whole[levels - 1] < 1.15 * prefix_errors(alone, digits, 32)[-1]
 
 
 def test_as_many_vectors_as_codewords(digits):
