@@ -1,8 +1,9 @@
 """Exhaustive search of compressed vectors: IndexDPQ beside its peers, `python -m bench.search --help`.
 
 Every peer stores the same bytes a vector as ours. Peers and ours are timed in turn, in rounds, in one process with the
-same number of threads. Peers that are slow are given a fraction of the queries: a batch of them, large enough for all
-threads, whose time grows linearly with their number; the table says of how many queries each time was taken.
+same number of threads. The slow are given a fraction of the queries: a batch of them, large enough for all threads;
+their time grows linearly with their number. The table says of how many queries each time was taken. Ratios are medians,
+with their range over the rounds.
 
 Before anything is timed, results of ours are compared with a plain numpy search over the reconstructions.
 """
@@ -11,6 +12,7 @@ import argparse
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -169,26 +171,33 @@ def _distances(queries: np.ndarray, x: np.ndarray) -> np.ndarray:
 # ---- timing --------------------------------------------------------------------------------------------------------
 
 
-def job(search: Search, queries: Vectors, nq: int, k: int, budget: float) -> timing.Job:
+def job(search: Search, threads: int, queries: Vectors, nq: int, k: int, budget: float) -> timing.Job:
     """Calls of nq queries each, filling about `budget` seconds; of a slow contender, one call with fewer queries."""
-    first = min(nq, _MIN_FRACTION * faiss.omp_get_max_threads())
-    search(queries[:first], k)  # allocations and caches
-    a_query = timing.seconds(lambda: search(queries[:first], k)) / first
-    if a_query * nq > budget:
-        nq = min(nq, max(first, int(budget / a_query)))
-    calls = max(1, min(int(budget / (a_query * nq)), len(queries) // nq, 256))
+    faiss.omp_set_num_threads(threads)
+    size = min(nq, _MIN_FRACTION * threads)
+    while True:
+        search(queries[:size], k)  # allocations and caches
+        took = timing.seconds(partial(search, queries[:size], k))
+        if size == nq or took > budget / 2:
+            break
+        size = min(2 * size, nq)
+    calls = max(1, min(int(budget / took), len(queries) // size, 256))
 
     def run() -> None:
+        faiss.omp_set_num_threads(threads)
         for call in range(calls):
-            search(queries[call * nq : (call + 1) * nq], k)
+            search(queries[call * size : (call + 1) * size], k)
 
     run()
-    return timing.Job(run, calls * nq)
+    return timing.Job(run, calls * size)
 
 
 def measure(entered: dict[str, Contender], queries: Vectors, nq: int, k: int, args: Any) -> list[dict[str, Any]]:
-    """One result a contender."""
-    jobs = {kind: job(contender.search, queries, nq, k, args.budget) for kind, contender in entered.items()}
+    """One result a number of threads and contender; all of them take turns."""
+    jobs = {
+        f"{kind} {threads}": job(contender.search, threads, queries, nq, k, args.budget)
+        for threads, (kind, contender) in itertools.product(args.threads, entered.items())
+    }
     times = timing.interleave(jobs, args.rounds, args.clock)
     return [
         {
@@ -196,13 +205,14 @@ def measure(entered: dict[str, Contender], queries: Vectors, nq: int, k: int, ar
             "note": contender.note,
             "nq": nq,
             "k": k,
-            "threads": faiss.omp_get_max_threads(),
+            "threads": threads,
             "clock": args.clock,
-            "timed_queries": jobs[kind].units,
-            "seconds_a_query": timing.Spread.of(times[kind]),
-            "times_ours": timing.ratios(times[kind], times["ours"]),
+            "timed_queries": jobs[f"{kind} {threads}"].units,
+            "seconds_a_query": timing.Spread.of(times[f"{kind} {threads}"]),
+            "times_ours": timing.ratios(times[f"{kind} {threads}"], times[f"ours {threads}"]),
+            "speed_up": timing.ratios(times[f"{kind} {args.threads[0]}"], times[f"{kind} {threads}"]),
         }
-        for kind, contender in entered.items()
+        for threads, (kind, contender) in itertools.product(args.threads, entered.items())
     ]
 
 
@@ -218,8 +228,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             if contender.note:
                 print(f"{contender.name}: {contender.note}")
         rows = []
-        for threads, nq, k in itertools.product(args.threads, args.nq, args.k):
-            faiss.omp_set_num_threads(threads)
+        for nq, k in itertools.product(args.nq, args.k):
             here = measure(entered, dataset.queries, nq, k, args)
             results += [{"dataset": name, "n": dataset.n, "M": M, **result} for result in here]
             rows += [_row(result, dataset.n) for result in here]
@@ -227,20 +236,21 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     return results
 
 
-_HEADER = ("threads", "nq", "k", "index", "queries timed", "us a query", "G distances/s", "times ours (range)")
+_HEADER = ("nq", "k", "threads", "index", "queries timed", "us a query", "G distances/s", "times ours", "speed-up")
 
 
 def _row(result: dict[str, Any], n: int) -> tuple[object, ...]:
-    seconds, ratio = result["seconds_a_query"].median, result["times_ours"]
+    seconds, one_thread_count = result["seconds_a_query"].median, result["speed_up"] == (1, 1, 1)
     return (
-        result["threads"],
         result["nq"],
         result["k"],
+        result["threads"],
         result["name"],
         result["timed_queries"],
         f"{1e6 * seconds:.1f}",
         f"{n / seconds / 1e9:.3f}",
-        "" if result["name"].startswith(OURS) else ratio,
+        "" if result["name"].startswith(OURS) else result["times_ours"],
+        "" if one_thread_count else result["speed_up"],
     )
 
 
@@ -253,7 +263,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--M", **several, default=[4], help="bytes a vector")
     parser.add_argument("--nq", **several, default=[1, 1000], help="queries a call")
     parser.add_argument("--k", **several, default=[10])
-    parser.add_argument("--threads", **several, default=[1])
+    parser.add_argument("--threads", **several, default=[1], help="speed-up is over the first number")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=["pq", "fastscan"])
     parser.add_argument("--budget", type=float, default=0.3, help="seconds a contender and round, about")
