@@ -10,6 +10,16 @@ from ._scan import Labels, Selection
 _CHUNK = 1 << 18  # ids asked for at a time: 1 MiB of stand-in vectors
 
 
+def selector_of(params: faiss.SearchParameters | None) -> faiss.IDSelector | None:
+    """The selector of search parameters, as the object that was put there.
+
+    SWIG gives `params.sel` back as a plain IDSelector; FAISS's wrapper keeps the object itself so that it lives on.
+    """
+    if params is None:
+        return None
+    return getattr(params, "_sp_field_refs", {}).get("sel", params.sel)
+
+
 def select(selector: faiss.IDSelector | None, n: int) -> Selection:
     """The vectors among range(n) that `selector` admits; all of them without one."""
     if selector is None or isinstance(selector, faiss.IDSelectorAll):

@@ -335,7 +335,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         levels = self._checked_levels(levels, "params.levels") if levels else self.levels
         quantizer = self.quantizer
         packed = self._packed_codes()
-        selection = _selection.select(None if params is None else params.sel, len(packed))
+        selection = _selection.select(_selection.selector_of(params), len(packed))
         return self._derived_codes(quantizer, levels), packed, selection
 
     def range_search(
