@@ -11,31 +11,24 @@ an index stores norms.
 """
 
 import argparse
-import gzip
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import faiss
 import numpy as np
 
 import faiss_dpq
+from bench.data import images
 from faiss_dpq.datasets import VectorSet, load_glove
 
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 POINTS_PER_CENTROID = 1 << 20  # no limit
 RANKS = (1, 10, 100)
 
 
 def load_fashion_mnist(queries: int = 5_000) -> VectorSet:
     """The 60,000 training images, as training vectors and as base, and the first test images as queries."""
-
-    def images(name: str) -> np.ndarray:
-        with gzip.open(FASHION_MNIST / f"{name}-images-idx3-ubyte.gz") as f:
-            return np.frombuffer(f.read(), np.uint8, offset=16).reshape(-1, 784).astype(np.float32)
-
-    base = images("train")
-    return VectorSet(train=base, base=base, queries=images("t10k")[:queries])
+    base = images("train-images-idx3-ubyte.gz")
+    return VectorSet(train=base, base=base, queries=images("t10k-images-idx3-ubyte.gz")[:queries])
 
 
 DATA: dict[str, Callable[[], VectorSet]] = {"glove": load_glove, "fashion-mnist": load_fashion_mnist}

@@ -56,8 +56,8 @@ def load(name: str, n: int = 1_000_000) -> Dataset:
         vectors = load_glove(train=_TRAIN, queries=QUERIES)
         return _in_memory(name, vectors.train, vectors.base, vectors.queries)
     if name == "fashion-mnist":
-        base = _images("train-images-idx3-ubyte.gz")
-        return _in_memory(name, base, base, _images("t10k-images-idx3-ubyte.gz")[:QUERIES])
+        base = images("train-images-idx3-ubyte.gz")
+        return _in_memory(name, base, base, images("t10k-images-idx3-ubyte.gz")[:QUERIES])
     raise ValueError(f"dataset is {name!r}, expected one of {', '.join(NAMES)}")
 
 
@@ -87,10 +87,11 @@ def _in_memory(name: str, train: Vectors, base: Vectors, queries: Vectors) -> Da
     return Dataset(name, len(base), base.shape[1], train, queries, blocks)
 
 
-def _images(file: str) -> Vectors:
+def images(file: str) -> Vectors:
+    """The images of one of Fashion-MNIST's files, as float32 rows of 784 pixels."""
     path = FASHION_MNIST / file
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: install Debian's package dataset-fashion-mnist")
     header_bytes, pixels = 16, 28 * 28
-    with gzip.open(path) as images:
-        return np.frombuffer(images.read(), np.uint8, offset=header_bytes).reshape(-1, pixels).astype(np.float32)
+    with gzip.open(path) as stream:
+        return np.frombuffer(stream.read(), np.uint8, offset=header_bytes).reshape(-1, pixels).astype(np.float32)

@@ -6,6 +6,10 @@
 
 #define DPQ_INLINE static inline __attribute__((always_inline))
 
+/* Columns whose products `linear` sums in registers before they join the output: rounding errors grow with the length of
+ * a chain of additions. */
+enum { DPQ_LINEAR_DEPTH = 64 };
+
 /* One beam search step of a block of vectors: see encode_impl.h. */
 typedef struct {
     size_t n, K, level, beam_in, beam_out;

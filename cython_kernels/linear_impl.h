@@ -6,10 +6,6 @@
  * threads beside ours.) */
 #include "kernels.h"
 
-/* Columns whose products are summed in registers before they join the output: rounding errors grow with the length of a
- * chain of additions. */
-enum { LINEAR_DEPTH = 64 };
-
 /* Columns [begin, end) of a tile; `bias` begins the sum, at the first of them. */
 DPQ_INLINE void linear_tile(size_t rows, size_t panels_here, const float *x, size_t d, size_t begin, size_t end,
                             const float *panels, const float *bias, float scale, float *out, size_t ldo)
@@ -31,12 +27,12 @@ DPQ_INLINE void linear_tile(size_t rows, size_t panels_here, const float *x, siz
         }
 }
 
-/* A tile's columns, LINEAR_DEPTH at a time. */
+/* A tile's columns, DPQ_LINEAR_DEPTH at a time. */
 DPQ_INLINE void linear_columns(size_t rows, size_t panels_here, const float *x, size_t d, const float *panels,
                                const float *bias, float scale, float *out, size_t ldo)
 {
-    for (size_t begin = 0; begin < d; begin += LINEAR_DEPTH)
-        linear_tile(rows, panels_here, x, d, begin, begin + LINEAR_DEPTH < d ? begin + LINEAR_DEPTH : d, panels, bias,
+    for (size_t begin = 0; begin < d; begin += DPQ_LINEAR_DEPTH)
+        linear_tile(rows, panels_here, x, d, begin, begin + DPQ_LINEAR_DEPTH < d ? begin + DPQ_LINEAR_DEPTH : d, panels, bias,
                     scale, out, ldo);
 }
 

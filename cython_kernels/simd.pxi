@@ -72,12 +72,14 @@ cdef extern from "kernels.h" nogil:
 
     enum:
         DPQ_HASH_BLOCK
+        DPQ_LINEAR_DEPTH
 
 cdef enum:
     DPQ_PANEL = 16
 
 PANEL = DPQ_PANEL
 HASH_BLOCK = DPQ_HASH_BLOCK
+LINEAR_DEPTH = DPQ_LINEAR_DEPTH
 
 cdef const dpq_kernels *kernels = NULL
 cdef str chosen_level = ""

@@ -264,8 +264,8 @@ class ProgressiveQuantizer:
     def table_errors(self, norms: Floats, levels: int) -> Floats:
         """How far tables and cross terms of queries, summed over the levels, may be from their real values.
 
-        Every entry is a chain of d multiply-adds, so by the Cauchy-Schwarz inequality off by (d + 3) u ||q|| ||c|| at
-        most, u = 2^-24; every term is a sum of levels^2 / 2 rounded entries.
+        Every entry is a sum of chains of 64 multiply-adds, so by the Cauchy-Schwarz inequality off by
+        (64 + d / 64 + 3) u ||q|| ||c|| at most, u = 2^-24; every term is a sum of levels^2 / 2 rounded entries.
 
         Parameters
         ----------
@@ -283,7 +283,7 @@ class ProgressiveQuantizer:
     def _error_factors(self, levels: int) -> tuple[np.float32, np.float32]:
         longest = self._longest_codewords[:levels]
         reach = longest.sum()
-        entries = self.d + 3
+        entries = min(self.d, _kernels.LINEAR_DEPTH) + -(-self.d // _kernels.LINEAR_DEPTH) + 3
         terms = levels * (levels - 1) // 2 + 4 * levels + 2
         of_norm = 2 * entries * reach
         constant = entries * (longest**2).sum() + terms * reach**2
