@@ -17,12 +17,13 @@ PYTHON_SOURCES := setup.py faiss_dpq tests bench
 help: ## Show what each target does.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
+# FAISS's threads spin while they wait, by default; where others need the cores, too, that makes
+# its trainings several times slower.
+demo test: export OMP_WAIT_POLICY := passive
+
 demo: $(VENV)/demo.stamp ## Compare IndexDPQ with FAISS's quantizers on real vectors.
 	$(BIN)/faiss-dpq demo
 
-# FAISS's threads spin while they wait, by default; where others need the cores, too, that makes
-# the tests' many small trainings several times slower.
-test: export OMP_WAIT_POLICY := passive
 test: lint ## Lint and run all tests.
 	$(BIN)/python -m pytest -q
 

@@ -41,7 +41,7 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     for option, least, size, what in (
         ("--train", 256, 30_000, "vectors to train on"),  # at least one a codeword
-        ("--base", 1, 290_000, "vectors in the database"),
+        ("--base", 1, 200_000, "vectors in the database"),
         ("--queries", 1, 5_000, "queries"),
     ):
         parser.add_argument(option, type=_at_least(least), default=size, metavar="N", help=what)
