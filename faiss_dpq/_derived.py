@@ -32,6 +32,8 @@ class DerivedCodes:
         The terms themselves, where the quantizer has no cross tables to look them up.
     term_min, term_step : float
         The bins' first edge, and their width.
+    hashes : array, uint64
+        Of the blocks of codes that all this is true of; replaced, last of all, when it changes.
     n : int
         Number of codes.
     radius : float
@@ -44,22 +46,14 @@ class DerivedCodes:
         self.terms: Floats | None = None
         self.term_min = self.term_step = self.radius = 0.0
         self._has_terms = levels > 1 and metric == faiss.METRIC_L2
-        self._hashes = np.empty(0, np.uint64)
+        self.hashes = np.empty(0, np.uint64)
         self.n = 0
         self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return sum(a.nbytes for a in (self._hashes, self.bins, self.terms) if a is not None)
-
-    def could_be_of(self, packed: Bytes) -> bool:
-        """Whether everything may be true of these codes, which their hashes have to tell."""
-        return len(packed) > 0 and self.n == len(packed)
-
-    def is_of(self, hashes: npt.NDArray[np.uint64]) -> bool:
-        """Whether everything is true of codes that have these hashes."""
-        return np.array_equal(hashes, self._hashes)
+        return sum(a.nbytes for a in (self.hashes, self.bins, self.terms) if a is not None)
 
     def update(self, packed: Bytes) -> None:
         """Make everything true of the codes `packed`, shape (n, code_size), recomputing what has changed."""
@@ -71,15 +65,15 @@ class DerivedCodes:
         # Several blocks a thread: starting one costs more than hashing 16 KiB.
         n_threads = min(faiss.omp_get_max_threads(), 1 + len(hashes) // 16)
         _parallel.run(hash_slice, [(part,) for part in _parallel.slices(len(hashes), n_threads)])
-        if self.is_of(hashes):
+        if np.array_equal(hashes, self.hashes):
             return
         with self._lock:
-            known = min(len(hashes), len(self._hashes))
+            known = min(len(hashes), len(self.hashes))
             same = np.zeros(len(hashes), bool)
-            same[:known] = hashes[:known] == self._hashes[:known]
+            same[:known] = hashes[:known] == self.hashes[:known]
             changed = _runs(np.flatnonzero(~same))
             self._recompute(packed, [slice(a * _BLOCK, min(b * _BLOCK, len(packed))) for a, b in changed])
-            self._hashes, self.n = hashes, len(packed)
+            self.hashes, self.n = hashes, len(packed)
 
     def _recompute(self, packed: Bytes, changed: list[slice]) -> None:
         self.radius = max([self.radius, *(self._radius(packed[part]) for part in changed)])

@@ -92,9 +92,10 @@ def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Float
     D = np.empty((len(xq), k), np.float32)
     I = np.empty((len(xq), k), np.int64)
     quantizer = derived.quantizer
-    hashes = None
-    if len(xq) == 1 and selection == Selection(0, len(packed)) and derived.could_be_of(packed):
-        # One query reads the codes no more often than their hash does: it takes the hash along.
+    hashes, expected = None, derived.hashes
+    if len(xq) == 1 and selection == Selection(0, len(packed)) and 0 < len(packed) == derived.n:
+        # One query reads the codes no more often than their hash does: it takes the hash along. It is compared with
+        # that of before the scan: another thread may bring `derived` up to date meanwhile.
         hashes = np.empty(-(-len(packed) // _kernels.HASH_BLOCK), np.uint64)
     else:
         derived.update(packed)
@@ -106,7 +107,7 @@ def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Float
         part = slice(start, min(start + block, len(xq)))
         tables = quantizer.tables(xq[part], derived.levels, derived.metric)
         _scan_block(derived, vectors, tables, hashes, D[part], I[part])
-    if hashes is not None and not derived.is_of(hashes):
+    if hashes is not None and not np.array_equal(hashes, expected):
         derived.update(packed)
         return search(derived, packed, selection, xq, k)
     if derived.metric == faiss.METRIC_L2:

@@ -217,7 +217,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         numeric_type, xq_train
             As in faiss.Index.train; training queries are not used.
         effort : "fast", "default", "best" or faiss_dpq.training.Effort
-            How much work to do: "fast" takes about a tenth of the time of "default", "best" some six times it.
+            How much work to do; "best" makes three times the turns of "default", with twice the beam.
         weights : array, shape (M,), optional
             The weight of the error at every prefix length; M, M - 1, ..., 1 by default, which is best at full length
             too.
