@@ -1,15 +1,12 @@
 """The vectors that benchmarks search: synthetic clusters of any number, and two real sets from installed packages."""
 
-import gzip
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from faiss_dpq.datasets import Vectors, load_glove
+from faiss_dpq.datasets import Vectors, load_fashion_mnist, load_glove
 
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's dataset-fashion-mnist puts it
 NAMES = ("clustered", "glove", "fashion-mnist")
 
 _BLOCK = 1 << 17
@@ -56,8 +53,8 @@ def load(name: str, n: int = 1_000_000) -> Dataset:
         vectors = load_glove(train=_TRAIN, queries=QUERIES)
         return _in_memory(name, vectors.train, vectors.base, vectors.queries)
     if name == "fashion-mnist":
-        base = images("train-images-idx3-ubyte.gz")
-        return _in_memory(name, base, base, images("t10k-images-idx3-ubyte.gz")[:QUERIES])
+        vectors = load_fashion_mnist(QUERIES)
+        return _in_memory(name, vectors.train, vectors.base, vectors.queries)
     raise ValueError(f"dataset is {name!r}, expected one of {', '.join(NAMES)}")
 
 
@@ -85,13 +82,3 @@ def _in_memory(name: str, train: Vectors, base: Vectors, queries: Vectors) -> Da
             yield base[start : start + _BLOCK]
 
     return Dataset(name, len(base), base.shape[1], train, queries, blocks)
-
-
-def images(file: str) -> Vectors:
-    """The images of one of Fashion-MNIST's files, as float32 rows of 784 pixels."""
-    path = FASHION_MNIST / file
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: install Debian's package dataset-fashion-mnist")
-    header_bytes, pixels = 16, 28 * 28
-    with gzip.open(path) as stream:
-        return np.frombuffer(stream.read(), np.uint8, offset=header_bytes).reshape(-1, pixels).astype(np.float32)

@@ -25,10 +25,11 @@ def encode_from_tables(
     cdef float[:, ::1] tables = aligned_empty((block_size, ldt))
     cdef uint16_t[:, :, :, ::1] beam_codes = np.zeros((2, block_size, beam_size, M), np.uint16)
     cdef float[:, :, ::1] beam_scores = np.zeros((2, block_size, beam_size), np.float32)
+    cdef float[::1] norms = np.einsum("ij,ij->i", x, x)
     cdef uintptr_t[::1] rows = np.empty(M, np.uintp)
     cdef float[::1] partial = aligned_empty(M * K)
     cdef uint32_t[::1] slots = np.empty(beam_size + beam_size * K, np.uint32)
-    cdef float[::1] scores = aligned_empty(2 * (beam_size * K + 16) + 4 * (beam_size + 16))
+    cdef float[::1] scores = aligned_empty(beam_size * K + 16 + 4 * (beam_size + 16))
     cdef dpq_encode_step step
     cdef int side
     if n == 0:
@@ -48,6 +49,7 @@ def encode_from_tables(
         while start < n:
             here = min(block_size, n - start)
             step.n = here
+            step.norms = &norms[start]
             step.beam_in = 1
             side = 0
             memset(&beam_scores[0, 0, 0], 0, here * sizeof(float))
@@ -88,7 +90,7 @@ def encode_level_from_residuals(
     """One step of the beam search where `tables` (n * beam_in, K) scores every beam entry's own residual."""
     cdef size_t extensions = codes_in.shape[1] * K, beam_out = codes_out.shape[1]
     cdef uint32_t[::1] slots = np.empty(beam_out + extensions, np.uint32)
-    cdef float[::1] scores = aligned_empty(2 * (extensions + 16) + 4 * (beam_out + 16))
+    cdef float[::1] scores = aligned_empty(extensions + 16 + 4 * (beam_out + 16))
     cdef dpq_encode_step step
     step.n = codes_in.shape[0]
     step.K = K
@@ -99,6 +101,7 @@ def encode_level_from_residuals(
     step.beam_stride = tables.shape[1]
     step.vector_stride = step.beam_in * step.beam_stride
     step.cross = NULL
+    step.norms = NULL
     step.code_stride = codes_in.shape[2]
     step.codes_in = &codes_in[0, 0, 0]
     step.scores_in = &scores_in[0, 0]

@@ -18,14 +18,15 @@ typedef struct {
     const float *cross;       /* [pair][K][K], doubled; NULL where `tables` already holds the residual's scores */
     size_t code_stride;       /* M: room for a whole code in every beam entry */
     const uint16_t *codes_in; /* [n][beam_in][code_stride] */
-    const float *scores_in;   /* [n][beam_in] */
+    const float *scores_in;   /* [n][beam_in]: squared errors less the vectors' squared norms */
+    const float *norms;       /* [n]: these, roughly; NULL where `scores_in` are the errors themselves */
     uint16_t *codes_out;      /* [n][beam_out][code_stride] */
     float *scores_out;        /* [n][beam_out] */
     uint32_t *parents_out;    /* [n][beam_out]: the beam entry extended; may be NULL */
     const float **rows;       /* scratch [level] */
     float *partial;           /* scratch [level][K] */
     uint32_t *slots;          /* scratch [beam_out + beam_in * K] */
-    float *scores;            /* scratch [2 * (beam_in * K + 16) + 4 * (beam_out + 16)] */
+    float *scores;            /* scratch [beam_in * K + 16 + 4 * (beam_out + 16)] */
 } dpq_encode_step;
 
 typedef struct {

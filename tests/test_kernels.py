@@ -103,6 +103,21 @@ def test_encode_is_beam_search(simd, shape, beam_size, by_tables, monkeypatch):
     np.testing.assert_allclose(errors(codebooks, x, codes)[same], errors(codebooks, x, expected)[same])
 
 
+@pytest.mark.parametrize("beam_size", [1, 5, 40])
+def test_a_code_does_not_depend_on_the_vectors_encoded_before(simd, beam_size):
+    # The encoder guesses from earlier vectors how good the best prefixes will be: here it is misled both ways.
+    rng = np.random.default_rng(5)
+    codebooks = naive.random_codebooks(rng, 4, 256, 12)
+    codebooks[1, 128:] = codebooks[1, :128]  # ties
+    x = rng.standard_normal((120, 12)).astype(np.float32)
+    x[20:40] *= 100
+    x[60:90] *= np.float32(0.01)
+    x[100] = np.nan
+    quantizer = ProgressiveQuantizer(codebooks)
+    together = quantizer.encode(x, beam_size)
+    np.testing.assert_array_equal(together, np.concatenate([quantizer.encode(v[None], beam_size) for v in x]))
+
+
 def test_encode_far_from_the_origin_is_as_good(simd, digits):
     codebooks = naive.random_codebooks(np.random.default_rng(0), 4, 16, 64) + digits.mean(0) / 4
     offset = np.zeros_like(codebooks)
