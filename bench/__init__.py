@@ -1,1 +1,1 @@
-"""Benchmarks beside FAISS: python -m bench.search, bench.encode, bench.accuracy, and pytest bench."""
+"""Benchmarks beside FAISS: python -m bench.search, bench.encode, and pytest bench."""

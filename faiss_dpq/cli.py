@@ -2,10 +2,17 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import faiss
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 class CommandError(Exception):
@@ -27,6 +34,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="faiss-dpq", description="Deep Progressive Quantization for FAISS.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_demo(commands)
+    _add_train(commands)
+    _add_build(commands)
+    _add_search(commands)
+    _add_info(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -85,6 +97,217 @@ def _demo(arguments: argparse.Namespace) -> None:
     print(demo.describe(vectors, runs))
     demo.plot(runs, arguments.output)
     print(f"Plot: {arguments.output}")
+
+
+def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train an index on a file of vectors",
+        description="Learn codebooks from the vectors of a file (.npy, .fvecs or .bvecs) and write the trained, empty "
+        "index, which `build` fills.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("vectors", type=Path, help="training vectors")
+    parser.add_argument("--index", default="DPQ8x8", metavar="STRING", help="what faiss_dpq.index_factory takes")
+    parser.add_argument("--metric", choices=_METRICS, default="l2")
+    parser.add_argument("--effort", choices=("fast", "default", "best"), default="default", help="of an IndexDPQ")
+    _add_output(parser, "the index")
+    parser.set_defaults(run=_train)
+
+
+_METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    import faiss_dpq
+
+    x = _vectors(arguments.vectors)
+    with _reported():
+        index = faiss_dpq.index_factory(x.shape[1], arguments.index, _METRICS[arguments.metric])
+        chosen = {"effort": arguments.effort} if isinstance(index, _DPQ) else {}
+        if arguments.effort != "default" and not chosen:
+            raise CommandError(f"--effort: {arguments.index} is trained by FAISS's wrappers, which do not take it")
+        index.train(_float32(x), **chosen)
+        faiss_dpq.write_index(index, str(arguments.output))
+    print(f"{arguments.output}: {_described(index)}")
+
+
+def _add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "build",
+        help="add a file of vectors to a trained index",
+        description="Encode the vectors of a file (.npy, .fvecs or .bvecs), block by block, into a trained index.",
+    )
+    parser.add_argument("index", type=Path, help="a trained index")
+    parser.add_argument("vectors", type=Path, help="vectors to be added")
+    _add_output(parser, "the filled index; it may be the index itself")
+    parser.set_defaults(run=_build)
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    import faiss_dpq
+
+    index, x = _read_index(arguments.index), _vectors(arguments.vectors)
+    with _reported():
+        for start in range(0, len(x), _BLOCK):
+            index.add(_float32(x[start : start + _BLOCK]))
+        faiss_dpq.write_index(index, str(arguments.output))
+    print(f"{arguments.output}: {_described(index)}")
+
+
+def _add_search(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "search",
+        help="search an index for the vectors of a file",
+        description="Write distances and ids of the nearest codes of every query to an .npz file, arrays D and I.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("index", type=Path, help="a filled index")
+    parser.add_argument("queries", type=Path, help="query vectors: .npy, .fvecs or .bvecs")
+    parser.add_argument("-k", type=_at_least(1), default=10, help="results a query")
+    parser.add_argument(
+        "--set", default="", metavar="NAME=VALUE,...", help="parameters of the search: levels, nprobe, k_factor, ..."
+    )
+    _add_output(parser, "the .npz file")
+    parser.set_defaults(run=_search)
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    import faiss_dpq
+
+    index, xq = _read_index(arguments.index), _vectors(arguments.queries)
+    with _reported():
+        if arguments.set:
+            faiss_dpq.ParameterSpace().set_index_parameters(index, arguments.set)
+        queries = _float32(xq)
+        started = time.perf_counter()
+        D, I = index.search(queries, arguments.k)
+        seconds = time.perf_counter() - started
+        with arguments.output.open("wb") as file:
+            np.savez(file, D=D, I=I)
+    print(f"{arguments.output}: {len(xq):,} queries, {len(xq) / seconds:,.0f} a second")
+
+
+def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("info", help="tell what is in an index file", description="Describe an index file.")
+    parser.add_argument("index", type=Path)
+    parser.set_defaults(run=lambda arguments: print(_described(_read_index(arguments.index))))
+
+
+_BLOCK = 1 << 20  # vectors read and added at a time
+
+
+def _add_output(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=what)
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """What FAISS and this package raise on bad input, as the command's failure."""
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError, OSError) as error:
+        raise CommandError(str(error)) from error
+
+
+def _read_index(path: Path) -> faiss.Index:
+    import faiss_dpq
+
+    with _reported():
+        return faiss_dpq.read_index(str(path))
+
+
+def _vectors(path: Path) -> "npt.NDArray[Any]":
+    """The vectors of a file, shape (n, d), mapped into memory."""
+    import numpy as np
+    from faiss.contrib.vecs_io import bvecs_mmap, fvecs_mmap
+
+    readers = {".npy": lambda name: np.load(name, mmap_mode="r"), ".fvecs": fvecs_mmap, ".bvecs": bvecs_mmap}
+    if path.suffix not in readers:
+        raise CommandError(f"{path}: expected a file of vectors, {', '.join(readers)}")
+    with _reported():
+        x = readers[path.suffix](str(path))
+    if x.ndim != 2 or not np.issubdtype(x.dtype, np.number):
+        raise CommandError(f"{path}: holds {x.dtype} of shape {x.shape}, expected numbers of shape (n, d)")
+    return x
+
+
+def _float32(x: "npt.NDArray[Any]") -> "npt.NDArray[np.float32]":
+    import numpy as np
+
+    return np.ascontiguousarray(x, np.float32)
+
+
+def _described(index: faiss.Index) -> str:
+    """A line about an index, and about those inside it."""
+    from faiss_dpq import IndexDPQ
+
+    parts = [type(index).__name__, f"d={index.d}"]
+    if hasattr(index, "rq"):
+        parts.append(f"{index.rq.M}x{index.rq.nbits.at(0)}")
+    if isinstance(index, faiss.IndexIVF):
+        parts.append(f"nlist={index.nlist}")
+    metrics = {value: name for name, value in _METRICS.items()}
+    parts.append(f"metric={metrics.get(index.metric_type, index.metric_type)}")
+    parts.append(f"{index.ntotal:,} vectors" if index.is_trained else "not trained")
+    if isinstance(index, faiss.IndexFlatCodes):
+        parts.append(f"{index.code_size} bytes each")
+    if isinstance(index, IndexDPQ) and index.is_trained:
+        parts.append(f"beam_size={index.beam_size}")
+    inner = getattr(index, "index", None) or getattr(index, "base_index", None)
+    line = ", ".join(parts)
+    return f"{line}\n  of {_described(faiss.downcast_index(inner))}" if isinstance(inner, faiss.Index) else line
+
+
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure recall, error, cost and speed at equal bytes beside FAISS's quantizers",
+        description="Train, fill and search IndexDPQ and FAISS's quantizers on real vectors: GloVe, Fashion-MNIST's "
+        "pixels, and sentence embeddings of WordNet. Everything takes hours; rows that the folder has already are not "
+        "measured again. Writes rows.jsonl, report.md and a plot for every data set.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--data", nargs="+", default=["glove", "fashion-mnist", "wordnet"], metavar="NAME")
+    parser.add_argument("--bytes", nargs="+", type=_at_least(2), default=[2, 4, 8, 16], metavar="N", help="a vector")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="all by default; --list shows them")
+    parser.add_argument(
+        "--prefixes", nargs="*", type=_at_least(2), default=[], metavar="M", help="prefixes of an IndexDPQ of M levels"
+    )
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: seconds of all threads together")
+    parser.add_argument("--threads", type=_at_least(1), default=faiss.omp_get_max_threads(), metavar="N")
+    parser.add_argument("--output", type=Path, default=Path("faiss-dpq-bench"), metavar="FOLDER")
+    parser.add_argument("--list", action="store_true", help="show the names of methods and data sets, and stop")
+    parser.set_defaults(run=_bench)
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from faiss_dpq import benchmark
+
+    if arguments.list:
+        print("methods:", ", ".join(benchmark.METHODS))
+        print("data:", ", ".join(benchmark.DATA))
+        return
+    methods = list(benchmark.METHODS) if arguments.methods is None else arguments.methods
+    for option, names, known in (("--data", arguments.data, benchmark.DATA), ("--methods", methods, benchmark.METHODS)):
+        for name in names:
+            if name not in known:
+                raise CommandError(f"{option}: there is no {name!r}, expected some of {', '.join(known)}")
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise CommandError(f"--output: {arguments.output} is not a directory")
+    faiss.omp_set_num_threads(arguments.threads)
+    print(benchmark.markdown([], benchmark.HEAD))
+    try:
+        rows = benchmark.run(
+            arguments.output, arguments.data, arguments.bytes, methods, arguments.prefixes, arguments.clock
+        )
+        for row in rows:
+            print("| " + " | ".join(benchmark.cells(row)) + " |", flush=True)
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise CommandError(str(error)) from error
+    print(f"Report: {benchmark.report(arguments.output)}")
 
 
 def _at_least(least: int) -> Callable[[str], int]:
