@@ -12,9 +12,25 @@ from .io import (
 )
 from .quantizer import ProgressiveQuantizer
 from .training import TrainStats, train_codebooks
+from .wrappers import (
+    IndexIDMap,
+    IndexIDMap2,
+    IndexPreTransform,
+    IndexRefine,
+    IndexRefineFlat,
+    IndexReplicas,
+    IndexShards,
+)
 
 __all__ = [
     "IndexDPQ",
+    "IndexIDMap",
+    "IndexIDMap2",
+    "IndexPreTransform",
+    "IndexRefine",
+    "IndexRefineFlat",
+    "IndexReplicas",
+    "IndexShards",
     "ProgressiveQuantizer",
     "SearchParametersDPQ",
     "TrainStats",
