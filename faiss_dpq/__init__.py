@@ -1,6 +1,7 @@
 """Deep Progressive Quantization for FAISS: IndexDPQ stands where faiss.IndexPQ stood."""
 
 from ._kernels import simd_level
+from .factory import index_factory
 from .index import IndexDPQ, SearchParametersDPQ
 from .io import (
     clone_index,
@@ -10,6 +11,7 @@ from .io import (
     serialize_index,
     write_index,
 )
+from .parameter_space import ParameterSpace
 from .quantizer import ProgressiveQuantizer
 from .training import TrainStats, train_codebooks
 from .wrappers import (
@@ -31,12 +33,14 @@ __all__ = [
     "IndexRefineFlat",
     "IndexReplicas",
     "IndexShards",
+    "ParameterSpace",
     "ProgressiveQuantizer",
     "SearchParametersDPQ",
     "TrainStats",
     "clone_index",
     "deserialize_index",
     "downcast_index",
+    "index_factory",
     "read_index",
     "serialize_index",
     "simd_level",

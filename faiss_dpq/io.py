@@ -50,7 +50,7 @@ def downcast_index(index: faiss.Index) -> faiss.Index:
     ours_class = choose(specific) if choose else None
     if ours_class is None:
         return specific
-    ours = ours_class.__new__(ours_class)
+    ours: Any = object.__new__(ours_class)
     ours.this = specific.this
     ours.referenced_objects = [index]
     return ours

@@ -9,6 +9,7 @@ Nothing is kept beside the C++ object but the Python objects of the indexes with
 C++ object may change it at any time.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -170,10 +171,10 @@ class _Wrapper(faiss.Index):
 
 def _set_pointer(wrapper: faiss.Index, field: property, index: faiss.Index | None) -> None:
     """Set a pointer of a C++ object, which SWIG takes for a transfer of ownership: it is none."""
-    owned = index is not None and index.thisown
+    owned = index.thisown if index is not None else False
     field.fset(wrapper, index)  # type: ignore[misc]
-    if owned:
-        index.thisown = True
+    if index is not None:
+        index.thisown = owned
 
 
 def _parameter(params: faiss.SearchParameters, name: str) -> faiss.SearchParameters | None:
@@ -186,8 +187,8 @@ def _with_selector(params: faiss.SearchParameters, selector: faiss.IDSelector) -
 
     FAISS's IndexIDMap changes the caller's object during the search, which another thread may be using.
     """
-    swig_class = next(c for c in type(params).__mro__ if c.__module__.startswith("faiss."))
-    copy = type(params).__new__(type(params))
+    swig_class: Any = next(c for c in type(params).__mro__ if c.__module__.startswith("faiss."))
+    copy: Any = object.__new__(type(params))
     swig_class.original_init(copy)
     for name in dir(swig_class):
         if isinstance(getattr(swig_class, name), property) and name not in ("thisown", "sel"):
@@ -577,7 +578,7 @@ class IndexRefine(_Wrapper, faiss.IndexRefine):
         self._require_trained("range_search")
         base_params, k_factor = self._refinement(params, "range_search")
         lims, _, I = self.base_index.range_search(x, thresh * k_factor, params=base_params)
-        parts = [I[None, begin:end] for begin, end in zip(lims[:-1], lims[1:], strict=True)]
+        parts = [I[None, begin:end] for begin, end in itertools.pairwise(lims)]
         refined = [self._refined(x[q : q + 1], part)[0] for q, part in enumerate(parts)]
         D = np.concatenate([np.empty(0, np.float32), *refined])
         near = thresh < D if self.metric_type == faiss.METRIC_INNER_PRODUCT else thresh > D
@@ -658,12 +659,12 @@ class _Threaded(_Wrapper):
     def _inner_indexes(self) -> list[faiss.Index]:
         return [self.at(i) for i in range(self.count())]
 
-    def addIndex(self, index: faiss.Index) -> None:  # noqa: N802, FAISS's name
+    def addIndex(self, index: faiss.Index) -> None:
         """Add an index."""
         super().addIndex(index)
         self._keep(index)
 
-    def removeIndex(self, index: faiss.Index) -> None:  # noqa: N802, FAISS's name
+    def removeIndex(self, index: faiss.Index) -> None:
         """Remove an index that was added."""
         super().removeIndex(index)
         self._forget(index)
@@ -875,7 +876,8 @@ class IndexReplicas(_Threaded, faiss.IndexReplicas):
         self._require_some("search", "replicas")
         parts = self._parts(len(x))
         results = self._run(lambda i, index: index.search(x[parts[i]], k, params=params))
-        return _result(*(np.concatenate(part) for part in zip(*results, strict=True)), D, I)
+        distances, labels = (np.concatenate(part) for part in zip(*results, strict=True))
+        return _result(distances, labels, D, I)
 
     def range_search(
         self, x: npt.NDArray[Any], thresh: float, *, params: faiss.SearchParameters | None = None
@@ -899,13 +901,18 @@ def _result(distances: Floats, labels: Labels, D: Floats | None, I: Labels | Non
     return distances if D is None else D, labels if I is None else I
 
 
-for _ours in (
-    IndexIDMap,
-    IndexIDMap2,
-    IndexPreTransform,
-    IndexRefine,
-    IndexRefineFlat,
-    IndexShards,
-    IndexReplicas,
-):
-    DOWNCASTS[getattr(faiss, _ours.__name__)] = lambda index, ours=_ours: ours
+def _always(ours: type[faiss.Index]) -> Callable[[faiss.Index], type[faiss.Index]]:
+    return lambda index: ours
+
+
+DOWNCASTS.update(
+    {
+        faiss.IndexIDMap: _always(IndexIDMap),
+        faiss.IndexIDMap2: _always(IndexIDMap2),
+        faiss.IndexPreTransform: _always(IndexPreTransform),
+        faiss.IndexRefine: _always(IndexRefine),
+        faiss.IndexRefineFlat: _always(IndexRefineFlat),
+        faiss.IndexShards: _always(IndexShards),
+        faiss.IndexReplicas: _always(IndexReplicas),
+    }
+)
