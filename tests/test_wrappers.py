@@ -97,7 +97,7 @@ def filled(name, metric=faiss.METRIC_L2, classes=faiss_dpq, n=N):
 def assert_same_result(ours, stock):
     """Equal distances, and equal labels but for the order of those that are equally far."""
     (D, I), (expected_D, expected_I) = ours, stock
-    np.testing.assert_allclose(DIM, expected_D, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(D, expected_D, rtol=1e-4, atol=1e-4)
     for row in range(len(I)):
         gaps = np.abs(np.diff(expected_D[row].astype(np.float64))) > 1e-3
         alone = np.concatenate([[True], gaps]) & np.concatenate([gaps, [False]])
