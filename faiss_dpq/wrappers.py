@@ -332,6 +332,11 @@ class IndexIDMap2(IndexIDMap, faiss.IndexIDMap2):
         An empty index, of this package or FAISS's.
     """
 
+    def reset(self) -> None:
+        """Remove all vectors."""
+        super().reset()
+        self.construct_rev_map()  # FAISS's reset leaves the map from ids, and reconstruct would use it
+
 
 # ---- PreTransform ------------------------------------------------------------------------------------------------
 

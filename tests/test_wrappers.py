@@ -1,4 +1,4 @@
-"""FAISS's wrappers of the same names: the same answers as stock ones, and the index within searched by its own class."""
+"""FAISS's wrappers: the answers of stock ones, by the Python methods of the index within."""
 
 import copy
 import gc
@@ -162,7 +162,7 @@ def test_a_stock_wrapper_reconstructs_the_same(name):
     D, I, R = ours.search_and_reconstruct(XQ, 5)
     stock_D, stock_I, stock_R = faiss.downcast_index(ours).search_and_reconstruct(XQ, 5)
     assert_same_result((D, I), (stock_D, stock_I))
-    same = I == stock_I
+    same = stock_I == I
     np.testing.assert_allclose(R[same], stock_R[same], rtol=1e-5, atol=1e-5)
     R = np.empty((9, N + 1, 12), np.float32)
     assert ours.search_and_reconstruct(XQ, N + 1, R=R)[2] is R
@@ -262,7 +262,7 @@ def test_selectors_and_levels_reach_the_inner_index(name, selector):
         transformed, xq = transform.apply(X), transform.apply(XQ)
         inner_codebooks = CODEBOOKS if transform.d_out == DIM else CODEBOOKS_10
     codes = faiss_dpq.IndexDPQ.from_codebooks(inner_codebooks).quantizer.encode(transformed, 32)
-    expected_D, expected_I, _ = naive.search(inner_codebooks[:2], codes[:, :2], xq, 6, members=members)
+    expected_D, _, _ = naive.search(inner_codebooks[:2], codes[:, :2], xq, 6, members=members)
     found = ~np.isinf(expected_D)
     D, I = ours.search(XQ, 6, params=faiss_dpq.SearchParametersDPQ(levels=2, sel=sel))
     np.testing.assert_array_equal(I >= 0, found)
@@ -276,7 +276,7 @@ def test_selectors_and_levels_reach_the_inner_index(name, selector):
 
 def test_selectors_of_successive_shards_see_their_own_numbers():
     ours = filled("Shards")
-    D, I = ours.search(XQ, 30, params=faiss.SearchParameters(sel=faiss.IDSelectorRange(0, 10)))
+    _, I = ours.search(XQ, 30, params=faiss.SearchParameters(sel=faiss.IDSelectorRange(0, 10)))
     assert set(I.ravel()) == {i + first for i in range(10) for first in (0, 100, 200)}
 
 
@@ -320,13 +320,16 @@ def test_parameters_of_inverted_lists_are_copied_whole():
 def calls(monkeypatch):
     """The names of the methods of IndexDPQ that are called, in turn."""
     names = []
-    for name in ("train", "add", "sa_encode", "search", "range_search"):
 
-        def counted(self, *args, method=getattr(faiss_dpq.IndexDPQ, name), name=name, **kwargs):
-            names.append(name)
+    def counted(method):
+        def call(self, *args, **kwargs):
+            names.append(method.__name__)
             return method(self, *args, **kwargs)
 
-        monkeypatch.setattr(faiss_dpq.IndexDPQ, name, counted)
+        return call
+
+    for name in ("train", "add", "sa_encode", "search", "range_search"):
+        monkeypatch.setattr(faiss_dpq.IndexDPQ, name, counted(getattr(faiss_dpq.IndexDPQ, name)))
     return names
 
 
@@ -430,3 +433,314 @@ def test_queries_for_training_are_transformed():
     faiss_dpq.IndexPreTransform(transform, inner).train(X, xq_train=XQ)
     np.testing.assert_array_equal(got[0][0], transform.apply(X))
     np.testing.assert_array_equal(got[0][1], transform.apply(XQ))
+
+
+# ---- files, copies, lifetimes ------------------------------------------------------------------------------------
+
+
+def types_of(index):
+    inner_indexes = getattr(index, "_inner_indexes", None)
+    # FAISS itself reads an IndexFlat back as an IndexFlatL2 or IndexFlatIP.
+    own_type = faiss.IndexFlat if isinstance(index, faiss.IndexFlat) else type(index)
+    return own_type, [types_of(inner) for inner in inner_indexes()] if inner_indexes else []
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("name", IN_FILES)
+def test_files_are_stock_ones_and_come_back_nested(name, metric, tmp_path):
+    ours = filled(name, metric)
+    expected = ours.search(XQ, 5)
+    faiss_dpq.write_index(ours, tmp_path / "index")
+    stock = faiss.read_index(str(tmp_path / "index"))
+    assert type(stock) is getattr(faiss, type(ours).__name__)
+    assert_same_result(expected, stock.search(XQ, 5))
+    again = faiss_dpq.read_index(tmp_path / "index")
+    assert types_of(again) == types_of(ours)
+    for a, b in zip(again.search(XQ, 5), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(faiss_dpq.serialize_index(again), faiss_dpq.serialize_index(ours))
+
+
+@pytest.mark.parametrize("name", ["Shards", "Replicas"])
+def test_what_faiss_has_no_file_format_for_is_refused_as_by_faiss(name):
+    with pytest.raises(RuntimeError, match="don't know how to serialize"):
+        faiss_dpq.serialize_index(filled(name))
+    with pytest.raises(RuntimeError, match="clone not supported"):
+        faiss_dpq.clone_index(filled(name))
+
+
+def leaf_of(index):
+    while inner_indexes := getattr(index, "_inner_indexes", None):
+        index = inner_indexes()[0]
+    return index
+
+
+@pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda i: pickle.loads(pickle.dumps(i)), faiss_dpq.clone_index])
+@pytest.mark.parametrize("name", NESTINGS)
+def test_copies_are_whole_and_their_own(name, make_copy):
+    if make_copy is faiss_dpq.clone_index and name not in IN_FILES:
+        name = "IDMap2"
+    ours = filled(name)
+    leaf_of(ours).levels = 2
+    expected = ours.search(XQ, 5)
+    other = make_copy(ours)
+    assert types_of(other) == types_of(ours)
+    assert leaf_of(other).levels == 2 and getattr(other, "_threaded", None) == getattr(ours, "_threaded", None)
+    for a, b in zip(other.search(XQ, 5), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    leaf_of(other).levels = 1
+    leaf_of(other).reset()
+    for a, b in zip(ours.search(XQ, 5), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", IN_FILES)
+def test_the_index_within_outlives_a_wrapper_that_was_read(name):
+    wrapper = faiss_dpq.deserialize_index(faiss_dpq.serialize_index(filled(name)))
+    leaf = leaf_of(wrapper)
+    expected = leaf.search(np.zeros((1, leaf.d)), 3)
+    del wrapper
+    gc.collect()
+    filler = [np.full(leaf.codes.size(), 255, np.uint8) for _ in range(50)]
+    for a, b in zip(leaf.search(np.zeros((1, leaf.d)), 3), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert leaf.ntotal == N and filler
+
+
+def test_wrappers_are_freed_without_the_garbage_collector():
+    """No cycle of references: the memory of a large index is free as soon as the last name of it is gone."""
+    import weakref
+
+    for wrapper in (filled("IDMap2 of PreTransform"), faiss_dpq.clone_index(filled("IDMap2 of PreTransform"))):
+        leaf_of(wrapper)
+        gone = [weakref.ref(wrapper), weakref.ref(wrapper.index), weakref.ref(leaf_of(wrapper))]
+    gc.disable()
+    try:
+        del wrapper
+        assert [ref() for ref in gone] == [None, None, None]
+    finally:
+        gc.enable()
+
+
+def test_a_wrapper_keeps_what_it_was_made_of():
+    index = faiss_dpq.IndexShards(DIM)
+    for _ in range(2):
+        index.add_shard(faiss_dpq.IndexIDMap2(pre_transform(faiss_dpq, faiss.METRIC_L2)))
+    index.successive_ids = False
+    gc.collect()
+    index.add_with_ids(X, IDS)
+    assert index.search(XQ, 3)[1].min() >= 1000
+
+
+def test_a_wrapper_that_owns_its_fields_is_freed_once():
+    wrapper = faiss_dpq.IndexIDMap2(dpq())
+    wrapper.own_fields = True
+    wrapper.index.this.disown()
+    wrapper.add_with_ids(X, IDS)
+    assert wrapper.search(XQ, 1)[1].min() >= 1000
+    del wrapper
+    gc.collect()
+
+
+def test_the_index_within_is_the_object_that_was_put_there():
+    inner = dpq()
+    for wrapper in (faiss_dpq.IndexIDMap(inner), faiss_dpq.IndexPreTransform(rotation(DIM), inner)):
+        assert wrapper.index is inner
+    refined = faiss_dpq.IndexRefine(inner, flat := faiss.IndexFlatL2(DIM))
+    assert refined.base_index is inner and refined.refine_index is flat
+    shards = sharded(faiss_dpq.IndexShards(DIM), inner)
+    assert shards.at(0) is inner
+    # A stock wrapper knows the object too, and so does our view of it.
+    stock = faiss.IndexIDMap2(inner)
+    assert faiss_dpq.downcast_index(stock).index is inner
+
+
+# ---- one C++ object, seen from several sides ---------------------------------------------------------------------
+
+
+def test_changes_through_a_stock_wrapper_are_seen():
+    inner = dpq()
+    stock = faiss.IndexIDMap2(inner)
+    ours = faiss_dpq.downcast_index(stock)
+    ours.add_with_ids(X[:100], IDS[:100])
+    assert ours.search(XQ, 1)[1].max() <= IDS[99]
+    stock.add_with_ids(X[100:], IDS[100:])
+    assert_same_result(ours.search(XQ, 5), stock.search(XQ, 5))
+    assert ours.search(XQ, N)[1].min() == 1000
+    assert stock.remove_ids(IDS[::2]) == N // 2
+    assert_same_result(ours.search(XQ, 5), stock.search(XQ, 5))
+    assert ours.remove_ids(faiss.IDSelectorRange(0, 2000)) > 0 and ours.ntotal == stock.ntotal
+    stock.check_consistency()
+    assert_same_result(ours.search(XQ, 5), stock.search(XQ, 5))
+    faiss.rev_swig_ptr(inner.codes.data(), inner.codes.size())[:] = 0
+    assert len(set(ours.search(XQ, 5)[0][0])) == 1
+    stock.reset()
+    assert (ours.search(XQ, 2)[1] == -1).all()
+
+
+def test_another_index_put_within_is_seen():
+    """Through our property, through FAISS's, and through a stock wrapper of the same object."""
+    ours = faiss_dpq.IndexPreTransform(rotation(DIM), dpq())
+    ours.add(X)
+    other = dpq()
+    other.add(X[:50])
+    ours.index = other
+    assert ours.index is other and other.thisown
+    assert ours.search(XQ, 60)[1].max() == 49
+    third = faiss.IndexFlatL2(DIM)
+    third.add(X[:5])
+    stock = faiss.downcast_index(ours)
+    stock.index = third
+    third.this.own(True)
+    stock.referenced_objects = [third]
+    assert isinstance(ours.index, faiss.IndexFlat)
+    np.testing.assert_array_equal(ours.search(XQ, 5)[1], stock.search(XQ, 5)[1])
+
+
+@pytest.mark.parametrize("name", ["IDMap2", "PreTransform", "RefineFlat"])
+def test_a_stock_wrapper_of_a_stock_quantizer_becomes_ours(name, digits):
+    rq = faiss.IndexResidualQuantizer(64, 2, 4)
+    stock = {
+        "IDMap2": lambda: faiss.IndexIDMap2(rq),
+        "PreTransform": lambda: faiss.IndexPreTransform(faiss.PCAMatrix(64, 64), rq),
+        "RefineFlat": lambda: faiss.IndexRefineFlat(rq),
+    }[name]()
+    stock.train(digits[:600])
+    ours = faiss_dpq.downcast_index(stock)
+    assert type(leaf_of(ours)) is faiss_dpq.IndexDPQ
+    arguments = (digits[:300], 3 * np.arange(300)) if name == "IDMap2" else (digits[:300],)
+    (ours.add_with_ids if name == "IDMap2" else ours.add)(*arguments)
+    assert stock.ntotal == 300
+    np.testing.assert_allclose(ours.search(digits[:9], 4)[0], stock.search(digits[:9], 4)[0], rtol=1e-3, atol=1e-2)
+
+
+def test_classes_that_search_otherwise_stay_stock():
+    flat = faiss.IndexFlatL2(DIM)
+    panorama = faiss.IndexRefinePanorama(flat, faiss.IndexFlatL2(DIM))
+    assert faiss_dpq.downcast_index(panorama) is panorama
+
+
+class Model(RuleBasedStateMachine):
+    """Random operations on IDMap2 of PreTransform of IndexDPQ, through ours, a stock wrapper, or the codes themselves.
+
+    The model is a list of ids and codes; every search must be the naive one over them.
+    """
+
+    ids: list[int]
+
+    @initialize(metric=st.sampled_from(METRICS))
+    def make(self, metric):
+        self.metric, self.next_id, self.ids = metric, 50, []
+        self.rng = np.random.default_rng(0)
+        self.codes = np.empty((0, 3), np.uint16)
+        self.index = faiss_dpq.IndexIDMap2(pre_transform(faiss_dpq, metric))
+
+    def add_by(self, wrapper, n, encoded_by):
+        x = self.rng.standard_normal((n, DIM)).astype(np.float32)
+        ids = self.next_id + self.rng.permutation(n)
+        self.next_id += n
+        wrapper.add_with_ids(x, ids)
+        packed = self.leaf._packed_codes()[len(self.ids) :]
+        expected = encoded_by(self.index.index.chain.at(0).apply(x))
+        np.testing.assert_array_equal(packed, expected)
+        self.ids += ids.tolist()
+        self.codes = np.concatenate([self.codes, naive_unpacked(packed)])
+
+    @property
+    def leaf(self):
+        return self.index.index.index
+
+    @rule(n=st.integers(0, 40))
+    def add(self, n):
+        self.add_by(self.index, n, self.leaf.sa_encode)
+
+    @rule(n=st.integers(1, 20))
+    def add_through_a_stock_wrapper(self, n):
+        stock = faiss.downcast_index(self.index)
+        self.add_by(stock, n, faiss.downcast_index(self.leaf).sa_encode)
+
+    @rule(every=st.integers(2, 5), stock=st.booleans())
+    def remove(self, every, stock):
+        wrapper = faiss.downcast_index(self.index) if stock else self.index
+        gone = np.array([i for i in self.ids if i % every == 0], np.int64)
+        assert wrapper.remove_ids(gone) == len(gone)
+        kept = [place for place, i in enumerate(self.ids) if i % every]
+        self.ids, self.codes = [self.ids[place] for place in kept], self.codes[kept]
+
+    @precondition(lambda self: self.ids)
+    @rule(seed=st.integers(0, 100))
+    def write_codes(self, seed):
+        rng = np.random.default_rng(seed)
+        places = rng.integers(0, len(self.ids), 3)
+        self.codes[places] = rng.integers(0, 32, (3, 3))
+        stored = faiss.rev_swig_ptr(self.leaf.codes.data(), self.leaf.codes.size()).reshape(len(self.ids), -1)
+        stored[places] = naive.pack(self.codes[places], 5)
+
+    @rule(how=st.sampled_from([copy.deepcopy, faiss_dpq.clone_index, lambda i: faiss_dpq.downcast_index(i)]))
+    def replace_by_a_copy(self, how):
+        levels = self.leaf.levels
+        self.index = how(self.index)
+        assert self.leaf.levels == levels
+
+    @rule()
+    def write_and_read(self):
+        levels = self.leaf.levels
+        self.index = faiss_dpq.deserialize_index(faiss_dpq.serialize_index(self.index))
+        self.leaf.levels = levels
+
+    @rule()
+    def reset(self):
+        self.index.reset()
+        self.ids, self.codes = [], self.codes[:0]
+
+    @rule(levels=st.integers(1, 3))
+    def set_levels(self, levels):
+        self.leaf.levels = levels
+
+    @rule(nq=st.integers(1, 40), k=st.integers(1, 12), every=st.integers(1, 4), levels=st.integers(0, 3))
+    def search(self, nq, k, every, levels):
+        xq = self.rng.standard_normal((nq, DIM)).astype(np.float32)
+        sel = faiss.IDSelectorBatch(np.array(self.ids[::every], np.int64)) if every > 1 else None
+        D, I = self.index.search(xq, k, params=faiss_dpq.SearchParametersDPQ(levels=levels, sel=sel))
+        members = np.arange(len(self.ids)) % every == 0
+        expected = np.full((nq, k), FLT_MAX if self.metric == faiss.METRIC_L2 else -FLT_MAX)
+        levels = levels or self.leaf.levels
+        if self.ids:
+            found_D, _, all_D = naive.search(
+                CODEBOOKS_10[:levels],
+                self.codes[:, :levels],
+                self.index.index.chain.at(0).apply(xq),
+                k,
+                self.metric == faiss.METRIC_INNER_PRODUCT,
+                members,
+            )
+            n = min(k, int(members.sum()))
+            expected[:, :n] = found_D[:, :n]
+            places = np.array([self.ids.index(i) for i in I[:, :n].ravel()], np.int64).reshape(nq, n)
+            np.testing.assert_allclose(np.take_along_axis(all_D, places, 1), D[:, :n], rtol=1e-4, atol=1e-4)
+            assert members[places].all()
+        np.testing.assert_allclose(D, expected, rtol=1e-4, atol=1e-4)
+        assert all(len(set(row[row >= 0])) == (row >= 0).sum() for row in I)
+
+    @invariant()
+    def agrees(self):
+        if not hasattr(self, "index"):
+            return
+        assert self.index.ntotal == self.index.index.ntotal == self.leaf.ntotal == len(self.ids)
+        self.index.check_consistency()
+        np.testing.assert_array_equal(faiss.vector_to_array(self.index.id_map), self.ids)
+        if self.ids:
+            x = self.index.reconstruct(self.ids[-1])
+            back = self.index.index.chain.at(0).reverse_transform(
+                naive.decode(CODEBOOKS_10, self.codes[-1:]).astype(np.float32)
+            )
+            np.testing.assert_allclose(x, back[0], rtol=1e-4, atol=1e-4)
+
+
+def naive_unpacked(packed):
+    bits = np.unpackbits(packed, axis=1, bitorder="little")[:, :15].reshape(len(packed), 3, 5)
+    return (bits << np.arange(5)).sum(2).astype(np.uint16)
+
+
+TestRandomOperations = Model.TestCase
+TestRandomOperations.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, derandomize=True)
