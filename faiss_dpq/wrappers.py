@@ -23,6 +23,8 @@ from ._selection import selector_of
 from .io import DOWNCASTS, downcast_index, python_state, set_python_state
 from .quantizer import Floats
 
+_RECONSTRUCTED_BYTES = 16 << 20  # of vectors that refinement holds at a time
+
 RangeResult = tuple[npt.NDArray[Any], Floats, Labels]
 
 
@@ -615,11 +617,29 @@ class IndexRefine(_Wrapper, faiss.IndexRefine):
             pointers = (faiss.swig_ptr(distances), faiss.swig_ptr(candidates))
             refine_index.compute_distance_subset(len(x), faiss.swig_ptr(x), candidates.shape[1], *pointers)
             return distances
-        distance_to = refine_index.get_distance_computer()
+        try:
+            distance_to = refine_index.get_distance_computer()
+        except RuntimeError:
+            # FAISS has none for many classes, additive quantizers without stored norms (IndexDPQ) among them.
+            return self._distances_to_reconstructions(x, candidates)
         for i in range(len(x)):
             distance_to.set_query(faiss.swig_ptr(x[i]))
             found = np.flatnonzero(candidates[i] >= 0)
             distances[i, found] = [distance_to(id) for id in candidates[i, found].tolist()]
+        return distances
+
+    def _distances_to_reconstructions(self, x: Floats, candidates: Labels) -> Floats:
+        distances = np.zeros(candidates.shape, np.float32)
+        queries, places = np.nonzero(candidates >= 0)
+        step = max(1, _RECONSTRUCTED_BYTES // (4 * self.d))
+        for start in range(0, len(queries), step):
+            part = queries[start : start + step], places[start : start + step]
+            vectors, xq = self.refine_index.reconstruct_batch(candidates[part]), x[part[0]]
+            if self.metric_type == faiss.METRIC_INNER_PRODUCT:
+                distances[part] = np.einsum("nd,nd->n", xq, vectors)
+            else:
+                differences = xq - vectors
+                distances[part] = np.einsum("nd,nd->n", differences, differences)
         return distances
 
 
