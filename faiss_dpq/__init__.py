@@ -3,6 +3,7 @@
 from ._kernels import simd_level
 from .factory import index_factory
 from .index import IndexDPQ, SearchParametersDPQ
+from .index_ivf import IndexIVFDPQ, SearchParametersIVFDPQ
 from .io import (
     clone_index,
     deserialize_index,
@@ -28,6 +29,7 @@ __all__ = [
     "IndexDPQ",
     "IndexIDMap",
     "IndexIDMap2",
+    "IndexIVFDPQ",
     "IndexPreTransform",
     "IndexRefine",
     "IndexRefineFlat",
@@ -36,6 +38,7 @@ __all__ = [
     "ParameterSpace",
     "ProgressiveQuantizer",
     "SearchParametersDPQ",
+    "SearchParametersIVFDPQ",
     "TrainStats",
     "clone_index",
     "deserialize_index",

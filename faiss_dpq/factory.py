@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import faiss
 
 from .index import IndexDPQ
+from .index_ivf import IndexIVFDPQ
 from .wrappers import IndexIDMap, IndexIDMap2, IndexPreTransform, IndexRefine, IndexRefineFlat
 
 _ID_MAPS = {"IDMap2": IndexIDMap2, "IDMap": IndexIDMap}
@@ -135,8 +136,6 @@ class _Factory:
         return index
 
     def ivf(self, d: int, coarse: str, M: int, nbits: int) -> faiss.Index:
-        from .index_ivf import IndexIVFDPQ
-
         ours = re.fullmatch(r"(IVF[0-9]+[kM]?)\((.*DPQ.*)\)", coarse)
         # FAISS knows what a coarse quantizer's name stands for, and how it is trained; "Flat" needs nothing more.
         try:

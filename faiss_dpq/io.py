@@ -13,20 +13,24 @@ import numpy as np
 import numpy.typing as npt
 
 from .index import MAX_LEVELS, IndexDPQ
+from .index_ivf import IndexIVFDPQ
 
 _PYTHON_STATE = ("_levels", "_train_stats")
 
 
-def _dpq_class(index: faiss.IndexResidualQuantizer) -> type[faiss.Index] | None:
+def _is_ours(index: faiss.Index) -> bool:
     nbits = set(faiss.vector_to_array(index.rq.nbits).tolist())
     fits = len(nbits) == 1 and max(nbits) <= 12 and index.rq.M <= MAX_LEVELS
-    return IndexDPQ if fits and index.metric_type in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT) else None
+    return fits and index.metric_type in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT)
 
 
 #: For FAISS's classes: which class of this package such an index becomes; None where it stays what it is.
 #: `wrappers` adds its own.
 DOWNCASTS: dict[type[faiss.Index], Callable[[Any], type[faiss.Index] | None]] = {
-    faiss.IndexResidualQuantizer: _dpq_class,
+    faiss.IndexResidualQuantizer: lambda index: IndexDPQ if _is_ours(index) else None,
+    faiss.IndexIVFResidualQuantizer: (
+        lambda index: IndexIVFDPQ if _is_ours(index) and index.rq.norm_bits == 0 else None
+    ),
 }
 
 
@@ -42,8 +46,9 @@ def downcast_index(index: faiss.Index) -> faiss.Index:
     -------
     index : faiss.Index
         An IndexDPQ if `index` is a faiss.IndexResidualQuantizer whose levels have 1 to 12 bits each, the same number
-        for all, and whose metric is L2 or inner product; for FAISS's wrappers, the wrapper of the same name in this
-        package; else what faiss.downcast_index returns.
+        for all, and whose metric is L2 or inner product; an IndexIVFDPQ if it is such a faiss.IndexIVFResidualQuantizer
+        without norms in its codes; for FAISS's wrappers, the wrapper of the same name in this package; else what
+        faiss.downcast_index returns.
     """
     specific = index if type(index) is not faiss.Index else faiss.downcast_index(index)
     choose = DOWNCASTS.get(type(specific))
@@ -122,5 +127,7 @@ def set_python_state(index: faiss.Index, state: tuple[dict[str, Any], list[Any]]
 
 
 def _inner_indexes(index: faiss.Index) -> list[faiss.Index]:
+    if isinstance(index, IndexIVFDPQ):
+        return [index._coarse_quantizer]
     inner_indexes = getattr(index, "_inner_indexes", None)
     return inner_indexes() if inner_indexes else []

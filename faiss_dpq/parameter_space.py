@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._scan import Labels
+from .index_ivf import IndexIVFDPQ
 from .quantizer import Floats
 from .wrappers import IndexIDMap, IndexPreTransform, IndexRefine, IndexReplicas, IndexShards
 
@@ -61,9 +62,8 @@ class ParameterSpace(faiss.ParameterSpace):
         if name in _OURS and _has(index, name):
             setattr(index, name, int(value))
             return
-        quantizer = _quantizer_of_ours(index) if name.startswith("quantizer_") else None
-        if quantizer is not None:
-            self.set_index_parameter(quantizer, name.removeprefix("quantizer_"), value)
+        if isinstance(index, IndexIVFDPQ) and name.startswith("quantizer_"):
+            self.set_index_parameter(index._coarse_quantizer, name.removeprefix("quantizer_"), value)
             return
         super().set_index_parameter(index, name, value)
 
@@ -118,9 +118,8 @@ class ParameterSpace(faiss.ParameterSpace):
         super().initialize(index)
         if _has(index, "levels"):
             self._add_values("levels", _level_choices(index.rq.M))
-        quantizer = _quantizer_of_ours(index)
-        if quantizer is not None:
-            self._add_values("quantizer_levels", _level_choices(quantizer.rq.M))
+        if isinstance(index, IndexIVFDPQ) and _has(_leaf(index._coarse_quantizer), "levels"):
+            self._add_values("quantizer_levels", _level_choices(_leaf(index._coarse_quantizer).rq.M))
 
     def _add_values(self, name: str, values: list[int]) -> None:
         parameter_range = self.add_range(name)
@@ -246,21 +245,6 @@ def _leaf(index: faiss.Index) -> faiss.Index:
 
 def _has(index: faiss.Index, name: str) -> bool:
     return isinstance(getattr(type(index), name, None), property)
-
-
-def _quantizer_of_ours(index: faiss.Index) -> faiss.Index | None:
-    """The coarse quantizer of an IVF index, if it is an index of this package."""
-    if not isinstance(index, faiss.IndexIVF):
-        return None
-    address = int(index.quantizer.this)
-    for referenced in getattr(index, "referenced_objects", []):
-        if (
-            isinstance(referenced, faiss.Index)
-            and int(referenced.this) == address
-            and _has(_leaf(referenced), "levels")
-        ):
-            return referenced
-    return None
 
 
 def _level_choices(M: int) -> list[int]:
