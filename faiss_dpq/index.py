@@ -42,6 +42,18 @@ class SearchParametersDPQ(faiss.SearchParameters):
         self.levels = levels
 
 
+def check_arguments(name: str, d: int, M: int, nbits: int, metric: int) -> None:
+    """Raise ValueError unless an index of class `name` can be made of these."""
+    if d < 1:
+        raise ValueError(f"{name}: d is {d}, expected at least 1")
+    if not 1 <= M <= MAX_LEVELS:
+        raise ValueError(f"{name}: M is {M}, expected 1 to {MAX_LEVELS}")
+    if not 1 <= nbits <= 12:
+        raise ValueError(f"{name}: nbits is {nbits}, expected 1 to 12")
+    if metric not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
+        raise ValueError(f"{name}: metric is {metric}, expected METRIC_L2 or METRIC_INNER_PRODUCT")
+
+
 class IndexDPQ(faiss.IndexResidualQuantizer):
     """Progressive (additive, residual) quantization with FAISS's index interface.
 
@@ -73,14 +85,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     _train_stats: training.TrainStats | None = None
 
     def __init__(self, d: int, M: int, nbits: int = 8, metric: int = faiss.METRIC_L2) -> None:
-        if d < 1:
-            raise ValueError(f"IndexDPQ: d is {d}, expected at least 1")
-        if not 1 <= M <= MAX_LEVELS:
-            raise ValueError(f"IndexDPQ: M is {M}, expected 1 to {MAX_LEVELS}")
-        if not 1 <= nbits <= 12:
-            raise ValueError(f"IndexDPQ: nbits is {nbits}, expected 1 to 12")
-        if metric not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
-            raise ValueError(f"IndexDPQ: metric is {metric}, expected METRIC_L2 or METRIC_INNER_PRODUCT")
+        check_arguments("IndexDPQ", d, M, nbits, metric)
         super().__init__(d, M, nbits, metric, _search_type(M, nbits, metric))
         self.rq.max_beam_size = default_beam_size(M)
         if self.rq.search_type == faiss.AdditiveQuantizer.ST_decompress:
@@ -134,7 +139,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             If the index is not trained.
         """
         if not self.is_trained:
-            raise RuntimeError("IndexDPQ: the index is not trained; call train(x) first")
+            raise RuntimeError(f"{type(self).__name__}: the index is not trained; call train(x) first")
         fingerprint = self._fingerprint()
         if self._cached is None or self._cached[0] != fingerprint:
             shape = (self.rq.M, 1 << self._nbits, self.d)
@@ -172,7 +177,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
 
     def _checked_levels(self, levels: int, name: str) -> int:
         if not 1 <= levels <= self.rq.M:
-            raise ValueError(f"IndexDPQ: {name} is {levels}, the index has M={self.rq.M} levels")
+            raise ValueError(f"{type(self).__name__}: {name} is {levels}, the index has M={self.rq.M} levels")
         return int(levels)
 
     @property
@@ -187,7 +192,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     @beam_size.setter
     def beam_size(self, beam_size: int) -> None:
         if beam_size < 1:
-            raise ValueError(f"IndexDPQ: beam_size is {beam_size}, expected at least 1")
+            raise ValueError(f"{type(self).__name__}: beam_size is {beam_size}, expected at least 1")
         self.rq.max_beam_size = int(beam_size)
 
     @property
@@ -456,11 +461,11 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         """x as a contiguous float32 array of shape (n, d), or the error that FAISS's wrapper would raise."""
         x = np.asarray(x)
         if x.dtype.kind not in "fiub":
-            raise TypeError(f"IndexDPQ.{method}: x has dtype {x.dtype}, expected float32")
+            raise TypeError(f"{type(self).__name__}.{method}: x has dtype {x.dtype}, expected float32")
         if x.ndim != 2:
-            raise ValueError(f"IndexDPQ.{method}: x has {x.ndim} dimensions, expected 2: (n, {self.d})")
+            raise ValueError(f"{type(self).__name__}.{method}: x has {x.ndim} dimensions, expected 2: (n, {self.d})")
         if x.shape[1] != self.d:
-            raise AssertionError(f"IndexDPQ.{method}: x has {x.shape[1]} columns, the index has d={self.d}")
+            raise AssertionError(f"{type(self).__name__}.{method}: x has {x.shape[1]} columns, the index has d={self.d}")
         return np.ascontiguousarray(x, np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
