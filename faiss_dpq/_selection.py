@@ -47,5 +47,8 @@ def _members(selector: faiss.IDSelector, n: int) -> Iterator[Labels]:
             stand_in.remove_ids(faiss.IDSelectorRange(len(ids), _CHUNK))
         faiss.copy_array_to_vector(ids, numbers)
         params = faiss.SearchParameters(sel=faiss.IDSelectorTranslated(numbers, selector))
-        _, _, found = stand_in.range_search(query, 1.0, params=params)
-        yield ids[np.sort(found)]
+        # The C++ call: range_search itself takes no params once faiss.contrib.torch_utils is imported.
+        result = faiss.RangeSearchResult(1)
+        stand_in.range_search_c(1, faiss.swig_ptr(query), 1.0, result, params)
+        n_found = int(faiss.rev_swig_ptr(result.lims, 2)[1])
+        yield ids[np.sort(faiss.rev_swig_ptr(result.labels, n_found))] if n_found else ids[:0]

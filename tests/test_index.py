@@ -244,7 +244,7 @@ def test_range_search_finds_all_within(metric, quantile, selector, monkeypatch):
     at = min(int(quantile * len(ordered)), len(ordered) - 1)
     thresh = float(ordered[at] + 5e-5)
     lims, D, I = index.range_search(xq, thresh, params=params)
-    assert (lims.dtype, D.dtype, I.dtype, lims[-1]) == (np.int64, np.float32, np.int64, len(D))
+    assert (lims.dtype, D.dtype, I.dtype, lims[-1]) == (np.uint64, np.float32, np.int64, len(D))
     within = (all_D > thresh if metric == faiss.METRIC_INNER_PRODUCT else all_D < thresh) & members
     for q in range(7):
         part = slice(lims[q], lims[q + 1])
