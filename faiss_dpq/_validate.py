@@ -122,28 +122,48 @@ def _check(read: Read, size: int, name: str, mapped: bool) -> None:
         raise RuntimeError(f"{name}: corrupt: {end - walk.at} bytes follow the index, which ends at byte {walk.at}")
 
 
-def checked(index: faiss.Index) -> faiss.Index:
+def checked(index: faiss.Index | None) -> faiss.Index:
     """The index, if its parts fit together: no walk has been through what FAISS took from a reader of the user's.
 
     Raises
     ------
     RuntimeError
-        If it is a residual quantizer that FAISS made of a damaged file.
+        If it is a residual quantizer that FAISS made of a damaged file, or None.
     """
-    if not isinstance(index, faiss.IndexResidualQuantizer):
-        return index
+    if index is None:
+        raise RuntimeError("the file holds no index")
+    inner = index
+    while hasattr(inner, "index"):  # an IDMap or a PreTransform
+        inner = faiss.downcast_index(inner.index)
+    if isinstance(inner, faiss.IndexResidualQuantizer):
+        damage = _damage(inner)
+        if damage:
+            raise RuntimeError(f"the index read is corrupt: {damage}")
+    return index
+
+
+def _damage(index: faiss.IndexResidualQuantizer) -> str | None:
+    """What does not fit together in it."""
     rq = index.rq
     codebooks = faiss.rev_swig_ptr(rq.codebooks.data(), rq.codebooks.size()) if rq.codebooks.size() else np.empty(0)
     if not np.isfinite(codebooks).all():
-        raise RuntimeError("the index read is corrupt: rq.codebooks has NaN or infinite values")
+        return "rq.codebooks has NaN or infinite values"
     if index.is_trained != rq.is_trained:
-        raise RuntimeError("the index read is corrupt: it is trained in part only")
-    expected = index.d * rq.total_codebook_size
-    if index.is_trained and codebooks.size != expected:
-        raise RuntimeError(f"the index read is corrupt: rq.codebooks has {codebooks.size} values, expected {expected}")
+        return f"is_trained is {index.is_trained} and rq.is_trained is {rq.is_trained}"
+    if index.is_trained and codebooks.size != index.d * rq.total_codebook_size:
+        return f"rq.codebooks has {codebooks.size} values, expected {index.d * rq.total_codebook_size}"
     if index.codes.size() != index.ntotal * index.code_size:
-        raise RuntimeError(f"the index read is corrupt: {index.codes.size()} bytes of codes for {index.ntotal} vectors")
-    return index
+        return f"{index.codes.size()} bytes of codes for {index.ntotal} vectors of {index.code_size}"
+    return _search_type_damage(rq.search_type, rq.train_type)
+
+
+def _search_type_damage(search_type: int, train_type: int) -> str | None:
+    if search_type not in _NORM_BITS:
+        return f"rq.search_type is {search_type}"
+    # FAISS would abort the process when it misses the tables in a search.
+    if search_type == _AQ.ST_norm_from_LUT and train_type & faiss.ResidualQuantizer.Skip_codebook_tables:
+        return f"rq.train_type {train_type} skips the tables that rq.search_type {search_type} needs"
+    return None
 
 
 class _Walk:
@@ -179,7 +199,9 @@ class _Walk:
     def _residual_quantizer(self) -> int:
         d, ntotal, trained, _ = self._header()
         nbits, rq_trained, search_type = self._additive_quantizer(d)
-        _, beam_size = self._take("<ii", "rq.train_type and rq.max_beam_size")
+        train_type, beam_size = self._take("<ii", "rq.train_type and rq.max_beam_size")
+        search_damage = _search_type_damage(search_type, train_type)
+        self._expect(search_damage is None, str(search_damage))
         self._expect(beam_size > 0, f"rq.max_beam_size is {beam_size}")
         self._expect(trained == rq_trained, f"is_trained is {trained} and rq.is_trained is {rq_trained}")
         code_size, n_bytes = self._take("<QQ", "code_size and the size of codes")
