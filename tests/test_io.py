@@ -235,7 +235,15 @@ def test_any_flipped_bit_of_a_written_file_is_noticed(index, tmp_path):
 
 
 def test_files_of_other_indexes_are_read(digits, tmp_path):
-    for description in ("Flat", "PQ8", "IVF4,Flat", "HNSW8", "PCA8,SQ8", "IDMap,LSQ2x4_Nrq2x4", "IDMap2,RQ2x4_Nqint8"):
+    for description in (
+        "Flat",
+        "PQ8x4",
+        "IVF4,Flat",
+        "HNSW8",
+        "PCA8,SQ8",
+        "IDMap,RQ2x4_Nrq2x4",
+        "IDMap2,RQ2x4_Ncqint4",
+    ):
         other = faiss.index_factory(64, description)
         other.train(digits[:500])
         other.add_with_ids(digits[:50], np.arange(50)) if "IDMap" in description else other.add(digits[:50])
