@@ -126,8 +126,10 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         return values[:: max(1, len(values) // _FINGERPRINT)].tobytes()
 
     @property
-    def quantizer(self) -> ProgressiveQuantizer:
+    def residual_quantizer(self) -> ProgressiveQuantizer:
         """The trained quantizer: codebooks, encode, decode, tables.
+
+        Not named `quantizer`: programs tell by that attribute that an index is an IndexIVF.
 
         Raises
         ------
@@ -148,7 +150,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     @property
     def codebooks(self) -> Floats:
         """A copy of the codebooks: array, shape (M, K, d), float32."""
-        return self.quantizer.codebooks.copy()
+        return self.residual_quantizer.codebooks.copy()
 
     @property
     def _derived(self) -> dict[int, DerivedCodes]:
@@ -264,7 +266,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     @accepts_tensors
     def sa_encode(self, x: npt.NDArray[Any], codes: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
         """Codes of vectors as FAISS packs them: (n, d) to (n, sa_code_size()), uint8; written to `codes` if given."""
-        quantizer = self.quantizer
+        quantizer = self.residual_quantizer
         x = self._checked_vectors(x, "sa_encode")
         if codes is None:
             codes = np.empty((len(x), self.code_size), np.uint8)
@@ -347,7 +349,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             raise TypeError(f"IndexDPQ: params is a {type(params).__name__}, expected faiss.SearchParameters")
         levels = getattr(params, "levels", 0)
         levels = self._checked_levels(levels, "params.levels") if levels else self.levels
-        quantizer = self.quantizer
+        quantizer = self.residual_quantizer
         packed = self._packed_codes()
         selection = _selection.select(_selection.selector_of(params), len(packed))
         return self._derived_codes(quantizer, levels), packed, selection
@@ -474,12 +476,13 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     def check_compatible_for_merge(self, otherIndex: faiss.Index) -> None:
         """Raise a RuntimeError unless the other index has the same class in C++, d, code size and codebooks.
 
-        FAISS does not compare codebooks, with others than its own the vectors would be garbled.
+        FAISS does not compare codebooks; vectors in codes of other ones would be garbled.
         """
         super().check_compatible_for_merge(otherIndex)
         other = faiss.downcast_index(otherIndex).rq
         nbits, codebooks = faiss.vector_to_array(other.nbits), faiss.vector_to_array(other.codebooks)
-        if (nbits != faiss.vector_to_array(self.rq.nbits)).any() or (codebooks != self._codebook_values()).any():
+        own_nbits = faiss.vector_to_array(self.rq.nbits)
+        if not (np.array_equal(nbits, own_nbits) and np.array_equal(codebooks, self._codebook_values())):
             raise RuntimeError("IndexDPQ: the other index has other codebooks; its codes mean other vectors")
 
     def get_FlatCodesDistanceComputer(self) -> faiss.FlatCodesDistanceComputer:
@@ -515,7 +518,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             With the vectors of this one, in codes of ceil(levels * nbits / 8) bytes.
         """
         levels = self._checked_levels(levels, "levels")
-        index = IndexDPQ.from_codebooks(self.quantizer.codebooks[:levels], self.metric_type)
+        index = IndexDPQ.from_codebooks(self.residual_quantizer.codebooks[:levels], self.metric_type)
         index.beam_size = self.beam_size
         for start in range(0, self.ntotal, _ADD_BLOCK):
             codes = self._unpacked_codes(slice(start, start + _ADD_BLOCK), levels)

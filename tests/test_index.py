@@ -150,6 +150,9 @@ def test_truncate_keeps_the_original(trained, digits):
         lambda: faiss.IDSelectorBitmap(np.packbits(np.arange(700) % 5 == 0, bitorder="little")),
         lambda: faiss.IDSelectorNot(faiss.IDSelectorRange(100, 650)),
         lambda: faiss.PyCallbackIDSelector(lambda i: i % 7 == 2),
+        lambda: faiss.IDSelectorAnd(faiss.IDSelectorRange(100, 400), faiss.IDSelectorBatch(np.arange(0, 700, 2))),
+        lambda: faiss.IDSelectorOr(faiss.IDSelectorRange(0, 40), faiss.IDSelectorArray(np.arange(600, 680))),
+        lambda: faiss.IDSelectorXOr(faiss.IDSelectorRange(0, 400), faiss.IDSelectorNot(faiss.IDSelectorRange(9, 600))),
     ],
 )
 def test_selectors_restrict_the_search(make_selector, monkeypatch):
@@ -207,7 +210,7 @@ def test_reconstruct_and_codec(trained, digits):
     out = np.empty_like(codes)
     assert trained.sa_encode(digits[:1000], out) is out
     np.testing.assert_array_equal(out, codes)
-    quantizer = trained.quantizer
+    quantizer = trained.residual_quantizer
     np.testing.assert_allclose(quantizer.decode(quantizer.encode(digits[:1000])), decoded, atol=1e-4)
 
 
