@@ -11,7 +11,7 @@ import numpy as np
 
 from libc.math cimport INFINITY
 from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 include "simd.pxi"
 include "tables.pxi"
@@ -19,4 +19,5 @@ include "codes.pxi"
 include "encode.pxi"
 include "derived.pxi"
 include "scan.pxi"
+include "lists.pxi"
 include "training.pxi"

@@ -2,7 +2,7 @@
 #ifndef DPQ_KERNELS_H
 #define DPQ_KERNELS_H
 
-#include "dpq_scan.h"
+#include "dpq_lists.h"
 
 #define DPQ_INLINE static inline __attribute__((always_inline))
 
@@ -43,6 +43,10 @@ typedef struct {
     size_t (*single_scratch)(size_t k);
     void (*scan_single)(const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,
                         void *scratch, dpq_counters *counters);
+    /* The same for inverted lists; positions number what a query scans, in the order of its probes. */
+    size_t (*lists_scratch)(size_t nprobe, size_t k);
+    void (*scan_lists)(const dpq_lists *lists, const dpq_probes *probes, size_t k, float *distances,
+                       uint32_t *positions, void *scratch, dpq_counters *counters);
     size_t batch_width;      /* queries that scan_batch takes together */
     size_t least_batch;      /* fewer queries than this are faster one by one; measured */
 } dpq_kernels;

@@ -4,6 +4,7 @@
 #include "linear_impl.h"
 #include "scan_batch_impl.h"
 #include "scan_single_impl.h"
+#include "scan_lists_impl.h"
 
 const dpq_kernels DPQ_NAME(dpq_kernels) = {
     .linear = linear,
@@ -13,6 +14,8 @@ const dpq_kernels DPQ_NAME(dpq_kernels) = {
     .scan_batch = scan_batch,
     .single_scratch = single_scratch,
     .scan_single = scan_single,
+    .lists_scratch = lists_scratch,
+    .scan_lists = scan_lists,
     .batch_width = DPQ_QW,
     .least_batch = DPQ_LEAST_BATCH,
 };

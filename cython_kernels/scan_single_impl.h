@@ -22,6 +22,7 @@
 typedef struct {
     uint8_t table8[DPQ_MAX_LEVELS * 256]; /* [level][codeword] */
     uint16_t slope;                       /* of the bins' entries */
+    uint8_t start;                        /* what every byte sum begins with */
     uint32_t hits[DPQ_ONE_CHUNK];
     uint32_t pending[DPQ_ONE_CHUNK]; /* of an earlier chunk, to be rescored exactly */
     size_t pendings;
@@ -206,7 +207,7 @@ static inline uint64_t dpq_one_block(const dpq_database *db, const dpq_single *s
 {
     const uint8_t *row = db->codes + first * code_size;
     uint32_t bytes = (levels * nbits + 7) / 8;
-    dpq_u8s sum = dpq_u8_all(0);
+    dpq_u8s sum = dpq_u8_all(s->start);
     for (uint32_t at = 0; at < bytes; at += 4) {
         uint32_t skip = at + 4 > code_size ? at + 4 - (uint32_t)code_size : 0;
         sum = dpq_add_planes(sum, s, row, code_size, at, skip, levels, nbits);
@@ -322,6 +323,7 @@ static void scan_single(const dpq_database *db, const dpq_queries *qs, size_t k,
         s->threshold = INFINITY;
         s->pendings = 0;
         s->bound = (dpq_bound){0, 0, 0};
+        s->start = 0;
         dpq_topk_begin(&s->top, keys, k, INFINITY);
         dpq_one_scan(db, qs, q, s, k, counters);
         dpq_write(&s->top, k, distances + q * k, ids + q * k);

@@ -21,6 +21,30 @@ cdef extern from "kernels.h" nogil:
         int inner_product
         size_t nq
 
+    ctypedef struct dpq_lists:
+        const uint64_t *codes
+        const uint64_t *bins
+        const uint64_t *terms
+        const uint64_t *allowed
+        const int64_t *sizes
+        const float *term_min
+        const float *term_step
+        const float *term_magnitude
+        const float *radius
+        const float *errors
+        const float *centres
+        size_t stride
+        uint32_t code_size
+        uint32_t nbits
+        uint32_t levels
+
+    ctypedef struct dpq_probes:
+        dpq_queries queries
+        const float *vectors
+        const int64_t *keys
+        const int64_t *counts
+        size_t nprobe
+
     ctypedef struct dpq_counters:
         uint64_t bounded
         uint64_t rescored
@@ -62,6 +86,11 @@ cdef extern from "kernels.h" nogil:
         size_t (*single_scratch)(size_t k) noexcept nogil
         void (*scan_single)(
             const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,
+            void *scratch, dpq_counters *counters,
+        ) noexcept nogil
+        size_t (*lists_scratch)(size_t nprobe, size_t k) noexcept nogil
+        void (*scan_lists)(
+            const dpq_lists *lists, const dpq_probes *probes, size_t k, float *distances, uint32_t *positions,
             void *scratch, dpq_counters *counters,
         ) noexcept nogil
         size_t batch_width

@@ -2,6 +2,7 @@
 
 from ._kernels import simd_level
 from .index import IndexDPQ, SearchParametersDPQ
+from .index_ivf import IndexIVFDPQ, SearchParametersIVFDPQ
 from .io import (
     clone_index,
     deserialize_index,
@@ -15,8 +16,10 @@ from .training import TrainStats, train_codebooks
 
 __all__ = [
     "IndexDPQ",
+    "IndexIVFDPQ",
     "ProgressiveQuantizer",
     "SearchParametersDPQ",
+    "SearchParametersIVFDPQ",
     "TrainStats",
     "clone_index",
     "deserialize_index",

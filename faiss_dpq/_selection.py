@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
 from ._scan import Labels, Selection
 
@@ -32,23 +33,35 @@ def select(selector: faiss.IDSelector | None, n: int) -> Selection:
 
 
 def _members(selector: faiss.IDSelector, n: int) -> Iterator[Labels]:
-    """Ascending ids below n that `selector` admits.
+    """Ascending ids below n that `selector` admits."""
+    for start in range(0, n, _CHUNK):
+        ids = np.arange(start, min(start + _CHUNK, n))
+        yield ids[is_member(selector, ids)]
+
+
+def is_member(selector: faiss.IDSelector, ids: Labels) -> npt.NDArray[np.bool_]:
+    """Which of some ids `selector` admits.
 
     FAISS has no call that applies a selector to many ids; a range search that finds every vector does so, for all
     selector classes, at C++ speed.
     """
+    if isinstance(selector, faiss.IDSelectorRange):
+        return (selector.imin <= ids) & (ids < selector.imax)
+    members = np.zeros(len(ids), bool)
     stand_in = faiss.IndexFlatL2(1)
-    stand_in.add(np.zeros((min(n, _CHUNK), 1), np.float32))
+    stand_in.add(np.zeros((min(len(ids), _CHUNK), 1), np.float32))
     query = np.zeros((1, 1), np.float32)
     numbers = faiss.Int64Vector()
-    for start in range(0, n, _CHUNK):
-        ids = np.arange(start, min(start + _CHUNK, n))
-        if len(ids) < stand_in.ntotal:
-            stand_in.remove_ids(faiss.IDSelectorRange(len(ids), _CHUNK))
-        faiss.copy_array_to_vector(ids, numbers)
+    for start in range(0, len(ids), _CHUNK):
+        some = ids[start : start + _CHUNK]
+        if len(some) < stand_in.ntotal:
+            stand_in.remove_ids(faiss.IDSelectorRange(len(some), _CHUNK))
+        faiss.copy_array_to_vector(some, numbers)
         params = faiss.SearchParameters(sel=faiss.IDSelectorTranslated(numbers, selector))
         # The C++ call: range_search itself takes no params once faiss.contrib.torch_utils is imported.
         result = faiss.RangeSearchResult(1)
         stand_in.range_search_c(1, faiss.swig_ptr(query), 1.0, result, params)
         n_found = int(faiss.rev_swig_ptr(result.lims, 2)[1])
-        yield ids[np.sort(faiss.rev_swig_ptr(result.labels, n_found))] if n_found else ids[:0]
+        if n_found:
+            members[start + faiss.rev_swig_ptr(result.labels, n_found)] = True
+    return members

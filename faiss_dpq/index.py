@@ -43,6 +43,18 @@ class SearchParametersDPQ(faiss.SearchParameters):
         self.levels = levels
 
 
+def check_arguments(name: str, d: int, M: int, nbits: int, metric: int) -> None:
+    """Raise ValueError unless an index of class `name` can be made of these."""
+    if d < 1:
+        raise ValueError(f"{name}: d is {d}, expected at least 1")
+    if not 1 <= M <= MAX_LEVELS:
+        raise ValueError(f"{name}: M is {M}, expected 1 to {MAX_LEVELS}")
+    if not 1 <= nbits <= 12:
+        raise ValueError(f"{name}: nbits is {nbits}, expected 1 to 12")
+    if metric not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
+        raise ValueError(f"{name}: metric is {metric}, expected METRIC_L2 or METRIC_INNER_PRODUCT")
+
+
 class IndexDPQ(faiss.IndexResidualQuantizer):
     """Progressive (additive, residual) quantization with FAISS's index interface.
 
@@ -74,14 +86,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     _train_stats: training.TrainStats | None = None
 
     def __init__(self, d: int, M: int, nbits: int = 8, metric: int = faiss.METRIC_L2) -> None:
-        if d < 1:
-            raise ValueError(f"IndexDPQ: d is {d}, expected at least 1")
-        if not 1 <= M <= MAX_LEVELS:
-            raise ValueError(f"IndexDPQ: M is {M}, expected 1 to {MAX_LEVELS}")
-        if not 1 <= nbits <= 12:
-            raise ValueError(f"IndexDPQ: nbits is {nbits}, expected 1 to 12")
-        if metric not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
-            raise ValueError(f"IndexDPQ: metric is {metric}, expected METRIC_L2 or METRIC_INNER_PRODUCT")
+        check_arguments("IndexDPQ", d, M, nbits, metric)
         super().__init__(d, M, nbits, metric, _search_type(M, nbits, metric))
         self.rq.max_beam_size = default_beam_size(M)
         if self.rq.search_type == faiss.AdditiveQuantizer.ST_decompress:
@@ -137,7 +142,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             If the index is not trained.
         """
         if not self.is_trained:
-            raise RuntimeError("IndexDPQ: the index is not trained; call train(x) first")
+            raise RuntimeError(f"{type(self).__name__}: the index is not trained; call train(x) first")
         fingerprint = self._fingerprint()
         if self._cached is None or self._cached[0] != fingerprint:
             shape = (self.rq.M, 1 << self._nbits, self.d)
@@ -175,7 +180,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
 
     def _checked_levels(self, levels: int, name: str) -> int:
         if not 1 <= levels <= self.rq.M:
-            raise ValueError(f"IndexDPQ: {name} is {levels}, the index has M={self.rq.M} levels")
+            raise ValueError(f"{type(self).__name__}: {name} is {levels}, the index has M={self.rq.M} levels")
         return int(levels)
 
     @property
@@ -190,7 +195,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     @beam_size.setter
     def beam_size(self, beam_size: int) -> None:
         if beam_size < 1:
-            raise ValueError(f"IndexDPQ: beam_size is {beam_size}, expected at least 1")
+            raise ValueError(f"{type(self).__name__}: beam_size is {beam_size}, expected at least 1")
         self.rq.max_beam_size = int(beam_size)
 
     @property
@@ -271,7 +276,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         if codes is None:
             codes = np.empty((len(x), self.code_size), np.uint8)
         else:
-            _check_output(codes, (len(x), self.code_size), np.uint8, "sa_encode", "codes")
+            check_output(codes, (len(x), self.code_size), np.uint8, "IndexDPQ.sa_encode", "codes")
         unpacked = quantizer.encode(x, self.beam_size)
         if self.rq.norm_bits == 0:
             codes[:] = _kernels.pack_codes(unpacked, self._nbits)
@@ -331,9 +336,9 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         if k < 1:
             raise AssertionError(f"IndexDPQ.search: k is {k}, expected at least 1")
         if D is not None:
-            _check_output(D, (len(x), k), np.float32, "search", "D")
+            check_output(D, (len(x), k), np.float32, "IndexDPQ.search", "D")
         if I is not None:
-            _check_output(I, (len(x), k), np.int64, "search", "I")
+            check_output(I, (len(x), k), np.int64, "IndexDPQ.search", "I")
         distances, labels = _scan.search(*self._searched(params), x, k)
         if D is not None:
             D[:] = distances
@@ -404,7 +409,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         if R is None:
             R = np.empty((len(x), max(k, 0), self.d), np.float32)
         else:
-            _check_output(R, (len(x), k, self.d), np.float32, "search_and_reconstruct", "R")
+            check_output(R, (len(x), k, self.d), np.float32, "IndexDPQ.search_and_reconstruct", "R")
         D, I = self.search(x, k, D, I, params=params)
         found = I >= 0
         R[~found] = np.nan
@@ -534,17 +539,18 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         self, x: npt.NDArray[Any], method: str, numeric_type: int = faiss.Float32, name: str = "x"
     ) -> Floats:
         """x as a contiguous float32 array of shape (n, d), or the error that FAISS's wrapper would raise."""
+        call = f"{type(self).__name__}.{method}"
         if numeric_type != faiss.Float32:
             known = numeric_type in (faiss.Float16, getattr(faiss, "Int8", faiss.Float16))
             error = RuntimeError if known else ValueError
-            raise error(f"IndexDPQ.{method}: numeric_type is {numeric_type}, only faiss.Float32 is supported")
+            raise error(f"{call}: numeric_type is {numeric_type}, only faiss.Float32 is supported")
         x = np.asarray(x)
         if x.dtype.kind not in "fiub":
-            raise TypeError(f"IndexDPQ.{method}: {name} has dtype {x.dtype}, expected float32")
+            raise TypeError(f"{call}: {name} has dtype {x.dtype}, expected float32")
         if x.ndim != 2:
-            raise ValueError(f"IndexDPQ.{method}: {name} has {x.ndim} dimensions, expected 2: (n, {self.d})")
+            raise ValueError(f"{call}: {name} has {x.ndim} dimensions, expected 2: (n, {self.d})")
         if x.shape[1] != self.d:
-            raise AssertionError(f"IndexDPQ.{method}: {name} has {x.shape[1]} columns, the index has d={self.d}")
+            raise AssertionError(f"{call}: {name} has {x.shape[1]} columns, the index has d={self.d}")
         return np.ascontiguousarray(x, np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -563,14 +569,14 @@ def _check_owned(index: faiss.IndexResidualQuantizer, method: str) -> None:
         raise RuntimeError(f"IndexDPQ.{method}: the codes are mapped from a file (IO_FLAG_MMAP_IFC), read-only")
 
 
-def _check_output(out: npt.NDArray[Any], shape: tuple[int, ...], dtype: npt.DTypeLike, method: str, name: str) -> None:
-    """Raise the error that FAISS's wrapper would, if results cannot go straight into `out`."""
+def check_output(out: npt.NDArray[Any], shape: tuple[int, ...], dtype: npt.DTypeLike, call: str, name: str) -> None:
+    """Raise the error that FAISS's wrapper would, if results of `call` cannot go straight into its argument `name`."""
     if out.shape != shape:
-        raise AssertionError(f"IndexDPQ.{method}: {name} has shape {out.shape}, expected {shape}")
+        raise AssertionError(f"{call}: {name} has shape {out.shape}, expected {shape}")
     if out.dtype != dtype:
-        raise TypeError(f"IndexDPQ.{method}: {name} has dtype {out.dtype}, expected {np.dtype(dtype)}")
+        raise TypeError(f"{call}: {name} has dtype {out.dtype}, expected {np.dtype(dtype)}")
     if not out.flags.c_contiguous:
-        raise ValueError(f"IndexDPQ.{method}: {name} is not C-contiguous")
+        raise ValueError(f"{call}: {name} is not C-contiguous")
 
 
 def _search_type(M: int, nbits: int, metric: int) -> int:

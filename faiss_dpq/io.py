@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from . import _validate
 from .index import MAX_LEVELS, IndexDPQ
+from .index_ivf import IndexIVFDPQ
 
 
 def downcast_index(index: faiss.Index) -> faiss.Index:
-    """The index as its own class: an IndexDPQ for FAISS's residual quantizers that it can search.
+    """The index as its own class: an IndexDPQ or IndexIVFDPQ for FAISS's residual quantizers that it can search.
 
     Parameters
     ----------
@@ -27,19 +28,24 @@ def downcast_index(index: faiss.Index) -> faiss.Index:
     -------
     index : faiss.Index
         An IndexDPQ if `index` is a faiss.IndexResidualQuantizer whose levels have 1 to 12 bits each, the same number
-        for all, and whose metric is L2 or inner product; else what faiss.downcast_index returns.
+        for all, and whose metric is L2 or inner product; an IndexIVFDPQ if it is such a faiss.IndexIVFResidualQuantizer
+        without norms in its codes; else what faiss.downcast_index returns.
     """
-    if isinstance(index, IndexDPQ):
+    if isinstance(index, IndexDPQ | IndexIVFDPQ):
         return index
     specific = index if type(index) is not faiss.Index else faiss.downcast_index(index)
-    if not isinstance(specific, faiss.IndexResidualQuantizer):
+    if not isinstance(specific, faiss.IndexResidualQuantizer | faiss.IndexIVFResidualQuantizer):
         return specific
     nbits = set(faiss.vector_to_array(specific.rq.nbits).tolist())
     metrics = (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT)
     fits = len(nbits) == 1 and max(nbits) <= 12 and specific.rq.M <= MAX_LEVELS
+    ours_class = IndexDPQ
+    if isinstance(specific, faiss.IndexIVFResidualQuantizer):
+        ours_class = IndexIVFDPQ
+        fits = fits and specific.rq.norm_bits == 0
     if not fits or specific.metric_type not in metrics:
         return specific
-    ours = IndexDPQ.__new__(IndexDPQ)
+    ours = ours_class.__new__(ours_class)
     ours.this = specific.this
     ours.referenced_objects = [index]
     return ours
@@ -93,8 +99,8 @@ def deserialize_index(data: npt.NDArray[np.uint8], io_flags: int = 0) -> faiss.I
 
 
 def clone_index(index: faiss.Index) -> faiss.Index:
-    """faiss.clone_index, then `downcast_index`; an IndexDPQ keeps its `levels` and `train_stats`."""
+    """faiss.clone_index, then `downcast_index`; ours keep their `levels` and `train_stats`."""
     clone = downcast_index(faiss.clone_index(index))
-    if isinstance(index, IndexDPQ):
+    if isinstance(index, IndexDPQ | IndexIVFDPQ):
         clone._levels, clone._train_stats = index._levels, index._train_stats
     return clone

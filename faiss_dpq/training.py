@@ -135,14 +135,7 @@ def train_codebooks(
     """
     started = time.perf_counter()
     K = 1 << nbits
-    if len(x) < K:
-        raise RuntimeError(
-            f"train: x has {len(x)} vectors, at least 2**nbits = {K} are needed for the codewords of a level"
-        )
-    if not np.isfinite(x).all():
-        raise RuntimeError("train: x has NaN or infinite values")
-    effort = _checked_effort(effort)
-    w = _checked_weights(weights, M)
+    effort, w = check_arguments(x, M, nbits, effort, weights)
     beam_size = max(1, min(effort.beam_size, 8 * effort.beam_size // M))
     rng = np.random.default_rng(seed)
     if len(x) > effort.max_points_per_centroid * K:
@@ -171,6 +164,19 @@ def train_codebooks(
     progress.step(f"mean squared error {stats.mse[-1]:.6g}")
     progress.close()
     return quantizer.codebooks, stats
+
+
+def check_arguments(
+    x: Floats, M: int, nbits: int, effort: str | Effort, weights: npt.ArrayLike | None
+) -> tuple[Effort, Doubles]:
+    """What `train_codebooks` raises for its arguments; effort and weights as it uses them."""
+    if len(x) < 1 << nbits:
+        raise RuntimeError(
+            f"train: x has {len(x)} vectors, at least 2**nbits = {1 << nbits} are needed for the codewords of a level"
+        )
+    if not np.isfinite(x).all():
+        raise RuntimeError("train: x has NaN or infinite values")
+    return _checked_effort(effort), _checked_weights(weights, M)
 
 
 def _temperature(turn: int, turns: int) -> float:

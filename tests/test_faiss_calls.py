@@ -239,6 +239,14 @@ def test_reset_keeps_the_codebooks(index, x):
     np.testing.assert_array_equal(index.sa_encode(x), codes)
 
 
+def test_add_sa_codes(index, x):
+    codes = index.sa_encode(x[:30])
+    index.add_sa_codes(codes)
+    assert index.ntotal == N + 30
+    np.testing.assert_array_equal(index.reconstruct_n(N, 30), index.sa_decode(codes))
+    assert N + 4 in index.search(index.sa_decode(codes[4:5]), 3)[1]
+
+
 def test_get_code_packer_moves_codes(index, x):
     packer = index.get_CodePacker()
     assert (packer.code_size, packer.nvec) == (index.sa_code_size(), 1)

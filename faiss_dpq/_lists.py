@@ -1,0 +1,403 @@
+"""Search of inverted lists whose vectors are coded by residual: list centre plus codewords.
+
+The centre is one more level of the code, c + c_1(k_1) + ... + c_M(k_M), so that the tables of a query serve all lists
+that it probes; what couples centre and codewords is a term of each stored vector (see cython_kernels/dpq_lists.h). The
+terms follow from codes and centres. They are kept by list, with a hash of the codes that they were made from, and every
+search first compares the hashes of the lists that it probes: however the lists were changed, nothing is ever stale.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from . import _kernels, _parallel, _selection
+from ._scan import _FIRST_RANGE_K, _RANGE_RESULTS, MISSING, Labels
+from .quantizer import Floats, ProgressiveQuantizer
+
+_TABLE_BYTES = 64 << 20  # of distance tables held at a time
+_PRODUCT_LISTS = 64  # lists whose products with all codewords are held at a time
+_WORTH_A_THREAD = 1 << 16  # distances; several times what it costs to start a task
+_MOST_SCANNED = (1 << 32) - 1  # vectors by one query, which numbers them in 32 bits
+
+Addresses = npt.NDArray[np.uint64]
+
+
+@dataclass
+class OpenLists:
+    """Some inverted lists, while FAISS keeps them in place.
+
+    Attributes
+    ----------
+    numbers : array, int64
+        Ascending, of the lists that are open.
+    sizes : array, shape (nlist,), int64
+    codes, ids : array, shape (nlist,), uint64
+        Addresses; only the entries of open lists mean anything.
+    code_size : int
+    """
+
+    numbers: Labels
+    sizes: Labels
+    codes: Addresses
+    ids: Addresses
+    code_size: int
+
+
+@contextlib.contextmanager
+def opened(invlists: faiss.InvertedLists, keys: Labels) -> Iterator[OpenLists]:
+    """The lists that `keys` name (-1: none), prefetched, and released at the end."""
+    nlist = invlists.nlist
+    probed = np.zeros(nlist, bool)
+    probed[keys[keys >= 0]] = True
+    numbers = np.flatnonzero(probed)
+    invlists.prefetch_lists(faiss.swig_ptr(numbers), len(numbers))
+    lists = OpenLists(
+        numbers,
+        np.zeros(nlist, np.int64),
+        np.zeros(nlist, np.uint64),
+        np.zeros(nlist, np.uint64),
+        invlists.code_size,
+    )
+    held = []
+    try:
+        for number in numbers.tolist():
+            lists.sizes[number] = size = invlists.list_size(number)
+            if size == 0:
+                continue
+            codes, ids = invlists.get_codes(number), invlists.get_ids(number)
+            held.append((number, codes, ids))
+            lists.codes[number], lists.ids[number] = int(codes), int(ids)
+        yield lists
+    finally:
+        for number, codes, ids in held:
+            invlists.release_codes(number, codes)
+            invlists.release_ids(number, ids)
+
+
+class Centres:
+    """The lists' centres as a search needs them.
+
+    For METRIC_L2 queries and centres are moved by the mean centre, and by the quantizer's own: float32 keeps its
+    precision on data far from the origin, where large terms would cancel.
+
+    Attributes
+    ----------
+    padded : array, shape (nlist, stride), float32
+        Zeros behind the d columns, to a multiple of 16.
+    """
+
+    def __init__(self, centres: Floats, quantizer: ProgressiveQuantizer, metric: int) -> None:
+        self.metric = metric
+        self.d = centres.shape[1]
+        self.mean = np.zeros(self.d, np.float32)
+        if metric == faiss.METRIC_L2:
+            self.mean = centres.mean(axis=0, dtype=np.float64).astype(np.float32)
+            centres = centres - self.mean
+        else:
+            centres = centres + quantizer._centre
+        self.padded = _padded(centres)
+
+    def queries(self, xq: Floats, quantizer: ProgressiveQuantizer, levels: int) -> tuple[Floats, ...]:
+        """(tables, norms, table errors, padded vectors) of queries."""
+        xq = xq - self.mean
+        tables, _, norms = quantizer.tables(xq, levels, self.metric)
+        errors = quantizer.table_errors(norms, levels)
+        vectors = xq - quantizer._centre if self.metric == faiss.METRIC_L2 else xq
+        return tables, norms, errors, _padded(vectors)
+
+
+def _padded(x: Floats) -> Floats:
+    padded = _kernels.aligned_empty((len(x), -(-x.shape[1] // _kernels.PANEL) * _kernels.PANEL))
+    padded[:, : x.shape[1]] = x
+    padded[:, x.shape[1] :] = 0
+    return padded
+
+
+class DerivedLists:
+    """Terms, their bins and the radius of every list, at one prefix length; made when a list is first probed."""
+
+    def __init__(self, quantizer: ProgressiveQuantizer, centres: Centres, levels: int) -> None:
+        self.quantizer, self.centres, self.levels = quantizer, centres, levels
+        nlist = len(centres.padded)
+        self.sizes = np.full(nlist, -1, np.int64)
+        self.hashes = np.zeros(nlist, np.uint64)
+        self.bins = np.zeros(nlist, np.uint64)
+        self.terms = np.zeros(nlist, np.uint64)
+        self.term_min, self.term_step, self.term_magnitude, self.radius = np.zeros((4, nlist), np.float32)
+        self._has_terms = centres.metric == faiss.METRIC_L2
+        # The terms' tables are products with the centres, as a query's are with the query.
+        norms = np.empty(nlist, np.float32)
+        _kernels.squared_norms(centres.padded, norms)
+        self.errors = quantizer.table_errors(norms, levels) if self._has_terms else np.zeros(nlist, np.float32)
+        self._kept: dict[int, tuple[Floats, npt.NDArray[np.uint8]]] = {}
+        self._lock = threading.Lock()
+
+    def is_of(self, quantizer: ProgressiveQuantizer, metric: int) -> bool:
+        """Whether it was made with this quantizer and for this metric."""
+        return self.quantizer is quantizer and self.centres.metric == metric
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        kept = sum(terms.nbytes + bins.nbytes for terms, bins in list(self._kept.values()))
+        own = (self.sizes, self.hashes, self.bins, self.terms, self.errors)
+        return kept + sum(array.nbytes for array in own) + 4 * self.radius.nbytes
+
+    def update(self, lists: OpenLists) -> None:
+        """Make everything true of the open lists, recomputing those whose codes have changed."""
+        hashes = np.empty(len(lists.numbers), np.uint64)
+
+        def hash_some(part: slice) -> None:
+            _kernels.hash_lists(lists.numbers[part], lists.codes, lists.sizes, lists.code_size, hashes[part])
+
+        n_bytes = int(lists.sizes[lists.numbers].sum()) * lists.code_size
+        n_threads = min(faiss.omp_get_max_threads(), 1 + (n_bytes >> 18))
+        _parallel.run(hash_some, [(part,) for part in _parallel.slices(len(hashes), n_threads)])
+        changed = self._changed(lists, hashes)
+        if not changed.any():
+            return
+        with self._lock:
+            changed = self._changed(lists, hashes)
+            numbers, hashes = lists.numbers[changed], hashes[changed]
+            parts = _parallel.slices(len(numbers), max(faiss.omp_get_max_threads(), -(-len(numbers) // _PRODUCT_LISTS)))
+            _parallel.run(self._recompute, [(lists, numbers[part]) for part in parts])
+            self.sizes[numbers], self.hashes[numbers] = lists.sizes[numbers], hashes
+
+    def _changed(self, lists: OpenLists, hashes: Addresses) -> npt.NDArray[np.bool_]:
+        numbers = lists.numbers
+        return (self.sizes[numbers] != lists.sizes[numbers]) | (self.hashes[numbers] != hashes)
+
+    def _recompute(self, lists: OpenLists, numbers: Labels) -> None:
+        quantizer = self.quantizer
+        rows = self.levels * quantizer.K
+        n_panels = -(-rows // _kernels.PANEL)
+        products = np.zeros((len(numbers), n_panels * _kernels.PANEL), np.float32)
+        if self._has_terms:
+            centres = np.ascontiguousarray(self.centres.padded[numbers, : quantizer.d])
+            zeros = np.zeros(products.shape[1], np.float32)
+            _kernels.linear(centres, quantizer._panels[:n_panels], zeros, 2.0, products)
+        for number, of_list in zip(numbers.tolist(), products, strict=True):
+            if lists.sizes[number]:
+                self._recompute_list(lists, number, of_list)
+
+    def _recompute_list(self, lists: OpenLists, number: int, products: Floats) -> None:
+        quantizer, n = self.quantizer, int(lists.sizes[number])
+        reach = quantizer._reach(self.levels)
+        terms = bins = None
+        if self._has_terms:
+            terms, bins = np.empty(n, np.float32), np.empty(n, np.uint8)
+            if quantizer._cross is None:
+                packed = np.empty((n, lists.code_size), np.uint8)
+                _kernels.copy_codes(lists.codes[number], packed)
+                terms[:] = quantizer.cross_terms(_kernels.unpack_codes(packed, self.levels, quantizer.nbits))
+        radius, *of_terms = _kernels.list_terms(
+            lists.codes[number],
+            lists.code_size,
+            quantizer.nbits,
+            self.levels,
+            quantizer._cross,
+            products,
+            quantizer._codeword_norms,
+            2.0**-22 * reach**2,  # the tables are rounded to float32: no squared norm is off by more
+            n,
+            terms,
+            bins,
+        )
+        self.radius[number] = reach if quantizer._cross is None else radius
+        self.term_min[number], self.term_step[number], self.term_magnitude[number] = of_terms
+        if terms is not None and bins is not None:
+            self.terms[number], self.bins[number] = terms.ctypes.data, bins.ctypes.data
+            self._kept[number] = (terms, bins)
+
+
+@dataclass
+class Found:
+    """Results of a search, shape (nq, k) each.
+
+    Attributes
+    ----------
+    D : array, float32
+        Nearest first; +-FLT_MAX where there are fewer than k.
+    I : array, int64
+        Ids, -1 where there are fewer.
+    places : array, int64, or None
+        list << 32 | offset, if it was asked for.
+    """
+
+    D: Floats
+    I: Labels
+    places: Labels | None
+
+
+def scanned_counts(keys: Labels, sizes: Labels, max_codes: int) -> Labels:
+    """How many vectors a query scans of each list: all, until `max_codes` (0: no limit) are reached."""
+    counts = np.where(keys >= 0, sizes[keys], 0)
+    if max_codes:
+        before = np.cumsum(counts, axis=1) - counts
+        counts = np.clip(max_codes - before, 0, counts)
+    return counts
+
+
+def search(
+    derived: DerivedLists,
+    lists: OpenLists,
+    selector: faiss.IDSelector | None,
+    xq: Floats,
+    keys: Labels,
+    counts: Labels,
+    k: int,
+    with_places: bool = False,
+) -> Found:
+    """The k nearest codes in the lists that each query probes: exact float32 distances.
+
+    Parameters
+    ----------
+    derived : DerivedLists
+        Of the quantizer, the centres and the prefix length; brought up to date here.
+    lists : OpenLists
+        All lists in `keys`.
+    selector : faiss.IDSelector, optional
+        Only ids that it admits are found.
+    xq : array, shape (nq, d), float32
+    keys, counts : array, shape (nq, nprobe), int64
+        Lists, -1 for none, and how many vectors of each.
+    k : int
+    with_places : bool
+        Whether to return `Found.places`.
+
+    Raises
+    ------
+    RuntimeError
+        If a query probes 2**32 - 1 vectors or more.
+    """
+    if counts.sum(axis=1).max(initial=0) >= _MOST_SCANNED:
+        raise RuntimeError(f"IndexIVFDPQ: a query scans at most {_MOST_SCANNED - 1} vectors; lower nprobe or max_codes")
+    derived.update(lists)
+    allowed, keep = _allowed(selector, lists)
+    found = Found(
+        np.empty((len(xq), k), np.float32),
+        np.empty((len(xq), k), np.int64),
+        np.empty((len(xq), k), np.int64) if with_places else None,
+    )
+    n_threads = min(faiss.omp_get_max_threads(), int(counts.sum()) // _WORTH_A_THREAD)
+    width = max(1, _TABLE_BYTES // (4 * derived.levels * derived.quantizer.K))
+    for start in range(0, len(xq), width):
+        block = slice(start, min(start + width, len(xq)))
+        queries = derived.centres.queries(xq[block], derived.quantizer, derived.levels)
+        tasks = [
+            (derived, lists, allowed, tuple(a[cut] for a in queries), keys[block][cut], counts[block][cut], out)
+            for cut in _parallel.slices(block.stop - block.start, n_threads)
+            for out in [_part(found, slice(block.start + cut.start, block.start + cut.stop))]
+        ]
+        _parallel.run(_scan, tasks)
+    del keep
+    sign = 1 if derived.centres.metric == faiss.METRIC_L2 else -1
+    if sign < 0:
+        np.negative(found.D, out=found.D)
+    if len(xq) and (found.I[:, -1] < 0).any():
+        found.D[found.I < 0] = sign * MISSING
+    return found
+
+
+def range_search(
+    derived: DerivedLists,
+    lists: OpenLists,
+    selector: faiss.IDSelector | None,
+    xq: Floats,
+    keys: Labels,
+    counts: Labels,
+    thresh: float,
+) -> tuple[Labels, Floats, Labels]:
+    """All codes in the probed lists that are nearer than `thresh`; arguments as in `search`.
+
+    The k nearest are searched for with a k that grows until the last of them is too far.
+
+    Returns
+    -------
+    lims : array, shape (nq + 1,), int64
+    D : array, shape (lims[-1],), float32
+    I : array, shape (lims[-1],), int64
+    """
+    nothing = (np.empty(0, np.float32), np.empty(0, np.int64))
+    found = [nothing] * len(xq)
+    most = int(counts.sum(axis=1).max(initial=0))
+    open_queries, k = np.arange(len(xq)), min(_FIRST_RANGE_K, most)
+    while k and len(open_queries):
+        still_open = []
+        for block in np.array_split(open_queries, -(-len(open_queries) * k // _RANGE_RESULTS)):
+            some = search(derived, lists, selector, xq[block], keys[block], counts[block], k)
+            near = (thresh > some.D if derived.centres.metric == faiss.METRIC_L2 else thresh < some.D) & (some.I >= 0)
+            n_near = near.sum(axis=1)
+            for row, query in enumerate(block):
+                found[query] = (some.D[row, : n_near[row]].copy(), some.I[row, : n_near[row]].copy())
+            still_open.append(block[n_near == k])
+        if k == most:
+            break
+        open_queries, k = np.concatenate(still_open), min(8 * k, most)
+    lims = np.zeros(len(xq) + 1, np.int64)
+    np.cumsum([len(I) for _, I in found], out=lims[1:])
+    return lims, np.concatenate([D for D, _ in [*found, nothing]]), np.concatenate([I for _, I in [*found, nothing]])
+
+
+def _part(found: Found, rows: slice) -> Found:
+    return Found(found.D[rows], found.I[rows], None if found.places is None else found.places[rows])
+
+
+def _scan(
+    derived: DerivedLists,
+    lists: OpenLists,
+    allowed: Addresses | None,
+    queries: tuple[Floats, ...],
+    keys: Labels,
+    counts: Labels,
+    out: Found,
+) -> None:
+    tables, norms, errors, vectors = queries
+    _kernels.scan_lists(
+        tables,
+        norms,
+        errors,
+        derived.centres.metric == faiss.METRIC_INNER_PRODUCT,
+        vectors,
+        keys,
+        counts,
+        lists.codes,
+        lists.ids,
+        lists.sizes,
+        allowed,
+        lists.code_size,
+        derived.quantizer.nbits,
+        derived.levels,
+        derived.bins,
+        derived.terms,
+        derived.term_min,
+        derived.term_step,
+        derived.term_magnitude,
+        derived.radius,
+        derived.errors,
+        derived.centres.padded,
+        out.D,
+        out.I,
+        out.places,
+    )
+
+
+def _allowed(
+    selector: faiss.IDSelector | None, lists: OpenLists
+) -> tuple[Addresses | None, npt.NDArray[np.bool_] | None]:
+    """Addresses of a byte a vector for every open list, and the array that they point into."""
+    if selector is None or isinstance(selector, faiss.IDSelectorAll):
+        return None, None
+    sizes = lists.sizes[lists.numbers]
+    ids = np.empty(int(sizes.sum()), np.int64)
+    if len(ids):
+        _kernels.gather_ids(lists.numbers, lists.ids, lists.sizes, ids)
+    members = _selection.is_member(selector, ids)
+    allowed = np.zeros(len(lists.sizes), np.uint64)
+    allowed[lists.numbers] = members.ctypes.data + (np.cumsum(sizes) - sizes).astype(np.uint64)
+    return allowed, members
