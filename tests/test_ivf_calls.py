@@ -208,3 +208,15 @@ def test_get_inverted_list_scanner_scans_a_list(index, x):
     index.make_direct_map()
     members = index.reconstruct_batch(np.flatnonzero(lists == number))
     np.testing.assert_allclose(found, ((members - query) ** 2).sum(1), rtol=1e-4, atol=1e-5)
+
+
+def test_get_distance_computer(index, x):
+    index.make_direct_map()
+    computer = index.get_distance_computer()
+    query = np.random.default_rng(1).random(D, dtype=np.float32)
+    computer.set_query(pointer(query))
+    index.nprobe = NLIST
+    D_all, I_all = index.search(query[None], N)
+    np.testing.assert_allclose([computer(int(i)) for i in I_all[0]], D_all[0], rtol=1e-4, atol=1e-5)
+    a, b = index.reconstruct(3), index.reconstruct(11)
+    assert computer.symmetric_dis(3, 11) == pytest.approx(((a - b) ** 2).sum(), rel=1e-4)
