@@ -1,6 +1,7 @@
 """Deep Progressive Quantization for FAISS: IndexDPQ stands where faiss.IndexPQ stood."""
 
 from ._kernels import simd_level
+from .factory import index_factory
 from .index import IndexDPQ, SearchParametersDPQ
 from .index_ivf import IndexIVFDPQ, SearchParametersIVFDPQ
 from .io import (
@@ -11,12 +12,30 @@ from .io import (
     serialize_index,
     write_index,
 )
+from .parameter_space import ParameterSpace
 from .quantizer import ProgressiveQuantizer
 from .training import TrainStats, train_codebooks
+from .wrappers import (
+    IndexIDMap,
+    IndexIDMap2,
+    IndexPreTransform,
+    IndexRefine,
+    IndexRefineFlat,
+    IndexReplicas,
+    IndexShards,
+)
 
 __all__ = [
     "IndexDPQ",
+    "IndexIDMap",
+    "IndexIDMap2",
     "IndexIVFDPQ",
+    "IndexPreTransform",
+    "IndexRefine",
+    "IndexRefineFlat",
+    "IndexReplicas",
+    "IndexShards",
+    "ParameterSpace",
     "ProgressiveQuantizer",
     "SearchParametersDPQ",
     "SearchParametersIVFDPQ",
@@ -24,6 +43,7 @@ __all__ = [
     "clone_index",
     "deserialize_index",
     "downcast_index",
+    "index_factory",
     "read_index",
     "serialize_index",
     "simd_level",
