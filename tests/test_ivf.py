@@ -320,7 +320,7 @@ def test_range_search(metric):
         sign = 1 if metric == faiss.METRIC_L2 else -1
         thresh = sign * np.quantile(expected[np.isfinite(expected)], share) + sign * 1e-3
         lims, D, I = index.range_search(xq, thresh)
-        assert (lims.dtype, D.dtype, I.dtype) == (np.int64, np.float32, np.int64)
+        assert (lims.dtype, D.dtype, I.dtype) == (np.uint64, np.float32, np.int64)
         for q in range(len(xq)):
             part = slice(lims[q], lims[q + 1])
             inside = {i for i, e in zip(ids.tolist(), sign * expected[q], strict=True)
