@@ -177,7 +177,7 @@ def precision_at(
     """
     wanted = np.asarray(ranks)
     if wanted.size == 0 or wanted.dtype.kind not in "iu" or wanted.min() < 1 or wanted.max() > index.ntotal:
-        raise ValueError(f"precision_at: ranks is {ranks}, expected whole numbers from 1 to ntotal={index.ntotal}")
+        raise ValueError(f"precision_at: ranks is {ranks!r}, expected whole numbers from 1 to ntotal={index.ntotal}")
     evaluation = evaluate(index, xq, query_labels, database_labels, int(wanted.max()), params)
     return evaluation.precision[wanted - 1]
 
@@ -215,7 +215,7 @@ def recall_at(
     if not len(xq) or len(nearest) != len(xq):
         raise ValueError(f"recall_at: xq has {len(xq)} rows and nearest {len(nearest)}, expected as many, at least 1")
     if min(ranks, default=0) < 1:
-        raise ValueError(f"recall_at: ranks is {ranks}, expected numbers of at least 1")
+        raise ValueError(f"recall_at: ranks is {ranks!r}, expected numbers of at least 1")
     true_ids = nearest.reshape(len(xq), -1)[:, :1]
     found = np.zeros(len(ranks))
     for block, _, I in _searched(index, xq, max(ranks), params, max(ranks)):
