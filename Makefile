@@ -56,6 +56,6 @@ $(VENV)/demo.stamp: $(BUILD_INPUTS) | $(BIN)/pip
 	touch $@
 
 $(VENV)/test.stamp: $(BUILD_INPUTS) | $(BIN)/pip
-	@echo "Installing into $(VENV); the first time this takes a minute or two."
-	$(PIP) -e '.[bench,dev]'
+	@echo "Installing into $(VENV), torch among it; the first time this takes some minutes."
+	$(PIP) -e '.[bench,deep,dev]'
 	touch $(VENV)/demo.stamp $@
