@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from .config import ABLATIONS
-from .runs import FEATURES, MODELS
+from .runs import FEATURES, MODELS, RunConfig
 
 Floats = npt.NDArray[np.float64]
 
@@ -89,7 +89,7 @@ def collect(folders: Sequence[Path | str]) -> list[Result]:
         if not (folder / "metrics.json").exists():
             raise FileNotFoundError(f"{folder}: metrics.json is missing; evaluate the run first")
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        kind = _without_seeds(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        kind = _without_seeds(RunConfig.read(folder / "config.json"))
         result, _ = kinds.setdefault(kind, (Result(metrics["label"], R=metrics["protocol"]["R"]), folder.name))
         with np.load(folder / "curves.npz", allow_pickle=False) as stored:
             result.ranks = stored["ranks"]
@@ -116,14 +116,11 @@ def _rows(kinds: Sequence[tuple[Result, str]]) -> list[Result]:
     return list(rows.values())
 
 
-def _without_seeds(tables: dict[str, Any]) -> str:
-    """A configuration without what runs of one row may differ in."""
-    free = {"data": {"seed"}, "train": {"seed", "device", "workers", "progress", "tensorboard"}}
-    kept = {
-        table: {name: value for name, value in values.items() if name not in free.get(table, ())}
-        for table, values in tables.items()
-    }
-    return json.dumps(kept, sort_keys=True)
+def _without_seeds(config: RunConfig) -> str:
+    """What runs of one row have in common."""
+    tables = config.decisive()
+    del tables["data"]["seed"], tables["train"]["seed"]
+    return json.dumps(tables, sort_keys=True)
 
 
 def ordered(results: Sequence[Result]) -> list[Result]:

@@ -14,7 +14,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +144,21 @@ class RunConfig:
             table = tables
             for key in outer:
                 table = table.setdefault(key, {})
+                if not isinstance(table, dict):
+                    raise ValueError(f"setting is {setting!r}, but {key} is {table!r}, no table")
             table[last] = _json_or_text(value)
         return cls.from_dict(tables)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries, as `from_dict` takes them."""
         return asdict(self)
+
+    def decisive(self) -> dict[str, Any]:
+        """What results depend on: all but where and how visibly it is computed."""
+        tables = self.to_dict()
+        for name in ("device", "workers", "progress", "tensorboard"):
+            del tables["train"][name]
+        return tables
 
     @property
     def label(self) -> str:
@@ -307,7 +316,9 @@ def train(
     train_set, validation = (
         (experiment.train, None) if config.train.patience is None else _held_out(experiment.train, config.train.seed)
     )
-    trainer = Trainer(model, config.train, folder)
+    # A bar in a log file would be thousands of lines.
+    progress = config.train.progress and sys.stderr.isatty()
+    trainer = Trainer(model, replace(config.train, progress=progress), folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "config.json", config.to_dict())
     history = trainer.fit(train_set, validation, resume=resume, features=features)
@@ -322,7 +333,7 @@ def _claim(folder: Path, config: RunConfig, resume: bool) -> None:
         return
     if not resume:
         raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
-    if RunConfig.read(written) != config:
+    if RunConfig.read(written).decisive() != config.decisive():
         raise ValueError(f"{written} is another configuration; a run is resumed with its own")
 
 
