@@ -21,6 +21,7 @@ from .pqn import PQN, RPQN, ProductQuantization
 from .qblock import ProgressiveQuantization, QBlock
 from .tpqn import TPQN
 from .trainer import Trainer
+from .unlabelled import train_codebooks_sgd
 
 __all__ = [
     "ABLATIONS",
@@ -42,4 +43,5 @@ __all__ = [
     "embed_dataset",
     "label_embeddings",
     "load_word_vectors",
+    "train_codebooks_sgd",
 ]

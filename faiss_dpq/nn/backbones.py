@@ -31,9 +31,7 @@ class SmallCNN(nn.Module):
         Share of the features dropped in training.
     """
 
-    def __init__(
-        self, in_channels: int = 1, width: int = 32, out_features: int = 256, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, in_channels: int = 1, width: int = 32, out_features: int = 256, dropout: float = 0.0) -> None:
         super().__init__()
         self.out_features = out_features
         self.maps = nn.Sequential(
@@ -152,7 +150,9 @@ def _read_state_dict(path: Path | str) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"AlexNet.from_file: {path} is not a file of torch.save with tensors alone: {error}") from error
+        raise ValueError(
+            f"AlexNet.from_file: {path} is not a file of torch.save with tensors alone: {error}"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"AlexNet.from_file: {path} holds no state_dict (a dict from names to tensors)")
     return state

@@ -76,6 +76,7 @@ class DeepQuantizer(nn.Module, ABC):
     """
 
     quantizer: Any  # a Quantizer that is an nn.Module; Python has no type for both
+    d: int  #: dimension of the vectors that are quantized
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class DeepQuantizer(nn.Module, ABC):
         self.feature_dim = feature_dim
         self.preprocess = Preprocess(mean, std, image_size)
         # In this memory format convolutions are up to 3 times as fast, in bfloat16 on CPUs above all.
-        self.backbone = backbone.to(memory_format=torch.channels_last)
+        self.backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         #: Type that the backbone computes in under mixed precision; the trainer sets it. None is float32.
         self.autocast: torch.dtype | None = None
 
@@ -157,7 +158,11 @@ class DeepQuantizer(nn.Module, ABC):
 
 @torch.no_grad()
 def embed_dataset(
-    model: DeepQuantizer, dataset: Dataset, batch_size: int = 256, device: str | torch.device | None = None
+    model: DeepQuantizer,
+    dataset: Dataset,
+    batch_size: int = 256,
+    device: str | torch.device | None = None,
+    workers: int = 0,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
     """Vectors and labels of all images of a data set, with the model in evaluation mode.
 
@@ -168,6 +173,8 @@ def embed_dataset(
     batch_size : int
     device : str or torch.device, optional
         Where to compute: the model is moved there. By default where it is.
+    workers : int
+        Processes that load images.
 
     Returns
     -------
@@ -176,10 +183,12 @@ def embed_dataset(
     """
     if device is not None:
         model.to(device)
+    # A generator of its own: a loader without one draws from the global one.
+    loader = DataLoader(dataset, batch_size, num_workers=workers, generator=torch.Generator())
     training = model.training
     model.eval()
     try:
-        batches = [(model.embed(images).cpu(), labels) for images, labels in DataLoader(dataset, batch_size)]
+        batches = [(model.embed(images).cpu(), labels) for images, labels in loader]
     finally:
         model.train(training)
     x = torch.cat([x for x, _ in batches]).numpy()

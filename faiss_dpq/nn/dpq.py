@@ -76,11 +76,13 @@ class DPQ(DeepQuantizer):
             raise ValueError(
                 f"DPQ: label_embeddings has shape {tuple(z.shape)}, expected num_classes={num_classes} rows of d"
             )
-        if z is None and d is None:
+        if z is not None:
+            if d not in (None, z.shape[1]):
+                raise ValueError(f"DPQ: d is {d}, but label_embeddings have {z.shape[1]} dimensions")
+            d = z.shape[1]
+        if d is None:
             raise ValueError("DPQ: neither label_embeddings nor d is given; one must tell the dimension of v")
-        if z is not None and d is not None and z.shape[1] != d:
-            raise ValueError(f"DPQ: d is {d}, but label_embeddings have {z.shape[1]} dimensions")
-        self.d = d if z is None else z.shape[1]  # type: ignore[assignment]
+        self.d = d
         self.num_classes = num_classes
         weights = torch.ones(M) if prefix_weights is None else torch.tensor(list(prefix_weights), dtype=torch.float32)
         if weights.shape != (M,) or not bool((weights >= 0).all()):

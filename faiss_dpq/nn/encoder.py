@@ -33,9 +33,8 @@ class Encoder:
         self.model = model.eval()
         self.index = model.to_index() if index is None else index
         self.batch_size = batch_size
-        d = int(model.d)
-        if self.index.d != d:
-            raise ValueError(f"Encoder: index has d={self.index.d}, the model's vectors have {d} dimensions")
+        if self.index.d != model.d:
+            raise ValueError(f"Encoder: index has d={self.index.d}, the model's vectors have {model.d} dimensions")
 
     @property
     def ntotal(self) -> int:

@@ -96,11 +96,10 @@ def adaptive_margin_loss(v: Tensor, labels: Tensor, embeddings: Tensor) -> Tenso
 
 
 def asymmetric_triplet_loss(raw: Tensor, quantized: Tensor, labels: Tensor) -> Tensor:
-    """PQN's loss: the mean over a batch's triplets (anchor, positive, negative) of
+    """PQN's loss: similarities of a query's kind of vector, raw, with those of the database's, quantized.
 
-        sigmoid(<r_anchor, s_negative> - <r_anchor, s_positive>),
-
-    the anchor as a query is, raw, and the others as the database is, quantized.
+        mean over the batch's triplets (anchor, positive, negative) of
+        sigmoid(<r_anchor, s_negative> - <r_anchor, s_positive>)
 
     Parameters
     ----------
@@ -112,7 +111,7 @@ def asymmetric_triplet_loss(raw: Tensor, quantized: Tensor, labels: Tensor) -> T
     -------
     loss : tensor, scalar
         Zero if the batch has no triplet.
-    """  # noqa: D205, D400 — the formula is part of the sentence
+    """
     similar = shared_labels(labels)
     itself = torch.eye(len(raw), dtype=torch.bool, device=raw.device)
     anchors, positives = (similar & ~itself).nonzero(as_tuple=True)

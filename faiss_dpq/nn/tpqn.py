@@ -75,7 +75,8 @@ class TPQN(PQN):
         """Features of every segment: videos (n, T, C, H, W), T at least `segments` -> (n, segments, feature_dim)."""
         if images.ndim != 5 or images.shape[1] < self.segments:
             raise ValueError(
-                f"TPQN: images has shape {tuple(images.shape)}, expected (n, T, C, H, W) with T >= {self.segments} frames"
+                f"TPQN: images has shape {tuple(images.shape)}, "
+                f"expected (n, T, C, H, W) with T >= {self.segments} frames"
             )
         frames = super().features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         return functional.adaptive_avg_pool1d(frames.transpose(1, 2), self.segments).transpose(1, 2)

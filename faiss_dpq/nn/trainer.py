@@ -63,13 +63,11 @@ class Trainer:
     def __init__(self, model: DeepQuantizer, config: TrainConfig, run_dir: Path | str | None = None) -> None:
         self.model, self.config = model, config
         self.run_dir = None if run_dir is None else Path(run_dir)
-        self.device = torch.device(_device_name(config.device))
-        model.to(self.device)
+        self.device = place(model, config)
         if config.gamma is not None:
             model.quantizer.gamma = config.gamma
         if config.subtract is not None:
             model.quantizer.subtract = config.subtract
-        model.autocast = _autocast_type(self.device) if config.amp else None
         self.network_optimizer = _network_optimizer(model.network_parameters(), config)
         self.codebook_optimizer = torch.optim.Adam(model.codebook_parameters(), lr=config.lr_codebooks)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=model.autocast == torch.float16)
@@ -194,14 +192,12 @@ class Trainer:
             if self.config.augment:
                 settings = {name: getattr(self.config, name) for name in ("shift", "flip", "erase")}
                 images = augment(images, generator, **settings)
-            objective = self.model.objective(
-                images, labels, self.config.weights, quantize=quantize, frozen=frozen
-            )
+            objective = self.model.objective(images, labels, self.config.weights, quantize=quantize, frozen=frozen)
             self._step(objective, quantize, frozen)
             sums.add(objective)
             if step % 20 == 0:
                 reporter.losses(sums)
-        record = {"epoch": epoch, "phase": phase, **sums.means()}
+        record: Record = {"epoch": epoch, "phase": phase, **sums.means()}
         if not math.isfinite(record["loss"]):
             raise RuntimeError(f"Trainer: the loss of epoch {epoch + 1} is {record['loss']}; try lower learning rates")
         if quantize:
@@ -236,7 +232,7 @@ class Trainer:
         """Learning rates when `part` of an epoch is done."""
         config = self.config
         start, end = (config.first_joint_epoch, config.epochs) if quantize else (0, config.first_joint_epoch)
-        rate = _one_cycle((epoch + part - start) / (end - start)) if config.schedule == "cosine" else 1.0
+        rate = one_cycle((epoch + part - start) / (end - start)) if config.schedule == "cosine" else 1.0
         for group in self.network_optimizer.param_groups:
             group["lr"] = config.lr_backbone * rate * (config.lr_joint if quantize else 1.0)
         for group in self.codebook_optimizer.param_groups:
@@ -393,6 +389,14 @@ def _tensorboard_writer(run_dir: Path | None) -> Any:
     return SummaryWriter(run_dir)
 
 
+def place(model: DeepQuantizer, config: TrainConfig) -> torch.device:
+    """Move a model to the device that settings name, set the type it computes in, and return the device."""
+    device = torch.device(_device_name(config.device))
+    model.to(device)
+    model.autocast = _autocast_type(device) if config.amp else None
+    return device
+
+
 def _device_name(device: str) -> str:
     if device != "auto":
         return device
@@ -414,7 +418,7 @@ def _network_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> t
     return kind(parameters, lr=config.lr_backbone, weight_decay=config.weight_decay)
 
 
-def _one_cycle(done: float, warmup: float = 0.05) -> float:
+def one_cycle(done: float, warmup: float = 0.05) -> float:
     """Share of the peak rate when a share `done` of a phase is behind."""
     if done < warmup:
         return 0.05 + 0.95 * done / warmup
