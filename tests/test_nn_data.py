@@ -8,11 +8,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch.utils.data import TensorDataset
 
-from faiss_dpq.nn import data, image_sets, readers
+torch = pytest.importorskip("torch")
+
+from torch.utils.data import TensorDataset  # noqa: E402
+
+from faiss_dpq.nn import data, image_sets, readers  # noqa: E402
 
 
 def idx(array):

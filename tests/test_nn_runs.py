@@ -1,5 +1,6 @@
 """Runs of deep quantizers on scikit-learn's digits, written as Fashion-MNIST's files: from run file to plots."""
 
+import itertools
 import json
 import shutil
 import struct
@@ -9,14 +10,16 @@ import faiss
 import matplotlib.image
 import numpy as np
 import pytest
-import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 
-from bench import deep
-from faiss_dpq import evaluation
-from faiss_dpq.cli import main
-from faiss_dpq.nn import ABLATIONS, SmallCNN, data, embed_dataset, report, runs
-from faiss_dpq.nn.runs import RunConfig
+torch = pytest.importorskip("torch")
+
+from bench import deep  # noqa: E402
+from faiss_dpq import evaluation  # noqa: E402
+from faiss_dpq.cli import main  # noqa: E402
+from faiss_dpq.nn import ABLATIONS, SmallCNN, data, embed_dataset, report, runs  # noqa: E402
+from faiss_dpq.nn.runs import RunConfig  # noqa: E402
 
 RUN_FILES = sorted((Path(__file__).parents[1] / "docs" / "runs").glob("*.toml"))
 
@@ -272,6 +275,36 @@ def test_metrics_are_those_of_the_exported_index(run_folders, name):
     assert (curves["ranks"][0], curves["ranks"][-1]) == (1, 1447)
     np.testing.assert_allclose(curves["precision_features"], of_features.precision[curves["ranks"] - 1])
     np.testing.assert_allclose(curves["recall_features"], of_features.recall[curves["ranks"] - 1])
+
+
+def test_videos_are_trained_and_found(digit_files, tmp_path):
+    config = tables(digit_files, "PQN", epochs=10, feature_epochs=8, batch_size=10, flip=False, erase=0.0)
+    config["data"] |= {"frames": 2, "n_train": 10}
+    config["model"] |= {"name": "TPQN", "options": {"d": 12, "M": 2, "nbits": 4, "segments": 2}}
+    metrics = runs.evaluate(trained(config, tmp_path / "run"))
+    assert (metrics["label"], list(metrics["mAP"])) == ("TPQN", ["8", "features"])
+    assert metrics["mAP"]["8"] > 0.15  # a random ranking has 0.1
+
+
+def test_images_with_several_labels_are_trained_and_found(tmp_path):
+    """Colours are the labels: red, green, blue, and mixtures."""
+    rng = np.random.default_rng(0)
+    labels = np.array([row for row in itertools.product((0, 1), repeat=3) if any(row)])[rng.integers(0, 7, 60)]
+    lines = []
+    for i, row in enumerate(labels):
+        pixels = rng.integers(0, 60, (16, 16, 3)) + 180 * row
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png {' '.join(map(str, row))}\n")
+    for name, part in (("train", lines[:40]), ("test", lines[40:]), ("database", lines[:40])):
+        (tmp_path / f"{name}.txt").write_text("".join(part))
+    config = tables(tmp_path, batch_size=20, epochs=6, feature_epochs=4)
+    config["data"] = {"name": "lists", "path": str(tmp_path), "size": 16}
+    config["model"]["options"] |= {"nbits": 3}
+    metrics = runs.evaluate(trained(config, tmp_path / "run"))
+    by_chance = np.mean(labels[40:] @ labels[:40].T > 0)
+    assert 0.5 < by_chance < 0.9
+    assert metrics["mAP"]["features"] > by_chance + 0.05
+    assert metrics["protocol"]["database"] == 40
 
 
 @pytest.mark.parametrize(("name", "depth"), [("PQN", 1), ("RPQN", 1), ("RPQN", 3)])

@@ -26,7 +26,7 @@ _ORDER = (*ABLATIONS, *(name for name in MODELS if name != "DPQ"))
 _MARKERS = "osD^vP*Xph"
 _DPI = 150
 _TSNE_SEED = 0
-_FRAME = (-0.1, 1.1)  # of the unit square that t-SNE's places are scaled to
+_MARGIN = 0.03  # round the unit square that t-SNE's places are scaled to
 _DISC_AREA = 0.15  # of the unit square, all discs together: large enough to be seen, and to seldom overlap
 
 
@@ -277,7 +277,8 @@ def write_prefixes(folder: Path | str, output: Path | str) -> Path:
             colour = colours(number if len(class_names) <= 10 else number / len(class_names))
             shown = places[labels == number].T
             axes.scatter(*shown, s=4, color=colour, linewidths=0, label=class_names[number])
-        axes.set(title=f"{length} bits", xticks=[], yticks=[], aspect="equal", xlim=_FRAME, ylim=_FRAME)
+        frame = places.min() - _MARGIN, places.max() + _MARGIN  # a square
+        axes.set(title=f"{length} bits", xticks=[], yticks=[], aspect="equal", xlim=frame, ylim=frame)
     if len(class_names) <= 25:
         handles, names = every_axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside right center", frameon=False, markerscale=3.5, fontsize=9)

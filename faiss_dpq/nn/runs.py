@@ -36,7 +36,7 @@ from .image_sets import Item
 from .labels import label_embeddings
 from .pqn import PQN, RPQN
 from .tpqn import TPQN
-from .trainer import Trainer
+from .trainer import Trainer, place
 
 MODELS: dict[str, Callable[..., DeepQuantizer]] = {"DPQ": DPQ, "PQN": PQN, "RPQN": RPQN, "TPQN": TPQN}
 FEATURES = "features"  # the key of the unquantized vectors beside the code lengths in metrics and curves
@@ -362,6 +362,7 @@ def load(folder: Path | str) -> tuple[RunConfig, RetrievalData, DeepQuantizer]:
     experiment = data.load(config.data)
     model = build_model(config, experiment)
     model.load_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
+    place(model, config.train)  # computes as it did in training
     return config, experiment, model.eval()
 
 
@@ -432,7 +433,8 @@ def evaluate(folder: Path | str) -> dict[str, Any]:
     folder = Path(folder)
     config, experiment, model = load(folder)
     (xq, query_labels), (xb, labels) = (
-        embed_dataset(model, part, config.evaluation.batch_size) for part in (experiment.query, experiment.database)
+        embed_dataset(model, part, config.evaluation.batch_size, workers=config.train.workers)
+        for part in (experiment.query, experiment.database)
     )
     index, levels = progressive_index(model)
     index.add(xb)
