@@ -1,5 +1,8 @@
 """Gradients as in Eq. 25, ablations, and exports whose codes and distances are the model's."""
 
+import subprocess
+import sys
+
 import faiss
 import numpy as np
 import pytest
@@ -60,6 +63,17 @@ def gradients(model, batch, weights, **phase):
 
 def is_zero(gradients):
     return not any(bool(g.any()) for g in gradients)
+
+
+def test_only_this_subpackage_needs_torch():
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import faiss_dpq, faiss_dpq.cli, faiss_dpq.evaluation\n"
+        "try: import faiss_dpq.nn\n"
+        "except ImportError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "faiss_dpq.nn needs torch, which is not installed: pip install 'faiss-dpq[deep]'"
 
 
 # ---- Eq. 24 and 25 ---------------------------------------------------------------------------------------------

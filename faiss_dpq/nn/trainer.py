@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from .. import evaluation
 from .base import DeepQuantizer, Objective, embed_dataset
 from .config import TrainConfig
+from .dpq import DPQ
 from .images import augment
 
 Record = dict[str, Any]
@@ -61,6 +62,8 @@ class Trainer:
     """
 
     def __init__(self, model: DeepQuantizer, config: TrainConfig, run_dir: Path | str | None = None) -> None:
+        if config.ablation != "DPQ" and not isinstance(model, DPQ):
+            raise ValueError(f"Trainer: ablation is {config.ablation!r}, but {type(model).__name__} has none of DPQ's")
         self.model, self.config = model, config
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.device = place(model, config)
@@ -68,6 +71,8 @@ class Trainer:
             model.quantizer.gamma = config.gamma
         if config.subtract is not None:
             model.quantizer.subtract = config.subtract
+        if not config.parts.soft:
+            model.quantizer.subtract = "hard"  # without soft values nothing may depend on them
         self.network_optimizer = _network_optimizer(model.network_parameters(), config)
         self.codebook_optimizer = torch.optim.Adam(model.codebook_parameters(), lr=config.lr_codebooks)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=model.autocast == torch.float16)
