@@ -317,12 +317,13 @@ class IndexIDMap(_Wrapper, faiss.IndexIDMap):
         n = self.id_map.size()
         ids = faiss.rev_swig_ptr(self.id_map.data(), n) if n else np.empty(0, np.int64)
         found = labels >= 0
-        if labels.size and labels.max() >= n:
+        try:
+            labels[found] = ids[labels[found]]
+        except IndexError:
             raise RuntimeError(
                 f"{type(self).__name__}: the index within returned vector {labels.max()}, but there are {n} ids; "
                 "were vectors added to it directly?"
-            )
-        labels[found] = ids[labels[found]]
+            ) from None
 
 
 class IndexIDMap2(IndexIDMap, faiss.IndexIDMap2):
