@@ -574,7 +574,7 @@ class IndexRefine(_Wrapper, faiss.IndexRefine):
         _, candidates = self.base_index.search(x, k_base, params=base_params)
         worst = self._missing()
         refined = np.where(candidates < 0, worst, self._refined(x, candidates))
-        order = np.lexsort((candidates, np.copysign(1, worst) * refined, candidates < 0))[:, :k]
+        order = np.lexsort((candidates, np.copysign(1, worst) * refined))[:, :k]
         distances, labels = (np.take_along_axis(a, order, axis=1) for a in (refined, candidates))
         return _result(distances, labels, D, I)
 

@@ -1062,3 +1062,19 @@ def test_around_inverted_lists(name, metric, monkeypatch):
     I = ours.search(XQ, 7, params=params)[1]
     assert set(I.ravel()) <= set(ids[::5].tolist())
     assert (searches[-1].nprobe, searches[-1].levels) == (10, 2)
+
+
+@pytest.mark.parametrize("name", ["IDMap2", "PreTransform", "IDMap2 of PreTransform"])
+def test_merging_is_that_of_faiss(name):
+    ours, other, whole = filled(name, n=120), NESTINGS[name](faiss_dpq, faiss.METRIC_L2), filled(name)
+    if takes_ids(name):
+        other.add_with_ids(X[120:], IDS[120:])
+    else:
+        other.add(X[120:])
+    ours.check_compatible_for_merge(other)
+    ours.merge_from(other)
+    assert (ours.ntotal, leaf_of(other).ntotal) == (N, 0)
+    for a, b in zip(ours.search(XQ, 7), whole.search(XQ, 7), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(RuntimeError):
+        ours.check_compatible_for_merge(filled("RefineFlat"))
