@@ -57,5 +57,5 @@ $(VENV)/demo.stamp: $(BUILD_INPUTS) | $(BIN)/pip
 
 $(VENV)/test.stamp: $(BUILD_INPUTS) | $(BIN)/pip
 	@echo "Installing into $(VENV); the first time this takes a minute or two."
-	$(PIP) -e '.[bench,dev]'
+	$(PIP) -e '.[bench,dev,integrations]'
 	touch $(VENV)/demo.stamp $@

@@ -42,7 +42,7 @@ def encoders(index: faiss_dpq.IndexDPQ, beams: list[int], faiss_beams: list[int]
 
 
 def _ours(index: faiss_dpq.IndexDPQ, beam: int) -> Encode:
-    return lambda x: index.quantizer.encode(x, beam)
+    return lambda x: index.residual_quantizer.encode(x, beam)
 
 
 def _stock(index: faiss_dpq.IndexDPQ, beam: int, *, use_tables: bool) -> Encode:
@@ -58,7 +58,7 @@ def _stock(index: faiss_dpq.IndexDPQ, beam: int, *, use_tables: bool) -> Encode:
 
 def mean_squared_error(index: faiss_dpq.IndexDPQ, x: Vectors, codes: np.ndarray) -> float:
     """Of the reconstructions of codes, one byte a level."""
-    difference = x - index.quantizer.decode(codes)
+    difference = x - index.residual_quantizer.decode(codes)
     return float((difference.astype(np.float64) ** 2).sum(1).mean())
 
 

@@ -45,7 +45,7 @@ def filled_index(rng, M, nbits=8):
     codes = rng.integers(0, 1 << nbits, (N, M)).astype(np.uint16)
     index.add_sa_codes(_kernels.pack_codes(codes, nbits))
     noise = 0.3 * rng.standard_normal((256, D)).astype(np.float32)
-    return index, index.quantizer.decode(codes[:256]) + noise
+    return index, index.residual_quantizer.decode(codes[:256]) + noise
 
 
 @pytest.mark.parametrize("n", [1, 1000])

@@ -126,7 +126,7 @@ def scan_lists(
     distances, labels : (nq, k), written: nearest first, ties by the order of lists in `keys` and of vectors in a list;
     (inf, -1) where there are fewer. places : the same shape, list << 32 | offset of every result, or None.
 
-    Returns (vectors judged by bytes, vectors scanned in float32), summed over queries.
+    Returns (vectors judged by bytes, vectors rescored in float32, vectors scanned in float32), summed over queries.
     """
     cdef size_t nq = tables.shape[0], k = distances.shape[1], nprobe = keys.shape[1], q, i
     cdef dpq_counters counters
@@ -134,7 +134,7 @@ def scan_lists(
     cdef dpq_probes probes
     counters.bounded = counters.rescored = counters.floated = 0
     if nq == 0:
-        return 0, 0
+        return 0, 0, 0
     lists.codes = &codes[0]
     lists.bins = &bins[0]
     lists.terms = NULL if inner_product else &terms[0]
@@ -172,7 +172,7 @@ def scan_lists(
                     labels[q, i] = (<const int64_t *><uintptr_t>ids[place >> 32])[place & UINT32_MAX]
                 if places is not None:
                     places[q, i] = place
-    return counters.bounded, counters.floated
+    return counters.bounded, counters.rescored, counters.floated
 
 
 cdef int64_t place_of(uint32_t position, const int64_t *keys, const int64_t *counts) noexcept nogil:

@@ -35,6 +35,8 @@ typedef struct {
 typedef struct {
     dpq_single one; /* its threshold, top, table, table8, start, slope, limit and hits are used */
     double magnitude, query_error, norm;
+    uint64_t rescored;
+    float high; /* largest s that a float scan met */
     uint32_t position; /* of the list's first vector */
     int inner_product, has_bytes;
     dpq_probed *probed; /* [nprobe] */
@@ -119,6 +121,7 @@ static inline float lists_distance(const dpq_database *db, const dpq_lists_scan 
 
 static void lists_rescore(const dpq_database *db, dpq_lists_scan *s, const uint8_t *allowed, size_t hits, float offset)
 {
+    s->rescored += hits;
     for (size_t h = 0; h < hits; h++) {
         uint32_t v = s->one.hits[h];
         if (!allowed || allowed[v])
@@ -130,15 +133,18 @@ static inline size_t lists_float_hits(const dpq_database *db, dpq_lists_scan *s,
                                       uint32_t levels, uint32_t nbits)
 {
     const float *table = s->one.table, threshold = s->one.threshold;
+    float high = s->high;
     size_t found = 0;
     for (size_t v = first; v < first + n; v++) {
         const uint8_t *row = dpq_row(db, v);
         float sum = db->terms ? db->terms[v] : 0.0f;
         for (uint32_t l = 0; l < levels; l++)
             sum += table[((size_t)l << nbits) + (nbits == 8 ? row[l] : dpq_code(row, nbits, l))];
+        high = sum > high ? sum : high;
         s->one.hits[found] = (uint32_t)v;
         found += sum + offset <= threshold;
     }
+    s->high = high;
     return found;
 }
 
@@ -201,7 +207,8 @@ static void lists_byte_scan(const dpq_database *db, dpq_lists_scan *s, const uin
 
 static inline double lists_span(const dpq_lists *lists, const dpq_lists_scan *s, size_t list, dpq_probed probed)
 {
-    return lists_above(s, probed.offset) + 2 * lists_sum_error(lists, s, list) - probed.low + lists_width(lists, list);
+    double above = lists_above(s, probed.offset), high = s->high > above ? s->high : above;
+    return high + 2 * lists_sum_error(lists, s, list) - probed.low + lists_width(lists, list);
 }
 
 static inline int lists_is_too_far(const dpq_lists *lists, const dpq_lists_scan *s, size_t list, dpq_probed probed)
@@ -307,6 +314,8 @@ static void scan_lists(const dpq_lists *lists, const dpq_probes *probes, size_t 
     for (size_t q = 0; q < qs->nq; q++) {
         s->one.table = qs->tables + ((q * lists->levels) << lists->nbits);
         s->one.threshold = INFINITY;
+        s->rescored = 0;
+        s->high = -INFINITY;
         s->query_error = qs->table_errors[q];
         s->norm = sqrt(qs->norms[q]);
         /* Below four bits no register fits a level: no list is too far then. */
@@ -314,5 +323,6 @@ static void scan_lists(const dpq_lists *lists, const dpq_probes *probes, size_t 
         dpq_topk_begin(&s->one.top, keys, k, INFINITY);
         lists_scan_query(lists, probes, q, s, counters);
         dpq_write(&s->one.top, k, distances + q * k, positions + q * k);
+        counters->rescored += s->rescored;
     }
 }

@@ -58,6 +58,10 @@ def is_member(selector: faiss.IDSelector, ids: Labels) -> npt.NDArray[np.bool_]:
             stand_in.remove_ids(faiss.IDSelectorRange(len(some), _CHUNK))
         faiss.copy_array_to_vector(some, numbers)
         params = faiss.SearchParameters(sel=faiss.IDSelectorTranslated(numbers, selector))
-        _, _, found = stand_in.range_search(query, 1.0, params=params)
-        members[start + found] = True
+        # The C++ call: range_search itself takes no params once faiss.contrib.torch_utils is imported.
+        result = faiss.RangeSearchResult(1)
+        stand_in.range_search_c(1, faiss.swig_ptr(query), 1.0, result, params)
+        n_found = int(faiss.rev_swig_ptr(result.lims, 2)[1])
+        if n_found:
+            members[start + faiss.rev_swig_ptr(result.labels, n_found)] = True
     return members

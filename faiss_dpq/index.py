@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from . import _kernels, _scan, _selection, training
 from ._derived import DerivedCodes
+from ._tensors import accepts_tensors
 from .quantizer import (
     MAX_CROSS_TABLE_BYTES,
     Codes,
@@ -130,8 +131,10 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         return values[:: max(1, len(values) // _FINGERPRINT)].tobytes()
 
     @property
-    def quantizer(self) -> ProgressiveQuantizer:
+    def residual_quantizer(self) -> ProgressiveQuantizer:
         """The trained quantizer: codebooks, encode, decode, tables.
+
+        Not named `quantizer`: programs tell by that attribute that an index is an IndexIVF.
 
         Raises
         ------
@@ -152,7 +155,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     @property
     def codebooks(self) -> Floats:
         """A copy of the codebooks: array, shape (M, K, d), float32."""
-        return self.quantizer.codebooks.copy()
+        return self.residual_quantizer.codebooks.copy()
 
     @property
     def _derived(self) -> dict[int, DerivedCodes]:
@@ -202,6 +205,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
 
     # ---- train, add --------------------------------------------------------------------------------------------
 
+    @accepts_tensors
     def train(
         self,
         x: npt.NDArray[Any],
@@ -219,8 +223,10 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         ----------
         x : array, shape (n, d)
             At least 2**nbits vectors.
-        numeric_type, xq_train
-            As in faiss.Index.train; training queries are not used.
+        numeric_type
+            faiss.Float32: like IndexPQ, this index takes no other.
+        xq_train : array, shape (nq, d), optional
+            Training queries, as faiss.Index.train takes them; they are not used.
         effort : "fast", "default", "best" or faiss_dpq.training.Effort
             How much work to do; "best" makes three times the turns of "default", with twice the beam.
         weights : array, shape (M,), optional
@@ -230,12 +236,14 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         Raises
         ------
         RuntimeError
-            If there are fewer vectors than codewords in a codebook, a value is NaN or infinite, or the index already
-            holds vectors.
+            If there are fewer vectors than codewords in a codebook, a value is NaN or infinite, the index already holds
+            vectors, or numeric_type is another one of FAISS's.
         ValueError
             If `effort` is not a known name, or `weights` are not M finite numbers >= 0 of which the last is > 0.
         """
-        x = self._checked_vectors(x, "train")
+        x = self._checked_vectors(x, "train", numeric_type)
+        if xq_train is not None:
+            self._checked_vectors(xq_train, "train", name="xq_train")
         if self.ntotal:
             raise RuntimeError(
                 f"IndexDPQ.train: the index holds {self.ntotal} vectors, whose codes new codebooks would garble; "
@@ -253,22 +261,22 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         self._set_quantizer(ProgressiveQuantizer(codebooks))
         self._train_stats = stats
 
+    @accepts_tensors
     def add(self, x: npt.NDArray[Any], numeric_type: int = faiss.Float32) -> None:
         """Encode vectors, shape (n, d), and store their codes under the ids ntotal, ntotal + 1, ..."""
-        x = self._checked_vectors(x, "add")
+        x = self._checked_vectors(x, "add", numeric_type)
         for start in range(0, len(x), _ADD_BLOCK):
             self.add_sa_codes(self.sa_encode(x[start : start + _ADD_BLOCK]))
 
+    @accepts_tensors
     def sa_encode(self, x: npt.NDArray[Any], codes: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
         """Codes of vectors as FAISS packs them: (n, d) to (n, sa_code_size()), uint8; written to `codes` if given."""
-        quantizer = self.quantizer
+        quantizer = self.residual_quantizer
         x = self._checked_vectors(x, "sa_encode")
         if codes is None:
             codes = np.empty((len(x), self.code_size), np.uint8)
-        elif codes.shape != (len(x), self.code_size):
-            raise AssertionError(
-                f"IndexDPQ.sa_encode: codes has shape {codes.shape}, expected {(len(x), self.code_size)}"
-            )
+        else:
+            check_output(codes, (len(x), self.code_size), np.uint8, "IndexDPQ.sa_encode", "codes")
         unpacked = quantizer.encode(x, self.beam_size)
         if self.rq.norm_bits == 0:
             codes[:] = _kernels.pack_codes(unpacked, self._nbits)
@@ -282,15 +290,16 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
 
     # ---- search ------------------------------------------------------------------------------------------------
 
+    @accepts_tensors
     def search(
         self,
         x: npt.NDArray[Any],
         k: int,
-        *,
-        params: faiss.SearchParameters | None = None,
         D: Floats | None = None,
         I: Labels | None = None,
         numeric_type: int = faiss.Float32,
+        *,
+        params: faiss.SearchParameters | None = None,
     ) -> tuple[Floats, Labels]:
         """The k nearest codes of every query, by exact asymmetric distances (Eq. 30); equal ones by ascending id.
 
@@ -298,10 +307,12 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         ----------
         x : array, shape (n, d)
         k : int
-        params : faiss.SearchParameters or SearchParametersDPQ, optional
-            `sel` restricts the search to some ids; `levels` compares a prefix of the codes.
         D, I : arrays, shape (n, k), float32 and int64, optional
             Where to put the result.
+        numeric_type
+            faiss.Float32: like IndexPQ, this index takes no other.
+        params : faiss.SearchParameters or SearchParametersDPQ, optional
+            `sel` restricts the search to some ids; `levels` compares a prefix of the codes.
 
         Returns
         -------
@@ -313,18 +324,21 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         Raises
         ------
         RuntimeError
-            If the index is not trained.
+            If the index is not trained, or numeric_type is another one of FAISS's.
         AssertionError
             If x has other than d columns, k < 1, or D or I has a wrong shape.
+        TypeError
+            If D, I or params is of a wrong type.
         ValueError
-            If x is not two-dimensional or `levels` is not between 1 and M.
+            If x is not two-dimensional, D or I is not contiguous, or `levels` is not between 1 and M.
         """
-        x = self._checked_vectors(x, "search")
+        x = self._checked_vectors(x, "search", numeric_type)
         if k < 1:
             raise AssertionError(f"IndexDPQ.search: k is {k}, expected at least 1")
-        for name, out in (("D", D), ("I", I)):
-            if out is not None and out.shape != (len(x), k):
-                raise AssertionError(f"IndexDPQ.search: {name} has shape {out.shape}, expected {(len(x), k)}")
+        if D is not None:
+            check_output(D, (len(x), k), np.float32, "IndexDPQ.search", "D")
+        if I is not None:
+            check_output(I, (len(x), k), np.int64, "IndexDPQ.search", "I")
         distances, labels = _scan.search(*self._searched(params), x, k)
         if D is not None:
             D[:] = distances
@@ -336,16 +350,19 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         self, params: faiss.SearchParameters | None
     ) -> tuple[DerivedCodes, npt.NDArray[np.uint8], _scan.Selection]:
         """What a search with these parameters compares."""
+        if params is not None and not isinstance(params, faiss.SearchParameters):
+            raise TypeError(f"IndexDPQ: params is a {type(params).__name__}, expected faiss.SearchParameters")
         levels = getattr(params, "levels", 0)
         levels = self._checked_levels(levels, "params.levels") if levels else self.levels
-        quantizer = self.quantizer
+        quantizer = self.residual_quantizer
         packed = self._packed_codes()
         selection = _selection.select(_selection.selector_of(params), len(packed))
         return self._derived_codes(quantizer, levels), packed, selection
 
+    @accepts_tensors
     def range_search(
         self, x: npt.NDArray[Any], thresh: float, *, params: faiss.SearchParameters | None = None
-    ) -> tuple[npt.NDArray[np.int64], Floats, Labels]:
+    ) -> tuple[npt.NDArray[np.uint64], Floats, Labels]:
         """All codes nearer than a threshold, by exact asymmetric distances; of each query nearest first.
 
         Parameters
@@ -358,7 +375,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
 
         Returns
         -------
-        lims : array, shape (n + 1,), int64
+        lims : array, shape (n + 1,), uint64
             The results of query i are D[lims[i]:lims[i + 1]] and I[lims[i]:lims[i + 1]].
         D : array, shape (lims[n],), float32
         I : array, shape (lims[n],), int64
@@ -369,29 +386,31 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             As `search`.
         """
         x = self._checked_vectors(x, "range_search")
-        return _scan.range_search(*self._searched(params), x, thresh)
+        lims, D, I = _scan.range_search(*self._searched(params), x, float(thresh))
+        return lims.astype(np.uint64), D, I
 
+    @accepts_tensors
     def assign(self, x: npt.NDArray[Any], k: int, labels: Labels | None = None) -> Labels:
         """The ids that `search` returns, without the distances."""
         return self.search(x, k, I=labels)[1]
 
+    @accepts_tensors
     def search_and_reconstruct(
         self,
         x: npt.NDArray[Any],
         k: int,
-        *,
-        params: faiss.SearchParameters | None = None,
         D: Floats | None = None,
         I: Labels | None = None,
         R: Floats | None = None,
+        *,
+        params: faiss.SearchParameters | None = None,
     ) -> tuple[Floats, Labels, Floats]:
         """`search`, and the reconstructions of the vectors found, shape (n, k, d); NaN where none was found."""
-        D, I = self.search(x, k, params=params, D=D, I=I)
-        shape = (*I.shape, self.d)
         if R is None:
-            R = np.empty(shape, np.float32)
-        elif R.shape != shape:
-            raise AssertionError(f"IndexDPQ.search_and_reconstruct: R has shape {R.shape}, expected {shape}")
+            R = np.empty((len(x), max(k, 0), self.d), np.float32)
+        else:
+            check_output(R, (len(x), k, self.d), np.float32, "IndexDPQ.search_and_reconstruct", "R")
+        D, I = self.search(x, k, D, I, params=params)
         found = I >= 0
         R[~found] = np.nan
         if found.any():
@@ -429,6 +448,65 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             "derived": sum(derived.nbytes for derived in self._derived.values()),
         }
 
+    # ---- storage, as FAISS has it, without its traps ------------------------------------------------------------
+
+    def add_sa_codes(self, codes: npt.NDArray[np.uint8], ids: None = None) -> None:
+        """Store codes, shape (n, sa_code_size()), under the ids ntotal, ntotal + 1, ..."""
+        _check_owned(self, "add_sa_codes")
+        super().add_sa_codes(codes, ids)
+
+    def remove_ids(self, x: npt.NDArray[np.int64] | faiss.IDSelector) -> int:
+        """Remove the vectors that a selector admits, or of the given ids; later ids move down. Their number."""
+        _check_owned(self, "remove_ids")
+        return super().remove_ids(x)
+
+    def reset(self) -> None:
+        """Remove all vectors; the index stays trained."""
+        _check_owned(self, "reset")
+        super().reset()
+
+    def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
+        """Move the vectors of another index behind those of this one.
+
+        Raises
+        ------
+        RuntimeError
+            As `check_compatible_for_merge`, or if `add_id` is not 0.
+        """
+        self.check_compatible_for_merge(otherIndex)
+        _check_owned(self, "merge_from")
+        _check_owned(faiss.downcast_index(otherIndex), "merge_from")
+        super().merge_from(otherIndex, add_id)
+
+    def check_compatible_for_merge(self, otherIndex: faiss.Index) -> None:
+        """Raise a RuntimeError unless the other index has the same class in C++, d, code size and codebooks.
+
+        FAISS does not compare codebooks; vectors in codes of other ones would be garbled.
+        """
+        super().check_compatible_for_merge(otherIndex)
+        other = faiss.downcast_index(otherIndex).rq
+        nbits, codebooks = faiss.vector_to_array(other.nbits), faiss.vector_to_array(other.codebooks)
+        own_nbits = faiss.vector_to_array(self.rq.nbits)
+        if not (np.array_equal(nbits, own_nbits) and np.array_equal(codebooks, self._codebook_values())):
+            raise RuntimeError("IndexDPQ: the other index has other codebooks; its codes mean other vectors")
+
+    def get_FlatCodesDistanceComputer(self) -> faiss.FlatCodesDistanceComputer:
+        """Distances of one query to one stored vector at a time, and among stored vectors, from their reconstructions.
+
+        FAISS has none for the search types that IndexDPQ's files say, but for decompressed codes it has. Like
+        FAISS's, it must not be used after a change of the index.
+        """
+        search_type = self.rq.search_type
+        try:
+            self.rq.search_type = faiss.AdditiveQuantizer.ST_decompress
+            computer = super().get_FlatCodesDistanceComputer()
+        finally:
+            self.rq.search_type = search_type
+        computer.index = self  # whose memory it reads
+        return computer
+
+    get_distance_computer = get_FlatCodesDistanceComputer
+
     # ---- prefixes ----------------------------------------------------------------------------------------------
 
     def truncate(self, levels: int) -> "IndexDPQ":
@@ -445,7 +523,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             With the vectors of this one, in codes of ceil(levels * nbits / 8) bytes.
         """
         levels = self._checked_levels(levels, "levels")
-        index = IndexDPQ.from_codebooks(self.quantizer.codebooks[:levels], self.metric_type)
+        index = IndexDPQ.from_codebooks(self.residual_quantizer.codebooks[:levels], self.metric_type)
         index.beam_size = self.beam_size
         for start in range(0, self.ntotal, _ADD_BLOCK):
             codes = self._unpacked_codes(slice(start, start + _ADD_BLOCK), levels)
@@ -457,15 +535,22 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
 
     # ---- what Python needs ---------------------------------------------------------------------------------------
 
-    def _checked_vectors(self, x: npt.NDArray[Any], method: str) -> Floats:
+    def _checked_vectors(
+        self, x: npt.NDArray[Any], method: str, numeric_type: int = faiss.Float32, name: str = "x"
+    ) -> Floats:
         """x as a contiguous float32 array of shape (n, d), or the error that FAISS's wrapper would raise."""
+        call = f"{type(self).__name__}.{method}"
+        if numeric_type != faiss.Float32:
+            known = numeric_type in (faiss.Float16, getattr(faiss, "Int8", faiss.Float16))
+            error = RuntimeError if known else ValueError
+            raise error(f"{call}: numeric_type is {numeric_type}, only faiss.Float32 is supported")
         x = np.asarray(x)
         if x.dtype.kind not in "fiub":
-            raise TypeError(f"{type(self).__name__}.{method}: x has dtype {x.dtype}, expected float32")
+            raise TypeError(f"{call}: {name} has dtype {x.dtype}, expected float32")
         if x.ndim != 2:
-            raise ValueError(f"{type(self).__name__}.{method}: x has {x.ndim} dimensions, expected 2: (n, {self.d})")
+            raise ValueError(f"{call}: {name} has {x.ndim} dimensions, expected 2: (n, {self.d})")
         if x.shape[1] != self.d:
-            raise AssertionError(f"{type(self).__name__}.{method}: x has {x.shape[1]} columns, the index has d={self.d}")
+            raise AssertionError(f"{call}: {name} has {x.shape[1]} columns, the index has d={self.d}")
         return np.ascontiguousarray(x, np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -476,6 +561,22 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         super().__setstate__(state)
         self._levels = state["levels"]
         self._train_stats = state["train_stats"]
+
+
+def _check_owned(index: faiss.IndexResidualQuantizer, method: str) -> None:
+    # FAISS aborts the process where it is to change codes that it has mapped from a file.
+    if not getattr(index.codes, "is_owned", True):
+        raise RuntimeError(f"IndexDPQ.{method}: the codes are mapped from a file (IO_FLAG_MMAP_IFC), read-only")
+
+
+def check_output(out: npt.NDArray[Any], shape: tuple[int, ...], dtype: npt.DTypeLike, call: str, name: str) -> None:
+    """Raise the error that FAISS's wrapper would, if results of `call` cannot go straight into its argument `name`."""
+    if out.shape != shape:
+        raise AssertionError(f"{call}: {name} has shape {out.shape}, expected {shape}")
+    if out.dtype != dtype:
+        raise TypeError(f"{call}: {name} has dtype {out.dtype}, expected {np.dtype(dtype)}")
+    if not out.flags.c_contiguous:
+        raise ValueError(f"{call}: {name} is not C-contiguous")
 
 
 def _search_type(M: int, nbits: int, metric: int) -> int:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from . import _kernels, _lists, _selection, training
 from ._scan import Labels
-from .index import IndexDPQ, _search_type, check_arguments
+from ._tensors import accepts_tensors, given
+from .index import IndexDPQ, _search_type, check_arguments, check_output
 from .quantizer import Floats, ProgressiveQuantizer, default_beam_size
 
 _ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
@@ -147,7 +148,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     train_stats = IndexDPQ.train_stats
     assign = IndexDPQ.assign
     #: The trained quantizer of the residuals; FAISS's `quantizer` is the coarse one.
-    residual_quantizer = IndexDPQ.quantizer
+    residual_quantizer = IndexDPQ.residual_quantizer
 
     @property
     def codebooks(self) -> Floats:
@@ -176,7 +177,9 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
                 raise RuntimeError(
                     f"IndexIVFDPQ: the coarse quantizer holds {coarse.ntotal} vectors, the index has nlist={self.nlist}"
                 )
-            centres = coarse.reconstruct_n(0, self.nlist) if self.by_residual else np.zeros((self.nlist, self.d), "f")
+            centres = np.zeros((self.nlist, self.d), np.float32)
+            if self.by_residual:
+                coarse.reconstruct_n(0, self.nlist, centres)
             self._centres = (fingerprint, centres)
         return self._centres[1]
 
@@ -186,6 +189,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
 
     # ---- train, add ----------------------------------------------------------------------------------------------
 
+    @accepts_tensors
     def train(
         self,
         x: npt.NDArray[Any],
@@ -218,7 +222,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         ValueError
             If `effort` is not a known name, or `weights` do not fit.
         """
-        x = self._checked_vectors(x, "train")
+        x = self._checked_vectors(x, "train", numeric_type)
         if self.ntotal:
             raise RuntimeError(
                 f"IndexIVFDPQ.train: the index holds {self.ntotal} vectors, whose codes new codebooks would garble; "
@@ -239,13 +243,15 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         self._set_quantizer(ProgressiveQuantizer(codebooks))
         self._train_stats = stats
 
+    @accepts_tensors
     def add(self, x: npt.NDArray[Any], numeric_type: int = faiss.Float32) -> None:
         """Encode vectors, shape (n, d), and store their codes under the ids ntotal, ntotal + 1, ..."""
-        self._add(self._checked_vectors(x, "add"), None)
+        self._add(self._checked_vectors(x, "add", numeric_type), None)
 
+    @accepts_tensors
     def add_with_ids(self, x: npt.NDArray[Any], ids: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
         """Encode vectors, shape (n, d), and store their codes under the given ids, shape (n,), int64."""
-        x = self._checked_vectors(x, "add_with_ids")
+        x = self._checked_vectors(x, "add_with_ids", numeric_type)
         ids = np.ascontiguousarray(ids, np.int64)
         if ids.shape != (len(x),):
             raise AssertionError(f"IndexIVFDPQ.add_with_ids: ids has shape {ids.shape}, expected {(len(x),)}")
@@ -275,6 +281,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         numbers = lists.astype("<i8").view(np.uint8).reshape(-1, 8)[:, : self.coarse_code_size()]
         return np.concatenate([numbers, self._codes(quantizer, x, lists)], axis=1)
 
+    @accepts_tensors
     def sa_encode(self, x: npt.NDArray[Any], codes: Bytes | None = None) -> Bytes:
         """Codes of vectors as FAISS packs them, list number and code: (n, d) to (n, sa_code_size()), uint8."""
         quantizer = self.residual_quantizer
@@ -282,8 +289,8 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         shape = (len(x), self.sa_code_size())
         if codes is None:
             codes = np.empty(shape, np.uint8)
-        elif codes.shape != shape:
-            raise AssertionError(f"IndexIVFDPQ.sa_encode: codes has shape {codes.shape}, expected {shape}")
+        else:
+            check_output(codes, shape, np.uint8, "IndexIVFDPQ.sa_encode", "codes")
         lists = self._assigned(x)
         if (lists < 0).any():
             raise RuntimeError("IndexIVFDPQ.sa_encode: x has vectors that belong to no list (NaN)")
@@ -323,6 +330,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
 
     # ---- search ----------------------------------------------------------------------------------------------------
 
+    @accepts_tensors
     def search(
         self,
         x: npt.NDArray[Any],
@@ -360,12 +368,13 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         ValueError
             If x is not two-dimensional or `levels` is not between 1 and M.
         """
-        x = self._checked_vectors(x, "search")
+        x = self._checked_vectors(x, "search", numeric_type)
         self._check_outputs("search", len(x), k, D=D, I=I)
         asked = self._asked(params)
         found, _ = self._search(x, self._probed(x, asked), k, asked)
         return _delivered(found, D, I)
 
+    @accepts_tensors
     def search_preassigned(
         self,
         x: npt.NDArray[Any],
@@ -384,9 +393,10 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         found, _ = self._search(x, keys, k, self._asked(params))
         return _delivered(found, D, I)
 
+    @accepts_tensors
     def range_search(
         self, x: npt.NDArray[Any], thresh: float, *, params: faiss.SearchParameters | None = None
-    ) -> tuple[Labels, Floats, Labels]:
+    ) -> tuple[npt.NDArray[np.uint64], Floats, Labels]:
         """All codes in the probed lists nearer than a threshold; of each query nearest first.
 
         Parameters
@@ -399,7 +409,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
 
         Returns
         -------
-        lims : array, shape (n + 1,), int64
+        lims : array, shape (n + 1,), uint64
             The results of query i are D[lims[i]:lims[i + 1]] and I[lims[i]:lims[i + 1]].
         D : array, shape (lims[n],), float32
         I : array, shape (lims[n],), int64
@@ -416,12 +426,13 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         Dq: npt.ArrayLike | None = None,
         *,
         params: faiss.SearchParameters | None = None,
-    ) -> tuple[Labels, Floats, Labels]:
+    ) -> tuple[npt.NDArray[np.uint64], Floats, Labels]:
         """`range_search` in given lists: `Iq`, shape (n, any number), int64, -1 for none. `Dq` is not needed."""
         x = self._checked_vectors(x, "range_search_preassigned")
         keys = self._checked_keys(Iq, "range_search_preassigned", len(x))
         return self._range_search(x, thresh, keys, self._asked(params))
 
+    @accepts_tensors
     def search_and_reconstruct(
         self,
         x: npt.NDArray[Any],
@@ -501,7 +512,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         if not self.is_trained:
             raise RuntimeError("IndexIVFDPQ: the index is not trained; call train(x) first")
         nprobe = min(asked.nprobe, self.nlist)
-        return self._coarse_quantizer.search(x, nprobe, params=asked.quantizer_params)[1]
+        return self._coarse_quantizer.search(x, nprobe, **given(asked.quantizer_params))[1]
 
     def _search(
         self, x: Floats, keys: Labels, k: int, asked: _Search, with_codes: bool = False
@@ -518,11 +529,12 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
 
     def _range_search(
         self, x: Floats, thresh: float, keys: Labels, asked: _Search
-    ) -> tuple[Labels, Floats, Labels]:
+    ) -> tuple[npt.NDArray[np.uint64], Floats, Labels]:
         derived = self._derived_lists(asked.levels)
         with _lists.opened(self.invlists, keys) as lists:
             counts = _lists.scanned_counts(keys, lists.sizes, asked.max_codes)
-            return _lists.range_search(derived, lists, asked.selector, x, keys, counts, thresh)
+            lims, D, I = _lists.range_search(derived, lists, asked.selector, x, keys, counts, float(thresh))
+        return lims.astype(np.uint64), D, I
 
     def _derived_lists(self, levels: int) -> _lists.DerivedLists:
         quantizer, centres = self.residual_quantizer, self._list_centres
@@ -592,9 +604,9 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         if k < 1:
             raise AssertionError(f"IndexIVFDPQ.{method}: k is {k}, expected at least 1")
         for name, out in outputs.items():
-            shape = (n, k, self.d) if name == "R" else (n, k)
-            if out is not None and out.shape != shape:
-                raise AssertionError(f"IndexIVFDPQ.{method}: {name} has shape {out.shape}, expected {shape}")
+            if out is not None:
+                shape = (n, k, self.d) if name == "R" else (n, k)
+                check_output(out, shape, np.int64 if name == "I" else np.float32, f"IndexIVFDPQ.{method}", name)
 
     def _checked_keys(self, Iq: npt.ArrayLike, method: str, n: int) -> Labels:
         keys = np.ascontiguousarray(Iq, np.int64)

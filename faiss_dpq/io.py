@@ -12,6 +12,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from . import _validate
 from .index import MAX_LEVELS, IndexDPQ
 from .index_ivf import IndexIVFDPQ
 
@@ -71,6 +72,7 @@ def write_index(index: faiss.Index, f: Any, io_flags: int = 0) -> None:
     os.close(handle)
     try:
         faiss.write_index(index, aside, io_flags)
+        _validate.seal(aside)
         _copy_mode(path, aside)
         os.replace(aside, path)
     except BaseException:
@@ -91,7 +93,9 @@ def _copy_mode(path: str, aside: str) -> None:
 
 def read_index(f: Any, io_flags: int = 0) -> faiss.Index:
     """faiss.read_index, then `downcast_index`."""
-    return downcast_index(faiss.read_index(os.fspath(f) if isinstance(f, os.PathLike) else f, io_flags))
+    f = os.fspath(f) if isinstance(f, os.PathLike) else f
+    with _validate.reading(f, io_flags):
+        return _validate.checked(downcast_index(faiss.read_index(f, io_flags)))
 
 
 def serialize_index(index: faiss.Index, io_flags: int = 0) -> npt.NDArray[np.uint8]:
@@ -101,7 +105,8 @@ def serialize_index(index: faiss.Index, io_flags: int = 0) -> npt.NDArray[np.uin
 
 def deserialize_index(data: npt.NDArray[np.uint8], io_flags: int = 0) -> faiss.Index:
     """faiss.deserialize_index, then `downcast_index`."""
-    return downcast_index(faiss.deserialize_index(data, io_flags))
+    with _validate.reading(data, io_flags):
+        return _validate.checked(downcast_index(faiss.deserialize_index(data, io_flags)))
 
 
 def clone_index(index: faiss.Index) -> faiss.Index:

@@ -150,6 +150,9 @@ def test_truncate_keeps_the_original(trained, digits):
         lambda: faiss.IDSelectorBitmap(np.packbits(np.arange(700) % 5 == 0, bitorder="little")),
         lambda: faiss.IDSelectorNot(faiss.IDSelectorRange(100, 650)),
         lambda: faiss.PyCallbackIDSelector(lambda i: i % 7 == 2),
+        lambda: faiss.IDSelectorAnd(faiss.IDSelectorRange(100, 400), faiss.IDSelectorBatch(np.arange(0, 700, 2))),
+        lambda: faiss.IDSelectorOr(faiss.IDSelectorRange(0, 40), faiss.IDSelectorArray(np.arange(600, 680))),
+        lambda: faiss.IDSelectorXOr(faiss.IDSelectorRange(0, 400), faiss.IDSelectorNot(faiss.IDSelectorRange(9, 600))),
     ],
 )
 def test_selectors_restrict_the_search(make_selector, monkeypatch):
@@ -207,7 +210,7 @@ def test_reconstruct_and_codec(trained, digits):
     out = np.empty_like(codes)
     assert trained.sa_encode(digits[:1000], out) is out
     np.testing.assert_array_equal(out, codes)
-    quantizer = trained.quantizer
+    quantizer = trained.residual_quantizer
     np.testing.assert_allclose(quantizer.decode(quantizer.encode(digits[:1000])), decoded, atol=1e-4)
 
 
@@ -244,7 +247,7 @@ def test_range_search_finds_all_within(metric, quantile, selector, monkeypatch):
     at = min(int(quantile * len(ordered)), len(ordered) - 1)
     thresh = float(ordered[at] + 5e-5)
     lims, D, I = index.range_search(xq, thresh, params=params)
-    assert (lims.dtype, D.dtype, I.dtype, lims[-1]) == (np.int64, np.float32, np.int64, len(D))
+    assert (lims.dtype, D.dtype, I.dtype, lims[-1]) == (np.uint64, np.float32, np.int64, len(D))
     within = (all_D > thresh if metric == faiss.METRIC_INNER_PRODUCT else all_D < thresh) & members
     for q in range(7):
         part = slice(lims[q], lims[q + 1])

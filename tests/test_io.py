@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 
 import faiss
 import naive
@@ -63,16 +64,39 @@ def index():
     return index
 
 
+def through_callbacks(index):
+    """Written and read by faiss.PyCallbackIOWriter and PyCallbackIOReader, a few bytes at a time."""
+    written = []
+    faiss_dpq.write_index(index, faiss.PyCallbackIOWriter(written.append, 100))
+    data, at = b"".join(written), 0
+
+    def read(n):
+        nonlocal at
+        at += n
+        return data[at - n : at]
+
+    return faiss_dpq.read_index(faiss.PyCallbackIOReader(read, 100))
+
+
+def mapped(index, path, flag):
+    faiss_dpq.write_index(index, path)
+    return faiss_dpq.read_index(path, flag)
+
+
 @pytest.mark.parametrize(
     "round_trip",
     [
+        lambda index, path: through_callbacks(index),
+        lambda index, path: mapped(index, path, faiss.IO_FLAG_MMAP),
+        lambda index, path: mapped(index, path, faiss.IO_FLAG_READ_ONLY),
+        lambda index, path: mapped(index, path, faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE),
         lambda index, path: [faiss_dpq.write_index(index, path), faiss_dpq.read_index(path)][1],
         lambda index, path: [faiss.write_index(index, str(path)), faiss_dpq.read_index(str(path))][1],
         lambda index, path: faiss_dpq.deserialize_index(faiss_dpq.serialize_index(index)),
         lambda index, path: faiss_dpq.clone_index(index),
         lambda index, path: faiss_dpq.downcast_index(faiss.clone_index(index)),
     ],
-    ids=["ours", "stock write", "bytes", "clone", "downcast"],
+    ids=["callbacks", "mmap", "read only", "no tables", "ours", "stock write", "bytes", "clone", "downcast"],
 )
 def test_round_trips_give_back_our_class(index, tmp_path, round_trip):
     twin = round_trip(index, tmp_path / "index.faiss")
@@ -169,3 +193,76 @@ def test_a_truncated_file_is_refused(index, tmp_path, keep):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(RuntimeError, match="could not open"):
         faiss_dpq.read_index(tmp_path / "no.faiss")
+
+
+def test_a_mapped_index_searches_and_refuses_to_change(index, tmp_path):
+    twin = mapped(index, tmp_path / "index.faiss", faiss.IO_FLAG_MMAP_IFC)
+    xq = np.random.default_rng(1).standard_normal((5, 10)).astype(np.float32)
+    np.testing.assert_array_equal(twin.search(xq, 6), index.search(xq, 6))
+    np.testing.assert_array_equal(twin.reconstruct_n(0, 200), index.reconstruct_n(0, 200))
+    # FAISS would abort the process.
+    for change in (
+        lambda: twin.add(xq),
+        lambda: twin.add_sa_codes(index.sa_encode(xq)),
+        lambda: twin.remove_ids(np.array([1])),
+        lambda: twin.reset(),
+        lambda: twin.merge_from(faiss_dpq.clone_index(index)),
+        lambda: index.merge_from(twin),
+    ):
+        with pytest.raises(RuntimeError, match="mapped from a file"):
+            change()
+    assert twin.ntotal == index.ntotal == 200
+    copy = faiss_dpq.deserialize_index(faiss_dpq.serialize_index(twin))
+    copy.add(xq)
+    assert copy.ntotal == 205
+
+
+def test_any_flipped_bit_of_a_written_file_is_noticed(index, tmp_path):
+    path = tmp_path / "index.faiss"
+    faiss_dpq.write_index(index, path)
+    data = bytearray(path.read_bytes())
+    stock = faiss.serialize_index(index).tobytes()
+    assert data.startswith(stock)
+    for at in np.random.default_rng(0).integers(0, len(data), 300):
+        data[at] ^= 1 << at % 8
+        path.write_bytes(data)
+        with pytest.raises(RuntimeError, match="corrupt"):
+            faiss_dpq.read_index(path)
+        data[at] ^= 1 << at % 8
+    # Without the checksum, it is the file that FAISS writes.
+    path.write_bytes(stock)
+    assert faiss.serialize_index(faiss_dpq.read_index(path)).tobytes() == stock
+
+
+def test_files_of_other_indexes_are_read(digits, tmp_path):
+    for description in (
+        "Flat",
+        "PQ8x4",
+        "IVF4,Flat",
+        "HNSW8",
+        "PCA8,SQ8",
+        "IDMap,RQ2x4_Nrq2x4",
+        "IDMap2,RQ2x4_Ncqint4",
+    ):
+        other = faiss.index_factory(64, description)
+        other.train(digits[:500])
+        other.add_with_ids(digits[:50], np.arange(50)) if "IDMap" in description else other.add(digits[:50])
+        for write in (faiss.write_index, faiss_dpq.write_index):
+            write(other, str(tmp_path / "other.faiss"))
+            again = faiss_dpq.read_index(tmp_path / "other.faiss")
+            np.testing.assert_array_equal(again.search(digits[:9], 3), other.search(digits[:9], 3))
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\x89PNG\r\n\x1a\n" + bytes(100), b"null"])
+def test_files_that_hold_no_index_are_refused(tmp_path, content):
+    (tmp_path / "index.faiss").write_bytes(content)
+    with pytest.raises(RuntimeError):
+        faiss_dpq.read_index(tmp_path / "index.faiss")
+
+
+def test_a_pipe_can_be_read(index, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=faiss.write_index, args=(index, str(tmp_path / "pipe")))
+    writer.start()
+    assert faiss_dpq.read_index(tmp_path / "pipe").ntotal == 200
+    writer.join()

@@ -1,0 +1,66 @@
+"""torch tensors as arguments, once a program has imported faiss.contrib.torch_utils.
+
+That module replaces methods of FAISS's classes; those that a subclass overrides, it does not see. What it does for
+FAISS's, `accepts_tensors` does for ours: contiguous CPU tensors in, tensors out, the same memory, no mixing with
+arrays, AssertionError for what does not fit. torch is never imported here.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import faiss
+import numpy as np
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def accepts_tensors(method: Method) -> Method:
+    """Let an index's method that takes vectors x as its first argument take, and then return, torch tensors."""
+
+    @functools.wraps(method)
+    def method_of_arrays_or_tensors(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        torch = sys.modules["torch"] if "faiss.contrib.torch_utils" in sys.modules else None
+        if torch is None or not isinstance(x, torch.Tensor):
+            return method(self, x, *args, **kwargs)
+        name = f"{type(self).__name__}.{method.__name__}"
+        given: dict[int, tuple[Any, Any]] = {}  # array of every tensor given, and the tensor, by the array's id
+
+        def array_of(argument: Any) -> Any:
+            if not isinstance(argument, torch.Tensor):
+                assert not isinstance(argument, np.ndarray), f"{name}: x is a tensor, another argument an array"
+                return argument
+            array = _array(argument, name)
+            given[id(array)] = array, argument
+            return array
+
+        dtype = torch.float16 if kwargs.get("numeric_type") == faiss.Float16 else torch.float32
+        assert x.dtype == dtype, f"{name}: x has dtype {x.dtype}, expected {dtype}"
+        result = method(
+            self, array_of(x), *map(array_of, args), **{key: array_of(value) for key, value in kwargs.items()}
+        )
+
+        def tensor_of(value: Any) -> Any:
+            if not isinstance(value, np.ndarray):
+                return value
+            if id(value) in given:
+                return given[id(value)][1]
+            return torch.from_numpy(value.astype(np.int64) if value.dtype == np.uint64 else value)
+
+        return tuple(map(tensor_of, result)) if isinstance(result, tuple) else tensor_of(result)
+
+    return method_of_arrays_or_tensors  # type: ignore[return-value]
+
+
+def given(params: faiss.SearchParameters | None) -> dict[str, faiss.SearchParameters]:
+    """`params` as an argument of a search of any index, if there are any: torch_utils leaves FAISS's without it."""
+    return {} if params is None else {"params": params}
+
+
+def _array(tensor: Any, name: str) -> Any:
+    """The tensor's memory as an array."""
+    assert type(tensor).__name__ == "Tensor", f"{name}: got a {type(tensor).__name__}, expected a plain torch.Tensor"
+    assert not tensor.is_cuda, f"{name}: GPU tensor on CPU index not allowed"
+    assert tensor.is_contiguous(), f"{name}: a tensor is not contiguous"
+    return tensor.detach().numpy()
