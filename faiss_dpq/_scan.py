@@ -93,7 +93,8 @@ def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Float
     I = np.empty((len(xq), k), np.int64)
     quantizer = derived.quantizer
     hashes, expected = None, derived.hashes
-    if len(xq) == 1 and selection == Selection(0, len(packed)) and 0 < len(packed) == derived.n:
+    everything = selection.ids is None and (selection.begin, selection.end) == (0, len(packed))
+    if len(xq) == 1 and everything and 0 < len(packed) == derived.n:
         # One query reads the codes no more often than their hash does: it takes the hash along. It is compared with
         # that of before the scan: another thread may bring `derived` up to date meanwhile.
         hashes = np.empty(-(-len(packed) // _kernels.HASH_BLOCK), np.uint64)

@@ -53,6 +53,11 @@ def accepts_tensors(method: Method) -> Method:
     return method_of_arrays_or_tensors  # type: ignore[return-value]
 
 
+def given(params: faiss.SearchParameters | None) -> dict[str, faiss.SearchParameters]:
+    """`params` as an argument of a search of any index, if there are any: torch_utils leaves FAISS's without it."""
+    return {} if params is None else {"params": params}
+
+
 def _array(tensor: Any, name: str) -> Any:
     """The tensor's memory as an array."""
     assert type(tensor).__name__ == "Tensor", f"{name}: got a {type(tensor).__name__}, expected a plain torch.Tensor"

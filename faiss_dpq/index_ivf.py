@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from . import _kernels, _lists, _selection, training
 from ._scan import Labels
-from ._tensors import accepts_tensors
+from ._tensors import accepts_tensors, given
 from .index import IndexDPQ, _search_type, check_arguments, check_output
 from .quantizer import Floats, ProgressiveQuantizer, default_beam_size
 
@@ -177,7 +177,9 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
                 raise RuntimeError(
                     f"IndexIVFDPQ: the coarse quantizer holds {coarse.ntotal} vectors, the index has nlist={self.nlist}"
                 )
-            centres = coarse.reconstruct_n(0, self.nlist) if self.by_residual else np.zeros((self.nlist, self.d), "f")
+            centres = np.zeros((self.nlist, self.d), np.float32)
+            if self.by_residual:
+                coarse.reconstruct_n(0, self.nlist, centres)
             self._centres = (fingerprint, centres)
         return self._centres[1]
 
@@ -510,9 +512,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         if not self.is_trained:
             raise RuntimeError("IndexIVFDPQ: the index is not trained; call train(x) first")
         nprobe = min(asked.nprobe, self.nlist)
-        # Once faiss.contrib.torch_utils is imported, FAISS's search has no argument `params`.
-        params = {} if asked.quantizer_params is None else {"params": asked.quantizer_params}
-        return self._coarse_quantizer.search(x, nprobe, **params)[1]
+        return self._coarse_quantizer.search(x, nprobe, **given(asked.quantizer_params))[1]
 
     def _search(
         self, x: Floats, keys: Labels, k: int, asked: _Search, with_codes: bool = False

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ._scan import MISSING, Labels
 from ._selection import selector_of
+from ._tensors import accepts_tensors, given
 from .io import DOWNCASTS, downcast_index, python_state, set_python_state
 from .quantizer import Floats
 
@@ -128,10 +129,12 @@ class _Wrapper(faiss.Index):
 
     # ---- what follows from search --------------------------------------------------------------------------------
 
+    @accepts_tensors
     def assign(self, x: npt.NDArray[Any], k: int, labels: Labels | None = None) -> Labels:
         """The ids that `search` returns, without the distances."""
         return self.search(x, k, I=labels)[1]
 
+    @accepts_tensors
     def search_and_reconstruct(
         self,
         x: npt.NDArray[Any],
@@ -233,6 +236,7 @@ class IndexIDMap(_Wrapper, faiss.IndexIDMap):
     def _inner_indexes(self) -> list[faiss.Index]:
         return [self.index]
 
+    @accepts_tensors
     def train(self, x: npt.NDArray[Any], **options: Any) -> None:
         """Train the index within, which gets all `options`."""
         x = self._checked_vectors(x, "train")
@@ -240,6 +244,7 @@ class IndexIDMap(_Wrapper, faiss.IndexIDMap):
         inner.train(x, **options)
         self.is_trained = inner.is_trained
 
+    @accepts_tensors
     def add_with_ids(self, x: npt.NDArray[Any], ids: npt.NDArray[Any], numeric_type: int = faiss.Float32) -> None:
         """Add vectors, shape (n, d), under the given ids, shape (n,), int64."""
         x = self._checked_vectors(x, "add_with_ids")
@@ -263,6 +268,7 @@ class IndexIDMap(_Wrapper, faiss.IndexIDMap):
         finally:
             _set_pointer(self, faiss.IndexIDMap.index, inner)
 
+    @accepts_tensors
     def search(
         self,
         x: npt.NDArray[Any],
@@ -275,19 +281,21 @@ class IndexIDMap(_Wrapper, faiss.IndexIDMap):
     ) -> tuple[Floats, Labels]:
         """The k nearest vectors of every query, under their ids; as faiss.IndexIDMap.search."""
         x = self._checked_queries(x, k, "search", D, I)
-        D, I = self.index.search(x, k, params=self._inner_params(params), D=D, I=I)
+        D, I = self.index.search(x, k, **given(self._inner_params(params)), D=D, I=I)
         self._rename(I)
         return D, I
 
+    @accepts_tensors
     def range_search(
         self, x: npt.NDArray[Any], thresh: float, *, params: faiss.SearchParameters | None = None
     ) -> RangeResult:
         """All vectors nearer than a threshold, under their ids; as faiss.IndexIDMap.range_search."""
         x = self._checked_vectors(x, "range_search")
-        lims, D, I = self.index.range_search(x, thresh, params=self._inner_params(params))
+        lims, D, I = self.index.range_search(x, thresh, **given(self._inner_params(params)))
         self._rename(I)
         return lims, D, I
 
+    @accepts_tensors
     def search_and_reconstruct(
         self,
         x: npt.NDArray[Any],
@@ -301,7 +309,7 @@ class IndexIDMap(_Wrapper, faiss.IndexIDMap):
         """`search`, and the reconstructions of the vectors found, shape (n, k, d); NaN where none was found."""
         x = self._checked_queries(x, k, "search_and_reconstruct", D, I)
         R = self._checked_reconstructions(R, (len(x), k))
-        D, I, R = self.index.search_and_reconstruct(x, k, params=self._inner_params(params), D=D, I=I, R=R)
+        D, I, R = self.index.search_and_reconstruct(x, k, **given(self._inner_params(params)), D=D, I=I, R=R)
         self._rename(I)
         return D, I, R
 
@@ -317,12 +325,13 @@ class IndexIDMap(_Wrapper, faiss.IndexIDMap):
         n = self.id_map.size()
         ids = faiss.rev_swig_ptr(self.id_map.data(), n) if n else np.empty(0, np.int64)
         found = labels >= 0
-        if labels.size and labels.max() >= n:
+        try:
+            labels[found] = ids[labels[found]]
+        except IndexError:
             raise RuntimeError(
                 f"{type(self).__name__}: the index within returned vector {labels.max()}, but there are {n} ids; "
                 "were vectors added to it directly?"
-            )
-        labels[found] = ids[labels[found]]
+            ) from None
 
 
 class IndexIDMap2(IndexIDMap, faiss.IndexIDMap2):
@@ -379,6 +388,7 @@ class IndexPreTransform(_Wrapper, faiss.IndexPreTransform):
             x = transform.apply(x)
         return x
 
+    @accepts_tensors
     def train(self, x: npt.NDArray[Any], *, xq_train: npt.NDArray[Any] | None = None, **options: Any) -> None:
         """Train the transforms, each on what those before it make of x, then the index within, where needed.
 
@@ -403,12 +413,14 @@ class IndexPreTransform(_Wrapper, faiss.IndexPreTransform):
             inner.train(x, **options, **({} if queries is None else {"xq_train": queries}))
         self.is_trained = True
 
+    @accepts_tensors
     def add(self, x: npt.NDArray[Any], numeric_type: int = faiss.Float32) -> None:
         """Transform vectors, shape (n, d), and add them to the index within."""
         inner = self.index
         inner.add(self._apply(x, "add"))
         self.ntotal = inner.ntotal
 
+    @accepts_tensors
     def add_with_ids(self, x: npt.NDArray[Any], ids: npt.NDArray[Any], numeric_type: int = faiss.Float32) -> None:
         """Transform vectors, shape (n, d), and add them to the index within under the given ids, shape (n,)."""
         inner = self.index
@@ -416,10 +428,12 @@ class IndexPreTransform(_Wrapper, faiss.IndexPreTransform):
         inner.add_with_ids(x, self._checked_ids(ids, len(x)))
         self.ntotal = inner.ntotal
 
+    @accepts_tensors
     def sa_encode(self, x: npt.NDArray[Any], codes: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
         """Codes of vectors, (n, d) to (n, sa_code_size()), uint8: those that the index within makes."""
         return self.index.sa_encode(self._apply(x, "sa_encode"), codes)
 
+    @accepts_tensors
     def search(
         self,
         x: npt.NDArray[Any],
@@ -432,14 +446,16 @@ class IndexPreTransform(_Wrapper, faiss.IndexPreTransform):
     ) -> tuple[Floats, Labels]:
         """The k nearest vectors of every query, after the transforms; as faiss.IndexPreTransform.search."""
         x = self._checked_queries(x, k, "search", D, I)
-        return self.index.search(self._apply(x, "search"), k, params=self._inner_params(params), D=D, I=I)
+        return self.index.search(self._apply(x, "search"), k, **given(self._inner_params(params)), D=D, I=I)
 
+    @accepts_tensors
     def range_search(
         self, x: npt.NDArray[Any], thresh: float, *, params: faiss.SearchParameters | None = None
     ) -> RangeResult:
         """All vectors nearer than a threshold, after the transforms; as faiss.IndexPreTransform.range_search."""
-        return self.index.range_search(self._apply(x, "range_search"), thresh, params=self._inner_params(params))
+        return self.index.range_search(self._apply(x, "range_search"), thresh, **given(self._inner_params(params)))
 
+    @accepts_tensors
     def search_and_reconstruct(
         self,
         x: npt.NDArray[Any],
@@ -454,7 +470,7 @@ class IndexPreTransform(_Wrapper, faiss.IndexPreTransform):
         x = self._checked_queries(x, k, "search_and_reconstruct", D, I)
         R = self._checked_reconstructions(R, (len(x), k))
         transformed = self._apply(x, "search_and_reconstruct")
-        D, I, found = self.index.search_and_reconstruct(transformed, k, params=self._inner_params(params), D=D, I=I)
+        D, I, found = self.index.search_and_reconstruct(transformed, k, **given(self._inner_params(params)), D=D, I=I)
         found = found.reshape(len(x) * k, -1)
         for transform in reversed(self._transforms()):
             found = transform.reverse_transform(found)
@@ -506,6 +522,7 @@ class IndexRefine(_Wrapper, faiss.IndexRefine):
     def _inner_indexes(self) -> list[faiss.Index]:
         return [self.base_index, self.refine_index]
 
+    @accepts_tensors
     def train(self, x: npt.NDArray[Any], **options: Any) -> None:
         """Train the searched index, which gets all `options`, then the refining one."""
         x = self._checked_vectors(x, "train")
@@ -513,6 +530,7 @@ class IndexRefine(_Wrapper, faiss.IndexRefine):
         self.refine_index.train(x)
         self.is_trained = True
 
+    @accepts_tensors
     def add(self, x: npt.NDArray[Any], numeric_type: int = faiss.Float32) -> None:
         """Add vectors, shape (n, d), to both indexes."""
         x = self._checked_vectors(x, "add")
@@ -521,6 +539,7 @@ class IndexRefine(_Wrapper, faiss.IndexRefine):
         self.refine_index.add(x)
         self.ntotal = self.refine_index.ntotal
 
+    @accepts_tensors
     def sa_encode(self, x: npt.NDArray[Any], codes: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
         """Codes of vectors, (n, d) to (n, sa_code_size()), uint8: one index's codes, then the other's."""
         x = self._checked_vectors(x, "sa_encode")
@@ -532,6 +551,7 @@ class IndexRefine(_Wrapper, faiss.IndexRefine):
         codes[:] = np.hstack([self.base_index.sa_encode(x), self.refine_index.sa_encode(x)])
         return codes
 
+    @accepts_tensors
     def search(
         self,
         x: npt.NDArray[Any],
@@ -570,13 +590,14 @@ class IndexRefine(_Wrapper, faiss.IndexRefine):
         k_base = int(np.float32(k) * np.float32(k_factor))
         if k_base < k:
             raise RuntimeError(f"{type(self).__name__}.search: 'k_base >= k' failed: k_factor is {k_factor}")
-        _, candidates = self.base_index.search(x, k_base, params=base_params)
+        _, candidates = self.base_index.search(x, k_base, **given(base_params))
         worst = self._missing()
         refined = np.where(candidates < 0, worst, self._refined(x, candidates))
-        order = np.lexsort((candidates, np.copysign(1, worst) * refined, candidates < 0))[:, :k]
+        order = np.lexsort((candidates, np.copysign(1, worst) * refined))[:, :k]
         distances, labels = (np.take_along_axis(a, order, axis=1) for a in (refined, candidates))
         return _result(distances, labels, D, I)
 
+    @accepts_tensors
     def range_search(
         self, x: npt.NDArray[Any], thresh: float, *, params: faiss.SearchParameters | None = None
     ) -> RangeResult:
@@ -584,7 +605,7 @@ class IndexRefine(_Wrapper, faiss.IndexRefine):
         x = self._checked_vectors(x, "range_search")
         self._require_trained("range_search")
         base_params, k_factor = self._refinement(params, "range_search")
-        lims, _, I = self.base_index.range_search(x, thresh * k_factor, params=base_params)
+        lims, _, I = self.base_index.range_search(x, thresh * k_factor, **given(base_params))
         parts = [I[None, begin:end] for begin, end in itertools.pairwise(lims)]
         refined = [self._refined(x[q : q + 1], part)[0] for q, part in enumerate(parts)]
         D = np.concatenate([np.empty(0, np.float32), *refined])
@@ -709,6 +730,7 @@ class _Threaded(_Wrapper):
             raise RuntimeError("\n".join(f"Exception thrown from index {i}: {error}" for i, error in errors))
         return outcomes
 
+    @accepts_tensors
     def train(self, x: npt.NDArray[Any], **options: Any) -> None:
         """Train every index on all vectors, shape (n, d)."""
         x = self._checked_vectors(x, "train")
@@ -766,6 +788,7 @@ class IndexShards(_Threaded, faiss.IndexShards):
         """Remove a shard."""
         self.removeIndex(index)
 
+    @accepts_tensors
     def add(self, x: npt.NDArray[Any], numeric_type: int = faiss.Float32) -> None:
         """Add vectors, shape (n, d), an even part to every shard, under the ids ntotal, ntotal + 1, ..."""
         x = self._checked_vectors(x, "add")
@@ -779,6 +802,7 @@ class IndexShards(_Threaded, faiss.IndexShards):
             )
         self._add(x, None)
 
+    @accepts_tensors
     def add_with_ids(self, x: npt.NDArray[Any], ids: npt.NDArray[Any], numeric_type: int = faiss.Float32) -> None:
         """Add vectors, shape (n, d), an even part to every shard, under the given ids, shape (n,)."""
         x = self._checked_vectors(x, "add_with_ids")
@@ -802,6 +826,7 @@ class IndexShards(_Threaded, faiss.IndexShards):
         self._run(add_part)
         self.syncWithSubIndexes()
 
+    @accepts_tensors
     def search(
         self,
         x: npt.NDArray[Any],
@@ -815,7 +840,7 @@ class IndexShards(_Threaded, faiss.IndexShards):
         """The k nearest vectors of every query in all shards; as faiss.IndexShards.search."""
         x = self._checked_queries(x, k, "search", D, I)
         self._require_some("search", "shards")
-        results = self._run(lambda i, index: index.search(x, k, params=params))
+        results = self._run(lambda i, index: index.search(x, k, **given(params)))
         distances = np.concatenate([D for D, _ in results], axis=1)
         labels = np.concatenate(self._shifted([I for _, I in results]), axis=1)
         # What is missing in one shard stands behind what any other has found; equal ones stay in the shards' order.
@@ -824,13 +849,14 @@ class IndexShards(_Threaded, faiss.IndexShards):
         distances[labels < 0] = self._sign() * MISSING
         return _result(distances, labels, D, I)
 
+    @accepts_tensors
     def range_search(
         self, x: npt.NDArray[Any], thresh: float, *, params: faiss.SearchParameters | None = None
     ) -> RangeResult:
         """All vectors of all shards that are nearer than a threshold, of each query nearest first."""
         x = self._checked_vectors(x, "range_search")
         self._require_some("range_search", "shards")
-        results = self._run(lambda i, index: index.range_search(x, thresh, params=params))
+        results = self._run(lambda i, index: index.range_search(x, thresh, **given(params)))
         D = np.concatenate([D for _, D, _ in results])
         I = np.concatenate(self._shifted([I for _, _, I in results]))
         counts = [np.diff(lims.astype(np.int64)) for lims, _, _ in results]
@@ -875,6 +901,7 @@ class IndexReplicas(_Threaded, faiss.IndexReplicas):
         """Remove a replica."""
         self.removeIndex(index)
 
+    @accepts_tensors
     def add(self, x: npt.NDArray[Any], numeric_type: int = faiss.Float32) -> None:
         """Add vectors, shape (n, d), to every replica."""
         x = self._checked_vectors(x, "add")
@@ -886,6 +913,7 @@ class IndexReplicas(_Threaded, faiss.IndexReplicas):
         width = -(-n // self.count())
         return [slice(i * width, (i + 1) * width) for i in range(self.count())]
 
+    @accepts_tensors
     def search(
         self,
         x: npt.NDArray[Any],
@@ -900,10 +928,11 @@ class IndexReplicas(_Threaded, faiss.IndexReplicas):
         x = self._checked_queries(x, k, "search", D, I)
         self._require_some("search", "replicas")
         parts = self._parts(len(x))
-        results = self._run(lambda i, index: index.search(x[parts[i]], k, params=params))
+        results = self._run(lambda i, index: index.search(x[parts[i]], k, **given(params)))
         distances, labels = (np.concatenate(part) for part in zip(*results, strict=True))
         return _result(distances, labels, D, I)
 
+    @accepts_tensors
     def range_search(
         self, x: npt.NDArray[Any], thresh: float, *, params: faiss.SearchParameters | None = None
     ) -> RangeResult:
@@ -911,7 +940,7 @@ class IndexReplicas(_Threaded, faiss.IndexReplicas):
         x = self._checked_vectors(x, "range_search")
         self._require_some("range_search", "replicas")
         parts = self._parts(len(x))
-        results = self._run(lambda i, index: index.range_search(x[parts[i]], thresh, params=params))
+        results = self._run(lambda i, index: index.range_search(x[parts[i]], thresh, **given(params)))
         counts = np.concatenate([np.diff(lims.astype(np.int64)) for lims, _, _ in results])
         lims = np.concatenate([[0], np.cumsum(counts)]).astype(results[0][0].dtype)
         return lims, np.concatenate([D for _, D, _ in results]), np.concatenate([I for _, _, I in results])

@@ -170,6 +170,16 @@ def test_selectors_restrict_the_search(make_selector, monkeypatch):
     assert_same_neighbours(*index.search(xq, 12, params=stock_params), *expected)
 
 
+@pytest.mark.parametrize("n", [0, 9, 20_000])
+def test_a_selector_of_all_ids_and_one_query(n):
+    rng = np.random.default_rng(0)
+    index, _ = filled_index(rng, n, 9, 4, 8)
+    xq = rng.standard_normal((1, 9)).astype(np.float32)
+    params = faiss.SearchParameters(sel=faiss.IDSelectorNot(faiss.IDSelectorRange(-9, 0)))
+    for _ in range(2):  # before and after the bins are made
+        np.testing.assert_array_equal(index.search(xq, 5, params=params), index.search(xq, 5))
+
+
 @pytest.mark.parametrize("d, M, nbits", [(64, 4, 8), (64, 8, 4), (60, 5, 6), (24, 3, 12), (64, 1, 1), (70, 10, 5)])
 def test_code_size_is_that_of_index_pq(d, M, nbits):
     index = faiss_dpq.IndexDPQ(d, M, nbits)

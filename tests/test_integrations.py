@@ -108,6 +108,9 @@ def test_datasets_custom_index(tmp_path, metric):
     texts.save_faiss_index("embedding", tmp_path / "texts.faiss")
     texts.drop_index("embedding")
     texts.load_faiss_index("embedding", tmp_path / "texts.faiss")
+    loaded = texts.get_index("embedding")
+    loaded.faiss_index = faiss_dpq.downcast_index(loaded.faiss_index)
+    assert type(loaded.faiss_index) is faiss_dpq.IndexDPQ
     scores_again, examples_again = texts.get_nearest_examples("embedding", queries[0], k=5)
     assert examples_again["text"] == examples["text"]
     np.testing.assert_allclose(scores_again, scores, rtol=1e-4, atol=1e-5)

@@ -250,7 +250,8 @@ def test_files_of_other_indexes_are_read(digits, tmp_path):
         for write in (faiss.write_index, faiss_dpq.write_index):
             write(other, str(tmp_path / "other.faiss"))
             again = faiss_dpq.read_index(tmp_path / "other.faiss")
-            np.testing.assert_array_equal(again.search(digits[:9], 3), other.search(digits[:9], 3))
+            assert faiss.serialize_index(again).tobytes() == faiss.serialize_index(other).tobytes()
+            assert again.search(digits[:9], 3)[1].shape == (9, 3)
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\x89PNG\r\n\x1a\n" + bytes(100), b"null"])

@@ -1,17 +1,21 @@
-"""The README's Python examples run, in order, as a reader would type them."""
+"""The Python examples of README and docs run, in order, as a reader would type them."""
 
 import re
 from pathlib import Path
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
-def test_python_blocks_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("document", ["README.md", "docs/migrating.md"])
+def test_python_blocks_run(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = list(re.finditer(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
+    text = (ROOT / document).read_text()
+    blocks = list(re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
     assert len(blocks) >= 4
     session: dict[str, object] = {}
     for block in blocks:
-        # Blank lines in front, so that a traceback shows the README's own line numbers.
-        line = README.count("\n", 0, block.start(1))
-        exec(compile("\n" * line + block[1], "README.md", "exec"), session)
+        # Blank lines in front, so that a traceback shows the document's own line numbers.
+        line = text.count("\n", 0, block.start(1))
+        exec(compile("\n" * line + block[1], document, "exec"), session)

@@ -136,6 +136,33 @@ def test_what_does_not_fit_is_an_assertion_error_as_with_index_pq():
     """)
 
 
+def test_lists_and_wrappers_take_tensors_too():
+    run("""
+    def twins():
+        yield lambda: faiss_dpq.IndexIVFDPQ(faiss.IndexFlatL2(12), 12, 4, 3, 4)
+        yield lambda: faiss_dpq.IndexIDMap2(faiss_dpq.IndexDPQ(12, 3, 4))
+        yield lambda: faiss_dpq.IndexPreTransform(faiss.PCAMatrix(12, 8), faiss_dpq.IndexDPQ(8, 3, 4))
+        yield lambda: faiss_dpq.IndexRefineFlat(faiss_dpq.IndexDPQ(12, 3, 4))
+        yield lambda: faiss_dpq.IndexIDMap(faiss.IndexFlatL2(12))
+
+    for make in twins():
+        index, twin = make(), make()
+        index.train(x)
+        twin.train(array)
+        if isinstance(index, faiss.IndexIDMap):
+            index.add_with_ids(x, torch.arange(400) + 7)
+            twin.add_with_ids(array, np.arange(400) + 7)
+        else:
+            index.add(x)
+            twin.add(array)
+        D, I = index.search(x[:9], 5)
+        D_array, I_array = twin.search(array[:9], 5)
+        equal(D, D_array, torch.float32)
+        equal(I, I_array, torch.int64)
+        equal(index.assign(x[:9], 5), I_array, torch.int64)
+    """)
+
+
 def test_without_torch_utils_a_tensor_is_an_array_like():
     run(
         """
