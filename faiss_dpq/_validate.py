@@ -113,7 +113,8 @@ def _check(read: Read, size: int, name: str, mapped: bool) -> None:
     """Raise a RuntimeError if these bytes are an index of ours that is damaged."""
     end = size
     last = read(size - _SEAL_SIZE, _SEAL_SIZE) if size > _SEAL_SIZE else b""
-    if last.startswith(_SEAL):
+    # A few of its bytes will do: a damaged checksum must not pass for none.
+    if any(_SEAL[at : at + 4] in last for at in range(len(_SEAL) - 3)):
         end -= _SEAL_SIZE
         if not mapped and last != _checksum(read, end):
             raise RuntimeError(f"{name}: corrupt: the checksum at its end is not that of its {end} bytes")
@@ -134,15 +135,20 @@ def checked(index: faiss.Index | None) -> faiss.Index:
         raise RuntimeError("the file holds no index")
     inner = index
     while hasattr(inner, "index"):  # an IDMap or a PreTransform
-        inner = faiss.downcast_index(inner.index)
-    if isinstance(inner, faiss.IndexResidualQuantizer):
+        outer, inner = inner, faiss.downcast_index(inner.index)
+        if isinstance(outer, faiss.IndexIDMap) and (outer.d, outer.ntotal) != (inner.d, inner.ntotal):
+            raise RuntimeError(
+                f"the index read is corrupt: an IDMap of {outer.ntotal} vectors of d={outer.d} "
+                f"around {inner.ntotal} of d={inner.d}"
+            )
+    if isinstance(inner, faiss.IndexResidualQuantizer | faiss.IndexIVFResidualQuantizer):
         damage = _damage(inner)
         if damage:
             raise RuntimeError(f"the index read is corrupt: {damage}")
     return index
 
 
-def _damage(index: faiss.IndexResidualQuantizer) -> str | None:
+def _damage(index: faiss.IndexResidualQuantizer | faiss.IndexIVFResidualQuantizer) -> str | None:
     """What does not fit together in it."""
     rq = index.rq
     codebooks = faiss.rev_swig_ptr(rq.codebooks.data(), rq.codebooks.size()) if rq.codebooks.size() else np.empty(0)
@@ -152,7 +158,8 @@ def _damage(index: faiss.IndexResidualQuantizer) -> str | None:
         return f"is_trained is {index.is_trained} and rq.is_trained is {rq.is_trained}"
     if index.is_trained and codebooks.size != index.d * rq.total_codebook_size:
         return f"rq.codebooks has {codebooks.size} values, expected {index.d * rq.total_codebook_size}"
-    if index.codes.size() != index.ntotal * index.code_size:
+    flat = isinstance(index, faiss.IndexResidualQuantizer)
+    if flat and index.codes.size() != index.ntotal * index.code_size:
         return f"{index.codes.size()} bytes of codes for {index.ntotal} vectors of {index.code_size}"
     return _search_type_damage(rq.search_type, rq.train_type)
 
