@@ -214,6 +214,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         xq_train: Any = None,
         effort: str | training.Effort = "default",
         weights: npt.ArrayLike | None = None,
+        trainer: str = "least-squares",
     ) -> None:
         """Learn the codebooks from vectors: residual k-means, then annealed alternation of encoding and least squares.
 
@@ -232,6 +233,8 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         weights : array, shape (M,), optional
             The weight of the error at every prefix length; M, M - 1, ..., 1 by default, which is best at full length
             too.
+        trainer : "least-squares" or "sgd"
+            "sgd" goes on with the paper's own optimiser, in torch; see `faiss_dpq.training.train_codebooks`.
 
         Raises
         ------
@@ -239,7 +242,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             If there are fewer vectors than codewords in a codebook, a value is NaN or infinite, the index already holds
             vectors, or numeric_type is another one of FAISS's.
         ValueError
-            If `effort` is not a known name, or `weights` are not M finite numbers >= 0 of which the last is > 0.
+            If `effort` or `trainer` is not a known name, or `weights` are not M finite numbers >= 0 of which the last is > 0.
         """
         x = self._checked_vectors(x, "train", numeric_type)
         if xq_train is not None:
@@ -257,6 +260,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             effort=effort,
             weights=weights,
             verbose=self.verbose,
+            trainer=trainer,
         )
         self._set_quantizer(ProgressiveQuantizer(codebooks))
         self._train_stats = stats

@@ -198,6 +198,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         xq_train: Any = None,
         effort: str | training.Effort = "default",
         weights: npt.ArrayLike | None = None,
+        trainer: str = "least-squares",
     ) -> None:
         """Train the coarse quantizer as FAISS does, then learn codebooks of the residuals.
 
@@ -214,13 +215,15 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
             How much work to do for the codebooks.
         weights : array, shape (M,), optional
             As in IndexDPQ.train.
+        trainer : "least-squares" or "sgd"
+            As in IndexDPQ.train.
 
         Raises
         ------
         RuntimeError
             If there are too few vectors, a value is NaN or infinite, or the index already holds vectors.
         ValueError
-            If `effort` is not a known name, or `weights` do not fit.
+            If `effort` or `trainer` is not a known name, or `weights` do not fit.
         """
         x = self._checked_vectors(x, "train", numeric_type)
         if self.ntotal:
@@ -228,7 +231,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
                 f"IndexIVFDPQ.train: the index holds {self.ntotal} vectors, whose codes new codebooks would garble; "
                 "call reset() first"
             )
-        training.check_arguments(x, self.rq.M, self._nbits, effort, weights)
+        training.check_arguments(x, self.rq.M, self._nbits, effort, weights, trainer)
         self.train_q1(len(x), faiss.swig_ptr(x), self.verbose, self.metric_type)
         residuals = x - self._list_centres[self._assigned(x)]
         codebooks, stats = training.train_codebooks(
@@ -239,6 +242,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
             effort=effort,
             weights=weights,
             verbose=self.verbose,
+            trainer=trainer,
         )
         self._set_quantizer(ProgressiveQuantizer(codebooks))
         self._train_stats = stats

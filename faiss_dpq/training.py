@@ -102,6 +102,7 @@ def train_codebooks(
     effort: str | Effort = "default",
     weights: npt.ArrayLike | None = None,
     verbose: bool = False,
+    trainer: str = "least-squares",
 ) -> tuple[Floats, TrainStats]:
     """Codebooks that minimise the progressive loss of some vectors.
 
@@ -120,6 +121,9 @@ def train_codebooks(
         w_l, the weight of the error at prefix length l; M, M - 1, ..., 1 by default.
     verbose : bool
         Print what is done.
+    trainer : "least-squares" or "sgd"
+        "sgd" goes on from the codebooks of "least-squares" with the paper's own optimiser: soft assignment, the three
+        losses of Eq. 21, Adam. It needs torch (the extra ``deep``), and uses a GPU if there is one.
 
     Returns
     -------
@@ -131,11 +135,14 @@ def train_codebooks(
     RuntimeError
         If n < K or a value of x is not finite.
     ValueError
-        If `effort` is not a known name, or `weights` are not M finite numbers >= 0 of which the last is > 0.
+        If `effort` or `trainer` is not a known name, or `weights` are not M finite numbers >= 0 of which the last is
+        > 0.
+    ImportError
+        If `trainer` is "sgd" and torch is not installed.
     """
     started = time.perf_counter()
     K = 1 << nbits
-    effort, w = check_arguments(x, M, nbits, effort, weights)
+    effort, w = check_arguments(x, M, nbits, effort, weights, trainer)
     beam_size = max(1, min(effort.beam_size, 8 * effort.beam_size // M))
     rng = np.random.default_rng(seed)
     if len(x) > effort.max_points_per_centroid * K:
@@ -154,8 +161,14 @@ def train_codebooks(
         if turn > 0:
             stats.history.append(_mean_square(errors))
         progress.step(f"mean squared error {stats.history[-1]:.6g}, temperature {temperature:.3f}")
-        quantizer = ProgressiveQuantizer(_solve(moved, codes, quantizer.codebooks, w, _RIDGE))
+        codebooks = _revived(quantizer.codebooks, codes, errors)
+        quantizer = ProgressiveQuantizer(_solve(moved, codes, codebooks, w, _RIDGE))
         stats.iterations += 1
+    if trainer == "sgd":
+        from .nn.unlabelled import train_codebooks_sgd
+
+        codebooks = train_codebooks_sgd(x, quantizer.codebooks, weights=w, seed=seed)
+        quantizer = ProgressiveQuantizer(codebooks)
     codes = quantizer.encode(x, beam_size)
     stats.mse = [_mean_square(x - quantizer.decode(codes[:, : level + 1])) for level in range(M)]
     if effort.iterations > 0:
@@ -167,7 +180,12 @@ def train_codebooks(
 
 
 def check_arguments(
-    x: Floats, M: int, nbits: int, effort: str | Effort, weights: npt.ArrayLike | None
+    x: Floats,
+    M: int,
+    nbits: int,
+    effort: str | Effort,
+    weights: npt.ArrayLike | None,
+    trainer: str = "least-squares",
 ) -> tuple[Effort, Doubles]:
     """What `train_codebooks` raises for its arguments; effort and weights as it uses them."""
     if len(x) < 1 << nbits:
@@ -176,7 +194,30 @@ def check_arguments(
         )
     if not np.isfinite(x).all():
         raise RuntimeError("train: x has NaN or infinite values")
+    if trainer not in ("least-squares", "sgd"):
+        raise ValueError(f"train: trainer is {trainer!r}, expected 'least-squares' or 'sgd'")
+    if trainer == "sgd":
+        from . import nn  # noqa: F401  an error for want of torch comes before the work, not after it
     return _checked_effort(effort), _checked_weights(weights, M)
+
+
+def _revived(codebooks: Floats, codes: Codes, errors: Floats) -> Floats:
+    """Gives every codeword that no vector uses to one of the vectors with the largest errors, in `codes` too.
+
+    The codeword becomes that vector's own of the level, plus the vector's error: it codes the vector exactly.
+    """
+    M, K, _ = codebooks.shape
+    dead = [(level, k) for level in range(M) for k in np.flatnonzero(np.bincount(codes[:, level], minlength=K) == 0)]
+    if not dead:
+        return codebooks
+    revived = codebooks.copy()
+    norms = np.einsum("ij,ij->i", errors, errors)
+    worst = np.argsort(-norms, kind="stable")[: len(dead)]
+    for (level, k), vector in zip(dead, worst, strict=False):
+        if norms[vector] > 0:
+            revived[level, k] = codebooks[level, codes[vector, level]] + errors[vector]
+            codes[vector, level] = k
+    return revived
 
 
 def _temperature(turn: int, turns: int) -> float:

@@ -126,7 +126,9 @@ def test_search_is_exact(simd, metric, n, d, nlist, nprobe, M, nbits, nq, k, see
     D, I = index.search(xq, k)
     assert (D.dtype, I.dtype, D.shape, I.shape) == (np.float32, np.int64, (nq, k), (nq, k))
     if nq:
-        assert_finds(np.abs(D) if not n else D, I, model, xq, probed(index, xq, min(nprobe, nlist)), metric) if n else None
+        assert_finds(
+            np.abs(D) if not n else D, I, model, xq, probed(index, xq, min(nprobe, nlist)), metric
+        ) if n else None
         assert n or (I == -1).all()
 
 
@@ -248,8 +250,11 @@ def test_max_codes():
             members = [i for key in keys[q] for i in contents[key]][:max_codes]
             assert_finds(D[q : q + 1], I[q : q + 1], model, xq[q : q + 1], keys[q : q + 1], members=members)
     index.nprobe, index.max_codes = 4, 250
-    for found, by_params in zip(index.search(xq, 10), index.search(xq, 10, params=faiss.SearchParametersIVF(
-        nprobe=4, max_codes=250)), strict=True):
+    for found, by_params in zip(
+        index.search(xq, 10),
+        index.search(xq, 10, params=faiss.SearchParametersIVF(nprobe=4, max_codes=250)),
+        strict=True,
+    ):
         np.testing.assert_array_equal(found, by_params)
 
 
@@ -323,8 +328,11 @@ def test_range_search(metric):
         assert (lims.dtype, D.dtype, I.dtype) == (np.uint64, np.float32, np.int64)
         for q in range(len(xq)):
             part = slice(lims[q], lims[q + 1])
-            inside = {i for i, e in zip(ids.tolist(), sign * expected[q], strict=True)
-                      if np.isfinite(e) and sign * (thresh - e) > 1e-4}
+            inside = {
+                i
+                for i, e in zip(ids.tolist(), sign * expected[q], strict=True)
+                if np.isfinite(e) and sign * (thresh - e) > 1e-4
+            }
             close = {i for i, e in zip(ids.tolist(), sign * expected[q], strict=True) if abs(thresh - e) <= 1e-4}
             assert inside <= set(I[part].tolist()) <= inside | close
             assert (np.diff(sign * D[part]) >= 0).all()

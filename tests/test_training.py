@@ -1,5 +1,7 @@
 """Training lowers the progressive loss, repeats exactly, and is no worse than FAISS's residual quantizer."""
 
+import sys
+
 import faiss
 import numpy as np
 import pytest
@@ -182,3 +184,51 @@ def test_a_terminal_shows_a_bar(digits, capsys, monkeypatch):
     err = capsys.readouterr().err
     assert "training [####" in err
     assert err.endswith("\r\x1b[K")
+
+
+def test_unused_codewords_go_to_the_worst_vectors(digits):
+    rng = np.random.default_rng(0)
+    x = digits[:200]
+    codebooks = np.stack([x[rng.choice(200, 8)], 5 * rng.standard_normal((8, 64)).astype(np.float32)])
+    codebooks[0, 3] = codebooks[1, 5] = 1000  # nearest to nothing
+    codes = ProgressiveQuantizer(codebooks).encode(x, 8)
+    dead = [(level, k) for level in range(2) for k in range(8) if k not in codes[:, level]]
+    errors = x - ProgressiveQuantizer(codebooks).decode(codes)
+    worst = np.argsort(-(errors**2).sum(1), kind="stable")[: len(dead)]
+    assert {(0, 3), (1, 5)} <= set(dead)
+    before = codes.copy()
+    revived = training._revived(codebooks, codes, errors)
+    for (level, k), vector in zip(dead, worst, strict=True):
+        assert codes[vector, level] == k
+    np.testing.assert_allclose(ProgressiveQuantizer(revived).decode(codes[worst]), x[worst], atol=1e-3)
+    assert (codes != before).sum() == len(dead)
+    unchanged = np.ones((2, 8), bool)
+    unchanged[tuple(zip(*dead, strict=True))] = False
+    np.testing.assert_array_equal(revived[unchanged], codebooks[unchanged])
+    assert training._revived(codebooks, np.tile(np.arange(8)[:, None], (1, 2)), errors) is codebooks
+
+
+def test_sgd_goes_on_from_least_squares(digits):
+    index, again, start = (faiss_dpq.IndexDPQ(64, 3, 4) for _ in range(3))
+    index.train(digits, trainer="sgd", effort="fast")
+    again.train(digits, trainer="sgd", effort="fast")
+    start.train(digits, effort="fast")
+    np.testing.assert_array_equal(index.codebooks, again.codebooks)
+    assert not np.array_equal(index.codebooks, start.codebooks)
+    assert index.train_stats.mse[-1] < 1.1 * start.train_stats.mse[-1]
+    assert index.train_stats.history[-1] == index.train_stats.mse[-1]
+
+
+def test_sgd_says_what_is_missing_before_it_works(digits, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [name for name in sys.modules if name.startswith("faiss_dpq.nn")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(faiss_dpq, "nn", raising=False)
+    monkeypatch.setattr(training, "_residual_kmeans", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(ImportError, match="deep"):
+        faiss_dpq.IndexDPQ(64, 3, 4).train(digits, trainer="sgd")
+
+
+def test_unknown_trainer_is_refused(digits):
+    with pytest.raises(ValueError, match="trainer is 'adam'"):
+        faiss_dpq.IndexDPQ(64, 3, 4).train(digits, trainer="adam")

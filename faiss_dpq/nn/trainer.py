@@ -396,13 +396,14 @@ def _tensorboard_writer(run_dir: Path | None) -> Any:
 
 def place(model: DeepQuantizer, config: TrainConfig) -> torch.device:
     """Move a model to the device that settings name, set the type it computes in, and return the device."""
-    device = torch.device(_device_name(config.device))
+    device = torch.device(device_name(config.device))
     model.to(device)
     model.autocast = _autocast_type(device) if config.amp else None
     return device
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """torch's name of a device; of a GPU if there is one, else of the CPU, where `device` is "auto"."""
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"

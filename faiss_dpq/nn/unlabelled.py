@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import losses
 from .qblock import ProgressiveQuantization
-from .trainer import one_cycle
+from .trainer import device_name, one_cycle
 
 Floats = npt.NDArray[np.float32]
 
@@ -26,7 +26,7 @@ def train_codebooks_sgd(
     mu: float = 1.0,
     nu: float = 0.1,
     weights: npt.ArrayLike | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     seed: int = 1234,
 ) -> Floats:
     """Improve codebooks by stochastic gradients of E = soft + mu hard + nu match (Eq. 21), with Adam.
@@ -51,7 +51,7 @@ def train_codebooks_sgd(
     weights : array, shape (M,), optional
         w_l of Eq. 10 and 19; M, M - 1, ..., 1 by default, as `faiss_dpq.train_codebooks` has them.
     device : str
-        torch's name of it.
+        torch's name of it; "auto" is a GPU if there is one, else the CPU.
     seed : int
         Of the order of the vectors.
 
@@ -64,6 +64,7 @@ def train_codebooks_sgd(
     ValueError
         If shapes do not fit, a value is not finite, or `weights` are not M finite numbers >= 0.
     """
+    chosen = device_name(device)
     vectors = np.ascontiguousarray(x, np.float32)
     start = np.asarray(codebooks, np.float32)
     w = _checked(vectors, start, weights)
@@ -77,16 +78,16 @@ def train_codebooks_sgd(
         gamma=gamma,
         similarity=similarity,
         subtract=subtract,
-    ).to(device)
+    ).to(chosen)
     first = np.eye(len(start), 1, dtype=np.float32)[:, :, None]  # only the first codebook holds the centre
     quantizer.set_codebooks(torch.from_numpy((start - first * centre) / np.float32(scale)))
-    data = torch.from_numpy(vectors / np.float32(scale)).to(device)
+    data = torch.from_numpy(vectors / np.float32(scale)).to(chosen)
     quantizer.calibrate(data[: 1 << 16])
-    factors = torch.from_numpy(w).to(device)
+    factors = torch.from_numpy(w).to(chosen)
     optimizer = torch.optim.Adam(quantizer.parameters(), lr=lr)
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
-        order = torch.randperm(len(data), generator=generator).to(device)
+        order = torch.randperm(len(data), generator=generator).to(chosen)
         for first_row in range(0, len(data), batch_size):
             done = (epoch + first_row / len(data)) / epochs
             optimizer.param_groups[0]["lr"] = lr * one_cycle(done)
