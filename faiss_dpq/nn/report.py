@@ -174,7 +174,7 @@ def plot_table(results: Sequence[Result], path: Path, title: str) -> None:
             cell.get_text().set_horizontalalignment("left")
     for column, length in enumerate([*map(str, _all_bits(results)), FEATURES], start=1):
         means = [round(result.mean(length), 3) if length in result.mAP else -1.0 for result in results]
-        for row in np.flatnonzero(np.array(means) == max(means)):
+        for row in np.flatnonzero(np.array(means) == max(means)).tolist():
             table[1 + row, column].get_text().set_fontweight("bold")
     figure.savefig(path, dpi=_DPI, format="png")
 
@@ -298,7 +298,7 @@ def write_prefixes(folder: Path | str, output: Path | str) -> Path:
     colours = mpl.colormaps["tab10" if len(class_names) <= 10 else "gist_ncar"]
     for axes, (length, x) in zip(every_axes, panels.items(), strict=True):
         places = _tsne(x, labels)
-        for number in np.unique(labels):
+        for number in np.unique(labels).tolist():
             colour = colours(number if len(class_names) <= 10 else number / len(class_names))
             shown = places[labels == number].T
             axes.scatter(*shown, s=4, color=colour, linewidths=0, label=class_names[number])
