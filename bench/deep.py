@@ -9,8 +9,8 @@ seed; mAP over the whole database, by asymmetric distances. All lengths of a row
 PQN and of the unsupervised PQ and OPQ, whose codes have no prefixes and which are trained for every length.
 
 Unsupervised quantizers learn from, and are searched with, the vectors of the seed's DPQ model: what differs is the
-quantizer alone. Every run is a folder of its own, `faiss-dpq eval` draws them; results.json and results.md, in the
-output folder, hold the means over the seeds.
+quantizer alone. Every run is a folder of its own, which `faiss-dpq eval` draws plots of; table.md, results.json and
+plots in the output folder are of the means over the seeds.
 """
 
 import argparse
@@ -153,7 +153,7 @@ def results(output: Path) -> list[report.Result]:
 
 
 def write_report(output: Path, settings: list[str]) -> None:
-    """results.md, results.json and the plots."""
+    """Write table.md, results.json and the plots."""
     found = results(output)
     drawn = report.write(found, output, "mAP by code length, Fashion-MNIST")
     rows: Mapping[str, Any] = {row.label: row.mAP for row in found}

@@ -160,6 +160,14 @@ def test_l_s_without_label_embeddings_is_refused(batch):
         model.objective(*batch, LossWeights(), quantize=True)
 
 
+def test_unit_vectors_keep_e_from_shrinking_them(images, batch):
+    free, unit = initialised(DPQ, images), initialised(DPQ, images, unit=True)
+    v, u = free.embed(batch[0]).detach(), unit.embed(batch[0]).detach()
+    torch.testing.assert_close(u, v / v.norm(dim=1, keepdim=True))
+    a, b = (m.objective(*batch, LossWeights(), quantize=False).loss.detach() for m in (free, unit))
+    torch.testing.assert_close(a, b)  # L_S and L_C are the same
+
+
 def test_several_labels(images):
     pixels, labels = images[:24]
     multi_hot = torch.nn.functional.one_hot(labels, 10).float()

@@ -53,7 +53,7 @@ def tables(folder, name="DPQ", **train):
             "options": {"nbits": 4, **options},
         },
         "train": {
-            "ablation": "E+LC",
+            "ablation": "E+LC" if name == "DPQ" else "DPQ",
             "epochs": 3,
             "feature_epochs": 2,
             "lambda_classification": 1.0,

@@ -10,6 +10,7 @@ import faiss
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..index import IndexDPQ
 from . import losses
@@ -37,6 +38,9 @@ class DPQ(DeepQuantizer):
         Levels (the paper's L), and bits of each.
     gamma, similarity, assign, subtract
         Of the quantizer; see `faiss_dpq.nn.qblock.ProgressiveQuantization`.
+    unit : bool
+        Quantize v / ||v||. L_S and L_C do not see the length of v, while E falls when v shrinks: trained from scratch,
+        a network can follow E that way instead of gathering its vectors around codewords. Not in the paper.
     prefix_weights : sequence of M floats, optional
         w_l of Eq. 10, 19 and 20; 1 each by default.
     feature_dim, mean, std, image_size
@@ -64,6 +68,7 @@ class DPQ(DeepQuantizer):
         similarity: str = "cosine",
         assign: str = "l2",
         subtract: str = "hard",
+        unit: bool = False,
         prefix_weights: Sequence[float] | None = None,
         feature_dim: int | None = None,
         mean: Sequence[float] = (0.5,),
@@ -83,7 +88,7 @@ class DPQ(DeepQuantizer):
         if d is None:
             raise ValueError("DPQ: neither label_embeddings nor d is given; one must tell the dimension of v")
         self.d = d
-        self.num_classes = num_classes
+        self.num_classes, self.unit = num_classes, unit
         weights = torch.ones(M) if prefix_weights is None else torch.tensor(list(prefix_weights), dtype=torch.float32)
         if weights.shape != (M,) or not bool((weights >= 0).all()):
             raise ValueError(f"DPQ: prefix_weights is {prefix_weights}, expected M={M} numbers >= 0")
@@ -97,7 +102,8 @@ class DPQ(DeepQuantizer):
 
     def represent(self, features: Tensor) -> Tensor:
         """v, the semantic vectors: (n, feature_dim) -> (n, d), in -1..1."""
-        return self.semantic(features).tanh()
+        v = self.semantic(features).tanh()
+        return functional.normalize(v, dim=1) if self.unit else v
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Quantized]:
         """Semantic vectors (n, d), class scores (n, num_classes) and quantized values of images."""

@@ -173,8 +173,9 @@ def plot_table(results: Sequence[Result], path: Path, title: str) -> None:
         if column == 0:
             cell.get_text().set_horizontalalignment("left")
     for column, length in enumerate([*map(str, _all_bits(results)), FEATURES], start=1):
-        means = [result.mean(length) if length in result.mAP else -1.0 for result in results]
-        table[1 + int(np.argmax(means)), column].get_text().set_fontweight("bold")
+        means = [round(result.mean(length), 3) if length in result.mAP else -1.0 for result in results]
+        for row in np.flatnonzero(np.array(means) == max(means)).tolist():
+            table[1 + row, column].get_text().set_fontweight("bold")
     figure.savefig(path, dpi=_DPI, format="png")
 
 
@@ -187,24 +188,50 @@ def _all_bits(results: Sequence[Result]) -> list[int]:
 
 def _style(number: int) -> dict[str, Any]:
     colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
-    return {"color": colours[number % len(colours)], "marker": _MARKERS[number % len(_MARKERS)], "markersize": 5}
+    turn, colour = divmod(number, len(colours))
+    return {"color": colours[colour], "linestyle": ("-", ":")[turn % 2]}
 
 
 def plot_map(results: Sequence[Result], path: Path) -> None:
-    """mAP against bits, a line a result; dashed, the same vectors unquantized; bars, the deviation over seeds."""
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-    axes = figure.subplots()
+    """mAP against bits, a line a result, dashed on to its unquantized vectors; bars, the deviation over seeds.
+
+    Where some results lie far below the others, a second plot shows the others alone.
+    """
+    means = [result.mean(length) for result in results for length in result.mAP]
+    top, low = max(means), float(np.percentile(means, 30))
+    zooms = 2 if top - min(means) > 3 * (top - low) + 0.1 else 1
+    figure = Figure(figsize=(1.8 + 5.4 * zooms, 4.6), layout="constrained")
+    every_axes = figure.subplots(1, zooms, squeeze=False)[0]
+    for axes in every_axes:
+        _draw_map(axes, results)
+        axes.grid(alpha=0.3)
+    if zooms == 2:
+        margin = 0.1 * (top - low) + 0.005
+        every_axes[1].set_ylim(low - margin, top + margin)
+    figure.legend(*every_axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=9)
+    figure.savefig(path, dpi=_DPI, format="png")
+
+
+def _draw_map(axes: Axes, results: Sequence[Result]) -> None:
     bits = _all_bits(results)
+    step = int(min(np.diff(bits), default=8))
+    end = bits[-1] + step
     for number, result in enumerate(results):
-        style = _style(number)
-        lengths = list(map(str, result.bits))
-        means, spreads = [result.mean(length) for length in lengths], [result.spread(length) for length in lengths]
-        axes.errorbar(result.bits, means, spreads, label=result.label, capsize=3, **style)
-        if FEATURES in result.mAP:
-            axes.axhline(result.mean(FEATURES), color=style["color"], linestyle="--", linewidth=0.9, alpha=0.7)
-    axes.plot([], [], color="0.4", linestyle="--", linewidth=0.9, label="unquantized")
-    axes.set(xlabel="bits a code", ylabel=f"mAP@{_common_R(results)}", xticks=bits)
-    _finish(figure, axes, path)
+        style = {**_style(number), "marker": _MARKERS[number % len(_MARKERS)], "markersize": 5, "capsize": 2}
+        # Side by side, since many lie on each other.
+        aside = 0.3 * step * ((number + 0.5) / len(results) - 0.5)
+        last = str(result.bits[-1])
+        for lengths, x in (
+            (list(map(str, result.bits)), [bits + aside for bits in result.bits]),
+            ([last, FEATURES], [int(last) + aside, end + aside]),
+        ):
+            if not set(lengths) <= result.mAP.keys():
+                continue
+            means, spreads = [result.mean(length) for length in lengths], [result.spread(length) for length in lengths]
+            changes = {"linestyle": "--", "linewidth": 0.8, "mfc": "none"} if FEATURES in lengths else {}
+            axes.errorbar(x, means, spreads, label=None if changes else result.label, **{**style, **changes})
+    axes.set(xlabel="bits a code", ylabel=f"mAP@{_common_R(results)}")
+    axes.set_xticks([*bits, end], [*map(str, bits), "unquantized"])
 
 
 def plot_precision_recall(results: Sequence[Result], path: Path) -> None:
@@ -240,7 +267,7 @@ def _curves_to_draw(results: Sequence[Result]) -> list[tuple[str, dict[str, Any]
         chosen.append(("unquantized", result, FEATURES))
     lines = []
     for number, (label, result, length) in enumerate(chosen):
-        style = {"color": _style(number)["color"], "linewidth": 1.6}
+        style = {**_style(number), "linewidth": 1.6}
         lines.append((label, style | {"linestyle": "--"} if length == FEATURES else style, result, length))
     return lines
 
@@ -251,9 +278,7 @@ def _common_R(results: Sequence[Result]) -> str:
 
 def _finish(figure: Figure, axes: Axes, path: Path) -> None:
     axes.grid(alpha=0.3)
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    names = sorted(handles, key=lambda name: name == "unquantized")  # last, after all others as they came
-    figure.legend([handles[name] for name in names], names, loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=9)
     figure.savefig(path, dpi=_DPI, format="png")
 
 
@@ -273,7 +298,7 @@ def write_prefixes(folder: Path | str, output: Path | str) -> Path:
     colours = mpl.colormaps["tab10" if len(class_names) <= 10 else "gist_ncar"]
     for axes, (length, x) in zip(every_axes, panels.items(), strict=True):
         places = _tsne(x, labels)
-        for number in np.unique(labels):
+        for number in np.unique(labels).tolist():
             colour = colours(number if len(class_names) <= 10 else number / len(class_names))
             shown = places[labels == number].T
             axes.scatter(*shown, s=4, color=colour, linewidths=0, label=class_names[number])
