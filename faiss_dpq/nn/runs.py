@@ -409,7 +409,7 @@ def progressive_index(model: DeepQuantizer) -> tuple[IndexDPQ, dict[int, int]]:
     """
     exported = model.to_index()
     if isinstance(exported, IndexDPQ):
-        nbits = exported.quantizer.nbits
+        nbits = exported.residual_quantizer.nbits
         return exported, {nbits * level: level for level in range(1, exported.rq.M + 1)}
     quantizer = model.quantizer
     index = product_as_progressive(quantizer.codebooks.cpu().numpy(), exported.metric_type)
@@ -485,8 +485,8 @@ def _sample(
 ) -> dict[str, npt.NDArray[Any]]:
     """Some images' codes decoded at every length, for the t-SNE plot; of several labels the first is kept."""
     rows = np.random.default_rng(0).permutation(len(x))[:_TSNE_IMAGES]
-    codes = index.quantizer.encode(x[rows], index.beam_size)
-    sample = {f"quantized_{bits}": index.quantizer.decode(codes[:, :level]) for bits, level in levels.items()}
+    codes = index.residual_quantizer.encode(x[rows], index.beam_size)
+    sample = {f"quantized_{bits}": index.residual_quantizer.decode(codes[:, :level]) for bits, level in levels.items()}
     shown = labels[rows]
     return {**sample, "sample_labels": shown if shown.ndim == 1 else shown.argmax(axis=1)}
 
