@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +164,15 @@ def measure(data: str, vectors: VectorSet, nearest: Ids, method: str, size: int,
     index = METHODS[method](vectors.base.shape[1], size)
     if index is None:
         return
-    train_s, _ = _timed(lambda: index.train(vectors.train), clock)
-    add_s, _ = _timed(lambda: index.add(vectors.base), clock)
+    train_s, _ = _timed(partial(index.train, vectors.train), clock)
+    add_s, _ = _timed(partial(index.add, vectors.base), clock)
     decoded = index.reconstruct_n(0, index.ntotal)
     mse = float(((decoded - vectors.base) ** 2).sum(axis=1).mean())
     for nprobe in NPROBES if isinstance(index, faiss.IndexIVF) else (0,):
         if nprobe:
             index.nprobe = nprobe
         asked = vectors.queries[:_TIMED_QUERIES] if _is_slow(index) else vectors.queries
-        search_s, (_, ids) = _timed(lambda asked=asked: index.search(asked, RANKS[-1]), clock)
+        search_s, (_, ids) = _timed(partial(index.search, asked, RANKS[-1]), clock)
         if _is_slow(index):
             _, ids = faiss.knn(vectors.queries, decoded, RANKS[-1])
         yield Row(data, method, size, nprobe, mse, recalls(ids, nearest), train_s, add_s, len(asked) / search_s)

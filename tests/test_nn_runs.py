@@ -318,7 +318,7 @@ def test_a_product_quantizer_is_a_progressive_one(name, depth):
     exported = model.to_index()
     codes = model.quantizer.encode(torch.from_numpy(x)).reshape(200, 3, depth)
     np.testing.assert_array_equal(
-        index.quantizer.encode(x, index.beam_size), codes.transpose(1, 2).reshape(200, -1).numpy()
+        index.residual_quantizer.encode(x, index.beam_size), codes.transpose(1, 2).reshape(200, -1).numpy()
     )
     index.add(x)
     exported.add(x)
