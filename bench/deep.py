@@ -48,9 +48,14 @@ TRAININGS: dict[str, Settings] = {
     **{name: {"train": {"ablation": name}} for name in ("Two-Step", "No-Soft", "E+LS", "E+LC", "E")},
     **{f"PQN{M}x8": _product("PQN", M) for M in (1, 2, 3, 4)},
     "RPQN1x4x8": _product("RPQN", 1, depth=4),
+    # What the soft assignment is worth where nothing else keeps codewords in use.
+    **{
+        f"{name}-random": {"train": {"ablation": name, "codebook_init": "random", "restart_dead": False}}
+        for name in ("DPQ", "No-Soft")
+    },
 }
 #: These have DPQ's first phase, and take it from its folder.
-SHARE_FEATURES = ("Two-Step", "No-Soft")
+SHARE_FEATURES = ("Two-Step", "No-Soft", "DPQ-random", "No-Soft-random")
 
 
 def config_of(name: str, seed: int, settings: list[str]) -> runs.RunConfig:
