@@ -27,6 +27,7 @@ typedef struct {
     const float *radius;               /* >= the norm of every sum of codewords */
     const float *errors;               /* bounds on |terms - their real values| */
     const float *centres;              /* nlist x stride, zero-padded */
+    size_t nlist;
     size_t stride;                     /* a multiple of 16 */
     uint32_t code_size, nbits, levels;
 } dpq_lists;

@@ -146,6 +146,7 @@ def scan_lists(
     lists.radius = &radius[0]
     lists.errors = &errors[0]
     lists.centres = &centres[0, 0]
+    lists.nlist = centres.shape[0]
     lists.stride = centres.shape[1]
     lists.code_size = code_size
     lists.nbits = nbits
@@ -159,7 +160,7 @@ def scan_lists(
     probes.keys = &keys[0, 0]
     probes.counts = &counts[0, 0]
     probes.nprobe = nprobe
-    cdef uint8_t[::1] scratch = scratch_of_thread(kernels.lists_scratch(nprobe, k))
+    cdef uint8_t[::1] scratch = scratch_of_thread(kernels.lists_scratch(&lists, &probes, k))
     cdef uint32_t[:, ::1] positions = np.empty((nq, k), np.uint32)
     cdef int64_t place
     with nogil:

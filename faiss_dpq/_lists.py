@@ -24,6 +24,8 @@ _PRODUCT_LISTS = 64  # lists whose products with all codewords are held at a tim
 _WORTH_A_THREAD = 1 << 16  # distances; several times what it costs to start a task
 _MOST_SCANNED = (1 << 32) - 1  # vectors by one query, which numbers them in 32 bits
 
+_IN_PLACE = faiss.ArrayInvertedLists, faiss.OnDiskInvertedLists
+
 Addresses = npt.NDArray[np.uint64]
 
 
@@ -55,7 +57,6 @@ def opened(invlists: faiss.InvertedLists, keys: Labels) -> Iterator[OpenLists]:
     probed = np.zeros(nlist, bool)
     probed[keys[keys >= 0]] = True
     numbers = np.flatnonzero(probed)
-    invlists.prefetch_lists(faiss.swig_ptr(numbers), len(numbers))
     lists = OpenLists(
         numbers,
         np.zeros(nlist, np.int64),
@@ -64,13 +65,20 @@ def opened(invlists: faiss.InvertedLists, keys: Labels) -> Iterator[OpenLists]:
         invlists.code_size,
     )
     held = []
+    # Only lists that are put together for the call (HStackInvertedLists) need to be released; a call costs as much as
+    # the scan of hundreds of vectors.
+    specific = faiss.downcast_InvertedLists(invlists)
+    in_place = isinstance(specific, _IN_PLACE)
+    if not isinstance(specific, faiss.ArrayInvertedLists):
+        invlists.prefetch_lists(faiss.swig_ptr(numbers), len(numbers))
     try:
         for number in numbers.tolist():
             lists.sizes[number] = size = invlists.list_size(number)
             if size == 0:
                 continue
             codes, ids = invlists.get_codes(number), invlists.get_ids(number)
-            held.append((number, codes, ids))
+            if not in_place:
+                held.append((number, codes, ids))
             lists.codes[number], lists.ids[number] = int(codes), int(ids)
         yield lists
     finally:
@@ -112,6 +120,8 @@ class Centres:
 
 
 def _padded(x: Floats) -> Floats:
+    if x.shape[1] % _kernels.PANEL == 0:
+        return np.ascontiguousarray(x)
     padded = _kernels.aligned_empty((len(x), -(-x.shape[1] // _kernels.PANEL) * _kernels.PANEL))
     padded[:, : x.shape[1]] = x
     padded[:, x.shape[1] :] = 0

@@ -304,9 +304,11 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         if keys.shape != (len(x),):
             raise AssertionError(f"IndexIVFDPQ.update_vectors: keys has shape {keys.shape}, expected {(len(x),)}")
         if self.direct_map.type == faiss.DirectMap.Hashtable:
-            removed = self.remove_ids(faiss.IDSelectorBatch(keys))
-            if removed != len(keys):
-                raise RuntimeError(f"IndexIVFDPQ.update_vectors: found {removed} of {len(keys)} vectors to update")
+            if len(np.unique(keys)) < len(keys):
+                raise RuntimeError("IndexIVFDPQ.update_vectors: keys has an id twice")
+            for key in keys.tolist():
+                self.direct_map.get(key)  # raises, before anything is removed, where there is none
+            self.remove_ids(faiss.IDSelectorArray(keys))
             self.add_with_ids(x, keys)
             return
         if self.direct_map.type != faiss.DirectMap.Array:
