@@ -35,6 +35,7 @@ typedef struct {
 /* What a search asks of them. */
 typedef struct {
     dpq_queries queries;
+    size_t table_stride;   /* floats from one query's tables to the next's */
     const float *vectors;  /* nq x stride: u, zero-padded (q, for inner products) */
     const int64_t *keys;   /* nq x nprobe: lists, nearest first */
     const int64_t *counts; /* nq x nprobe: how many vectors of each; sums below 2^32 - 1 */

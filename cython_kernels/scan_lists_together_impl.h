@@ -245,7 +245,7 @@ static void lists_init_query(const dpq_lists *lists, const dpq_probes *probes, s
     dpq_lists_query *q = scratch->queries + slot;
     size_t rows = (size_t)lists->levels << lists->nbits;
     dpq_database codes = {.nbits = lists->nbits, .levels = lists->levels};
-    q->table = qs->tables + number * rows;
+    q->table = qs->tables + number * probes->table_stride;
     q->table8 = scratch->table8 + slot * rows;
     q->probed = scratch->probed + slot * probes->nprobe;
     q->keys = probes->keys + number * probes->nprobe;

@@ -41,6 +41,7 @@ cdef extern from "kernels.h" nogil:
 
     ctypedef struct dpq_probes:
         dpq_queries queries
+        size_t table_stride
         const float *vectors
         const int64_t *keys
         const int64_t *counts

@@ -510,6 +510,10 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     ) -> tuple[_lists.Found, Bytes | None]:
         derived = self._derived_lists(asked.levels)
         codes = None
+        if not with_codes and asked.selector is None:
+            few = _lists.search_few(derived, self.invlists, x, keys, asked.max_codes, k)
+            if few is not None:
+                return few, None
         with _lists.opened(self.invlists, keys) as lists:
             counts = _lists.scanned_counts(keys, lists.sizes, asked.max_codes)
             found = _lists.search(derived, lists, asked.selector, x, keys, counts, k, with_codes)
