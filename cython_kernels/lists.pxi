@@ -81,6 +81,43 @@ def list_terms(
     return radius, db.term_min, db.term_step, magnitude
 
 
+cdef extern from "nearest.h" nogil:
+    size_t dpq_topk_capacity(size_t k)
+    void dpq_nearest(const float *scores, size_t n, size_t k, uint64_t *keys, int64_t *out)
+
+
+def nearest(const float[:, ::1] x, const float[:, :, ::1] panels, const float[::1] bias, size_t n, int64_t[:, ::1] out):
+    """out[i] = the rows j < n of a packed matrix with the least bias[j] - 2<x[i], row j>, least first."""
+    cdef size_t k = out.shape[1], q
+    cdef float[:, ::1] scores = aligned_empty((x.shape[0], panels.shape[0] * DPQ_PANEL))
+    cdef uint64_t[::1] keys = np.empty(dpq_topk_capacity(k), np.uint64)
+    if x.shape[0] == 0:
+        return
+    with nogil:
+        kernels.linear(
+            &x[0, 0], x.shape[0], x.shape[1], &panels[0, 0, 0], panels.shape[0], &bias[0], -2.0,
+            &scores[0, 0], scores.shape[1],
+        )
+        for q in range(<size_t>x.shape[0]):
+            dpq_nearest(&scores[q, 0], n, k, &keys[0], &out[q, 0])
+
+
+def sample_vector(uint64_t vector, size_t at, size_t size_of):
+    """A hash of 128 words, evenly spaced, of a C++ vector's contents.
+
+    at : which word of the vector is the contents' address; the next is their number, of `size_of` bytes each, or their
+        end, if size_of is 0.
+    """
+    cdef const uint64_t *words = (<const uint64_t *><uintptr_t>vector) + at
+    cdef uint64_t n = (words[1] * size_of if size_of else words[1] - words[0]) // 4
+    cdef const uint32_t *contents = <const uint32_t *><uintptr_t>words[0]
+    cdef uint64_t step = max(<uint64_t>1, n // 128), total = n, i
+    for i in range(0, n, step):
+        total = (total ^ contents[i]) * <uint64_t>0x9e3779b97f4a7c15
+        total ^= total >> 32
+    return total
+
+
 cdef class ListScan:
     """Search of inverted lists at one prefix length: what stays the same from search to search.
 

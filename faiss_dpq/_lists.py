@@ -60,9 +60,10 @@ def opened(invlists: faiss.InvertedLists, keys: Labels) -> Iterator[OpenLists]:
     numbers = np.flatnonzero(probed)
     addresses = np.zeros((2, nlist), np.uint64)
     lists = OpenLists(numbers, np.zeros(nlist, np.int64), addresses[0], addresses[1], specific.code_size)
-    if isinstance(specific, faiss.ArrayInvertedLists) and _vector_layout() is not None:
+    layout = vector_layout()
+    if isinstance(specific, faiss.ArrayInvertedLists) and layout is not None:
         codes, ids = int(specific.codes.this), int(specific.ids)
-        _kernels.read_vectors(numbers, codes, ids, *_vector_layout(), lists.codes, lists.ids, lists.sizes)
+        _kernels.read_vectors(numbers, codes, ids, *layout, lists.codes, lists.ids, lists.sizes)
         yield lists
     else:
         yield from _opened_one_by_one(specific, lists)
@@ -87,8 +88,8 @@ def _opened_one_by_one(invlists: faiss.InvertedLists, lists: OpenLists) -> Itera
 
 
 @functools.cache
-def _vector_layout() -> tuple[int, int] | None:
-    """Where the vectors of faiss.ArrayInvertedLists hold their address and count: (words a vector, word of the address).
+def vector_layout() -> tuple[int, int] | None:
+    """How faiss.ArrayInvertedLists' vectors hold address and count: (words a vector, word of the address).
 
     FAISS gives them by two calls a list, which from Python take longer than the scan of the list. So the words are read
     directly, if a sample shows where they are: an address that get_ids returns, followed by the count that list_size
@@ -107,7 +108,8 @@ def _vector_layout() -> tuple[int, int] | None:
     for address, name in ((int(sample.ids), "ids"), (int(sample.codes.this), "codes")):
         begin, end = _kernels.read_words(address, 2).tolist()
         words = _kernels.read_words(begin, (end - begin) // 8).reshape(len(sizes), -1)
-        places = [at for at in range(words.shape[1] - 1) if words[:, at : at + 2].tolist() == [*map(list, expected[name])]]
+        pairs = [list(pair) for pair in expected[name]]
+        places = [at for at in range(words.shape[1] - 1) if words[:, at : at + 2].tolist() == pairs]
         found.append((words.shape[1], places))
     (stride, of_ids), (same_stride, of_codes) = found
     return (stride, of_ids[0]) if stride == same_stride and len(of_ids) == 1 and of_ids == of_codes else None
@@ -184,6 +186,7 @@ class DerivedLists:
             self.radius,
             self.errors,
         )
+        self._norms = norms
         self._kept: dict[int, tuple[Floats, npt.NDArray[np.uint8]]] = {}
         self._lock = threading.Lock()
 
@@ -197,6 +200,28 @@ class DerivedLists:
         kept = sum(terms.nbytes + bins.nbytes for terms, bins in list(self._kept.values()))
         own = (self.sizes, self.hashes, self.bins, self.terms, self.errors)
         return kept + sum(array.nbytes for array in own) + 4 * self.radius.nbytes
+
+    @functools.cached_property
+    def _centre_panels(self) -> tuple[Floats, Floats]:
+        """The centres as `linear` reads them, and their squared norms, padded likewise."""
+        panels = _kernels.pack_panels(np.ascontiguousarray(self.centres.padded[:, : self.centres.d]))
+        norms = np.zeros(panels.shape[0] * _kernels.PANEL, np.float32)
+        norms[: len(self._norms)] = self._norms
+        return panels, norms
+
+    def nearest(self, xq: Floats, nprobe: int) -> Labels:
+        """The lists whose centres are nearest to each query (METRIC_L2), shape (nq, nprobe)."""
+        keys = np.empty((len(xq), nprobe), np.int64)
+        panels, norms = self._centre_panels
+        moved = xq - self.centres.mean
+        most = max(1, _TABLE_BYTES // norms.nbytes)
+
+        def find(part: slice) -> None:
+            _kernels.nearest(moved[part], panels, norms, len(self.sizes), keys[part])
+
+        n_threads = min(faiss.omp_get_max_threads(), len(xq) * len(self.sizes) // _WORTH_A_THREAD)
+        _parallel.run(find, [(cut,) for cut in _parallel.slices(len(xq), max(n_threads, -(-len(xq) // most)))])
+        return keys
 
     def update(self, lists: OpenLists) -> None:
         """Make everything true of the open lists, recomputing those whose codes have changed."""
@@ -271,13 +296,10 @@ class Found:
         Nearest first; +-FLT_MAX where there are fewer than k.
     I : array, int64
         Ids, -1 where there are fewer.
-    places : array, int64, or None
-        list << 32 | offset, if it was asked for.
     """
 
     D: Floats
     I: Labels
-    places: Labels | None
 
 
 def scanned_counts(keys: Labels, sizes: Labels, max_codes: int) -> Labels:
@@ -295,10 +317,10 @@ def search_few(
     """`search` with less overhead around it, for a few queries of lists in memory that have not changed; else None."""
     if keys.size > _FEW_PROBES or not keys.size:
         return None
-    specific, layout = faiss.downcast_InvertedLists(invlists), _vector_layout()
+    specific, layout = faiss.downcast_InvertedLists(invlists), vector_layout()
     if layout is None or not isinstance(specific, faiss.ArrayInvertedLists):
         return None
-    found = Found(np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64), None)
+    found = Found(np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64))
     codes, ids = int(specific.codes.this), int(specific.ids)
     done = derived.scan.search_arrays(xq, keys, max_codes, layout, codes, ids, specific.code_size, found.D, found.I)
     return found if done else None
@@ -312,7 +334,7 @@ def search(
     keys: Labels,
     counts: Labels,
     k: int,
-    with_places: bool = False,
+    places: Labels | None = None,
 ) -> Found:
     """The k nearest codes in the lists that each query probes: exact float32 distances.
 
@@ -328,8 +350,8 @@ def search(
     keys, counts : array, shape (nq, nprobe), int64
         Lists, -1 for none, and how many vectors of each.
     k : int
-    with_places : bool
-        Whether to return `Found.places`.
+    places : array, shape (nq, k), int64, optional
+        Where to put list << 32 | offset of every result, -1 for none.
 
     Raises
     ------
@@ -339,17 +361,27 @@ def search(
     if counts.sum(axis=1).max(initial=0) >= _MOST_SCANNED:
         raise RuntimeError(f"IndexIVFDPQ: a query scans at most {_MOST_SCANNED - 1} vectors; lower nprobe or max_codes")
     derived.update(lists)
-    allowed, keep = _allowed(selector, lists)
-    found = Found(
-        np.empty((len(xq), k), np.float32),
-        np.empty((len(xq), k), np.int64),
-        np.empty((len(xq), k), np.int64) if with_places else None,
-    )
+    allowed, _keep = _allowed(selector, lists)
+    found = Found(np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64))
     n_threads = min(faiss.omp_get_max_threads(), int(counts.sum()) // _WORTH_A_THREAD)
     most = max(1, _TABLE_BYTES // (4 * derived.levels * derived.quantizer.K))
-    cuts = _parallel.slices(len(xq), max(n_threads, -(-len(xq) // most)))
-    _parallel.run(_scan, [(derived, lists, allowed, xq[cut], keys[cut], counts[cut], _part(found, cut)) for cut in cuts])
-    del keep
+
+    def scan(cut: slice) -> None:
+        derived.scan.search(
+            xq[cut],
+            keys[cut],
+            counts[cut],
+            lists.codes,
+            lists.ids,
+            lists.sizes,
+            allowed,
+            lists.code_size,
+            found.D[cut],
+            found.I[cut],
+            None if places is None else places[cut],
+        )
+
+    _parallel.run(scan, [(cut,) for cut in _parallel.slices(len(xq), max(n_threads, -(-len(xq) // most)))])
     return found
 
 
@@ -391,24 +423,6 @@ def range_search(
     lims = np.zeros(len(xq) + 1, np.int64)
     np.cumsum([len(I) for _, I in found], out=lims[1:])
     return lims, np.concatenate([D for D, _ in [*found, nothing]]), np.concatenate([I for _, I in [*found, nothing]])
-
-
-def _part(found: Found, rows: slice) -> Found:
-    return Found(found.D[rows], found.I[rows], None if found.places is None else found.places[rows])
-
-
-def _scan(
-    derived: DerivedLists,
-    lists: OpenLists,
-    allowed: Addresses | None,
-    xq: Floats,
-    keys: Labels,
-    counts: Labels,
-    out: Found,
-) -> None:
-    derived.scan.search(
-        xq, keys, counts, lists.codes, lists.ids, lists.sizes, allowed, lists.code_size, out.D, out.I, out.places
-    )
 
 
 def _allowed(

@@ -465,7 +465,9 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         if x.ndim != 2:
             raise ValueError(f"{type(self).__name__}.{method}: x has {x.ndim} dimensions, expected 2: (n, {self.d})")
         if x.shape[1] != self.d:
-            raise AssertionError(f"{type(self).__name__}.{method}: x has {x.shape[1]} columns, the index has d={self.d}")
+            raise AssertionError(
+                f"{type(self).__name__}.{method}: x has {x.shape[1]} columns, the index has d={self.d}"
+            )
         return np.ascontiguousarray(x, np.float32)
 
     def __getstate__(self) -> dict[str, Any]:

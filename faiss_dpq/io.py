@@ -38,7 +38,7 @@ def downcast_index(index: faiss.Index) -> faiss.Index:
     nbits = set(faiss.vector_to_array(specific.rq.nbits).tolist())
     metrics = (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT)
     fits = len(nbits) == 1 and max(nbits) <= 12 and specific.rq.M <= MAX_LEVELS
-    ours_class = IndexDPQ
+    ours_class: type[IndexDPQ] | type[IndexIVFDPQ] = IndexDPQ
     if isinstance(specific, faiss.IndexIVFResidualQuantizer):
         ours_class = IndexIVFDPQ
         fits = fits and specific.rq.norm_bits == 0

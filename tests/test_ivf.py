@@ -23,7 +23,7 @@ FLT_MAX = np.finfo(np.float32).max
 METRICS = [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT]
 
 
-# ---- the model: what an index holds, as arrays, and a search of it in float64 -------------------------------------------
+# ---- the model: what an index holds, as arrays, and a search of it in float64 --------------------------------------
 
 
 @dataclass
@@ -102,7 +102,7 @@ def normal(rng, *shape):
     return rng.standard_normal(shape).astype(np.float32)
 
 
-# ---- search ----------------------------------------------------------------------------------------------------------
+# ---- search --------------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -126,7 +126,9 @@ def test_search_is_exact(simd, metric, n, d, nlist, nprobe, M, nbits, nq, k, see
     D, I = index.search(xq, k)
     assert (D.dtype, I.dtype, D.shape, I.shape) == (np.float32, np.int64, (nq, k), (nq, k))
     if nq:
-        assert_finds(np.abs(D) if not n else D, I, model, xq, probed(index, xq, min(nprobe, nlist)), metric) if n else None
+        assert_finds(
+            np.abs(D) if not n else D, I, model, xq, probed(index, xq, min(nprobe, nlist)), metric
+        ) if n else None
         assert n or (I == -1).all()
 
 
@@ -248,12 +250,15 @@ def test_max_codes():
             members = [i for key in keys[q] for i in contents[key]][:max_codes]
             assert_finds(D[q : q + 1], I[q : q + 1], model, xq[q : q + 1], keys[q : q + 1], members=members)
     index.nprobe, index.max_codes = 4, 250
-    for found, by_params in zip(index.search(xq, 10), index.search(xq, 10, params=faiss.SearchParametersIVF(
-        nprobe=4, max_codes=250)), strict=True):
+    for found, by_params in zip(
+        index.search(xq, 10),
+        index.search(xq, 10, params=faiss.SearchParametersIVF(nprobe=4, max_codes=250)),
+        strict=True,
+    ):
         np.testing.assert_array_equal(found, by_params)
 
 
-# ---- selectors -------------------------------------------------------------------------------------------------------
+# ---- selectors -----------------------------------------------------------------------------------------------------
 
 
 def selectors():
@@ -288,7 +293,7 @@ def test_selectors(metric, number):
     params = faiss_dpq.SearchParametersIVFDPQ(nprobe=3, sel=selector)
     members = [i for i in model.x if admits(i)]
     assert_finds(*index.search(xq, 12, params=params), model, xq, probed(index, xq, 3), metric, members)
-    lims, D, I = index.range_search(xq, FLT_MAX if metric == faiss.METRIC_L2 else -FLT_MAX, params=params)
+    lims, _, I = index.range_search(xq, FLT_MAX if metric == faiss.METRIC_L2 else -FLT_MAX, params=params)
     ids, expected = model.distances(xq, probed(index, xq, 3), metric, members)
     for q in range(9):
         assert set(I[lims[q] : lims[q + 1]].tolist()) == set(ids[np.isfinite(expected[q])].tolist())
@@ -306,7 +311,7 @@ def test_callback_selector_sees_ids():
     assert sorted(asked) == list(range(300))
 
 
-# ---- range search, reconstruction --------------------------------------------------------------------------------------
+# ---- range search, reconstruction ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -323,8 +328,11 @@ def test_range_search(metric):
         assert (lims.dtype, D.dtype, I.dtype) == (np.int64, np.float32, np.int64)
         for q in range(len(xq)):
             part = slice(lims[q], lims[q + 1])
-            inside = {i for i, e in zip(ids.tolist(), sign * expected[q], strict=True)
-                      if np.isfinite(e) and sign * (thresh - e) > 1e-4}
+            inside = {
+                i
+                for i, e in zip(ids.tolist(), sign * expected[q], strict=True)
+                if np.isfinite(e) and sign * (thresh - e) > 1e-4
+            }
             close = {i for i, e in zip(ids.tolist(), sign * expected[q], strict=True) if abs(thresh - e) <= 1e-4}
             assert inside <= set(I[part].tolist()) <= inside | close
             assert (np.diff(sign * D[part]) >= 0).all()
@@ -339,11 +347,11 @@ def test_reconstruct_and_search():
     xq = normal(rng, 7, 9)
     for i, x in enumerate(index.reconstruct_n(0, 700)):
         np.testing.assert_allclose(x, model.x[i], rtol=1e-4, atol=1e-5)
-    D, I, R = index.search_and_reconstruct(xq, 400)
+    _, I, R = index.search_and_reconstruct(xq, 400)
     assert (I < 0).any() and (I >= 0).any()
     np.testing.assert_array_equal(np.isnan(R).all(2), I < 0)
     np.testing.assert_allclose(R[I >= 0], np.stack([model.x[i] for i in I[I >= 0]]), rtol=1e-4, atol=1e-5)
-    D2, I2, codes = index.search_and_return_codes(xq, 400, include_listnos=True)
+    _, I2, codes = index.search_and_return_codes(xq, 400, include_listnos=True)
     np.testing.assert_array_equal(I2, I)
     assert codes.shape == (7, 400, index.sa_code_size())
     np.testing.assert_allclose(index.sa_decode(codes[I >= 0]), R[I >= 0], rtol=1e-5, atol=1e-5)
@@ -370,7 +378,7 @@ def test_preassigned_search():
             index.search_preassigned(xq, 20, bad, None)
 
 
-# ---- training and adding -------------------------------------------------------------------------------------------------
+# ---- training and adding -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -458,7 +466,7 @@ def test_vectors_without_a_list():
         index.sa_encode(x)
 
 
-# ---- the index changes -----------------------------------------------------------------------------------------------
+# ---- the index changes ---------------------------------------------------------------------------------------------
 
 
 OPERATIONS = ("add", "add_with_ids", "remove", "behind", "stock", "update", "merge", "levels", "reset")
@@ -590,7 +598,7 @@ def test_update_vectors_with_array_map():
     np.testing.assert_allclose(index.reconstruct(300), index.sa_decode(codes)[0], rtol=1e-6)
 
 
-# ---- coarse quantizers -----------------------------------------------------------------------------------------------------
+# ---- coarse quantizers ---------------------------------------------------------------------------------------------
 
 
 def coarse_quantizers(x):
@@ -664,7 +672,7 @@ def _codes_of(index, x):
     return bits.astype(np.int64) @ (1 << np.arange(6))
 
 
-# ---- files -------------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -802,7 +810,7 @@ def test_ivf_tools(trained, digits):
     index.nprobe = 3
     xq = np.ascontiguousarray(digits[:20])
     Dq, Iq = index.quantizer.search(xq, 3)
-    D, I = ivf_tools.search_preassigned(index, xq, 5, Iq, Dq)
+    _, I = ivf_tools.search_preassigned(index, xq, 5, Iq, Dq)
     np.testing.assert_array_equal(I, index.search(xq, 5)[1])
     before = index.ntotal
     ivf_tools.add_preassigned(index, xq, index.quantizer.assign(xq, 1)[:, 0])
@@ -811,7 +819,7 @@ def test_ivf_tools(trained, digits):
     assert all(before + q in ids[q] for q in range(20))
 
 
-# ---- parameters and errors ------------------------------------------------------------------------------------------------
+# ---- parameters and errors -----------------------------------------------------------------------------------------
 
 
 def test_constructor_arguments():
