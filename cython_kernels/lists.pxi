@@ -103,7 +103,7 @@ def nearest(const float[:, ::1] x, const float[:, :, ::1] panels, const float[::
 
 
 def sample_vector(uint64_t vector, size_t at, size_t size_of):
-    """A hash of 128 words, evenly spaced, of a C++ vector's contents.
+    """A hash of some 16 words, evenly spaced, of a C++ vector's contents.
 
     at : which word of the vector is the contents' address; the next is their number, of `size_of` bytes each, or their
         end, if size_of is 0.
@@ -111,7 +111,8 @@ def sample_vector(uint64_t vector, size_t at, size_t size_of):
     cdef const uint64_t *words = (<const uint64_t *><uintptr_t>vector) + at
     cdef uint64_t n = (words[1] * size_of if size_of else words[1] - words[0]) // 4
     cdef const uint32_t *contents = <const uint32_t *><uintptr_t>words[0]
-    cdef uint64_t step = max(<uint64_t>1, n // 128), total = n, i
+    # Each is a cache miss: 256 of them took a quarter of the time of a search by one query.
+    cdef uint64_t step = max(<uint64_t>1, n // 16), total = n, i
     for i in range(0, n, step):
         total = (total ^ contents[i]) * <uint64_t>0x9e3779b97f4a7c15
         total ^= total >> 32
