@@ -578,6 +578,32 @@ def test_new_centres_are_seen():
         index.search(xq, 10)
 
 
+def test_new_codebooks_are_seen():
+    rng = np.random.default_rng(16)
+    index, _ = filled(rng, 800, 5, 3, 3, 6)
+    index.nprobe = 3
+    xq = normal(rng, 4, 5)
+    index.search(xq, 10)
+    faiss.copy_array_to_vector(normal(rng, 3 * 64 * 5), index.rq.codebooks)
+    index.rq.compute_codebook_tables()
+    stock = faiss.deserialize_index(faiss.serialize_index(index))
+    np.testing.assert_allclose(index.search(xq, 10)[0], stock.search(xq, 10)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("nq", [1, 40])
+def test_lists_are_found_by_calls_where_their_layout_is_not_known(nq, monkeypatch):
+    assert _lists.vector_layout() is not None  # of this FAISS
+    rng = np.random.default_rng(17)
+    index, model = filled(rng, 2000, 5, 6, 3, 8)
+    index.nprobe = 4
+    monkeypatch.setattr(_lists, "vector_layout", lambda: None)
+    xq = normal(rng, nq, 5)
+    for _ in range(2):
+        assert_finds(*index.search(xq, 10), model, xq, probed(index, xq))
+        index.remove_ids(np.arange(50))
+        model.drop([i for i in range(50) if i in model.x])
+
+
 def test_update_vectors_with_array_map():
     rng = np.random.default_rng(11)
     index, model = filled(rng, 300, 5, 4, 3, 5)
