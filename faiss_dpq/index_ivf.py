@@ -570,16 +570,17 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         coarse, layout = self._coarse_quantizer, _lists.vector_layout()
         if layout is None or type(coarse) not in _FLAT or coarse.metric_type != self.metric_type:
             return None
-        places = int(self.rq.codebooks.this), int(coarse.codes.this), layout[1]
+        places = int(self.this), int(self.rq.codebooks.this), int(coarse.codes.this), layout[1]
         return self._watch(*places), *places
 
-    def _watch(self, codebooks: int, centres: int, at: int) -> tuple[Any, ...]:
+    def _watch(self, own: int, codebooks: int, centres: int, at: int) -> tuple[Any, ...]:
         """What changes with anything that searches derive from; the codes are looked at list by list."""
         address = int(self.quantizer.this)
-        if self._coarse is None or self._coarse[0] != address:
+        # Of other objects than those that were looked at, the places mean nothing.
+        if int(self.this) != own or self._coarse is None or self._coarse[0] != address:
             return ()
         samples = _kernels.sample_vector(codebooks, 0, 0), _kernels.sample_vector(centres, at, 1)
-        return (int(self.this), address, self.by_residual, self.metric_type, *samples)
+        return (own, address, self.by_residual, self.metric_type, *samples)
 
     # ---- prefixes, memory ------------------------------------------------------------------------------------------
 
@@ -660,6 +661,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         super().__setstate__(state)
         self._levels = state["levels"]
         self._train_stats = state["train_stats"]
+        self._watched = self._coarse = None
 
 
 def _delivered(found: _lists.Found, D: Floats | None, I: Labels | None) -> tuple[Floats, Labels]:
