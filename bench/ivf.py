@@ -10,6 +10,7 @@ lists.
 
 import argparse
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import faiss_dpq
 from faiss_dpq.datasets import Vectors
 
 from . import data, timing
-from .search import Contender, job
+from .search import Contender, job, padded
 
 OURS = "IndexIVFDPQ"
 PEERS = ("ivfpq", "fastscan", "fastscan-residual", "rq")
@@ -63,9 +64,7 @@ def indexes(dataset: data.Dataset, M: int, kinds: list[str], args: argparse.Name
     ready = {kind: faiss_dpq.read_index(str(file)) for kind, file in files.items() if file.exists()}
     if "coarse" not in ready:
         ready["coarse"] = coarse_quantizer(dataset.train, args.nlist)
-    new = {
-        kind: new_index(kind, ready["coarse"], M, dataset.train, args) for kind in kinds if kind not in ready
-    }
+    new = {kind: new_index(kind, ready["coarse"], M, dataset.train, args) for kind in kinds if kind not in ready}
     for block in dataset.blocks() if new else ():
         for index in new.values():
             index.add(block)
@@ -96,6 +95,19 @@ def contenders(dataset: data.Dataset, M: int, args: argparse.Namespace) -> dict[
             built[kind].nprobe = args.nprobe
             entered[kind] = Contender(name, built[kind].search)
     return entered
+
+
+def with_columns(dataset: data.Dataset, multiple: int) -> data.Dataset:
+    """The data set with columns of zeros up to a multiple, which product quantizers need; distances stay the same."""
+    if dataset.d % multiple == 0:
+        return dataset
+    return replace(
+        dataset,
+        d=dataset.d + -dataset.d % multiple,
+        train=padded(dataset.train, multiple),
+        queries=padded(dataset.queries, multiple),
+        blocks=lambda: (padded(block, multiple) for block in dataset.blocks()),
+    )
 
 
 # ---- exactness and recall ------------------------------------------------------------------------------------------
@@ -181,17 +193,22 @@ def measure(
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """All measurements that the arguments ask for, each printed when it is done."""
     results = []
-    dataset = data.load("clustered", args.n)
-    nearest = true_neighbours(dataset)
-    for M in args.M:
+    for name, M in itertools.product(args.dataset, args.M):
+        dataset = with_columns(data.load(name, args.n), 2 * M)
+        nearest = true_neighbours(dataset)
         entered = contenders(dataset, M, args)
         verify(entered["ours"].search.__self__, dataset.queries)
-        print(f"\n{dataset.n:,} x {dataset.d}; nlist {args.nlist}, nprobe {args.nprobe}; {M} bytes a vector; {OURS} "
-              "equals the plain numpy search")
+        print(
+            f"\n{name}: {dataset.n:,} x {dataset.d}; nlist {args.nlist}, nprobe {args.nprobe}; {M} bytes a vector; "
+            f"{OURS} equals the plain numpy search"
+        )
         rows = []
         for nq, k in itertools.product(args.nq, args.k):
             here = measure(entered, dataset, nearest, nq, k, args)
-            results += [{"n": dataset.n, "M": M, "nlist": args.nlist, "nprobe": args.nprobe, **one} for one in here]
+            results += [
+                {"dataset": name, "n": dataset.n, "M": M, "nlist": args.nlist, "nprobe": args.nprobe, **one}
+                for one in here
+            ]
             rows += [_row(result) for result in here]
         timing.print_table(_HEADER, rows)
     return results
@@ -218,6 +235,7 @@ def arguments() -> argparse.Namespace:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m bench.ivf", description=__doc__.splitlines()[0])
     several = {"nargs": "+", "type": int}
+    parser.add_argument("--dataset", nargs="+", choices=data.NAMES, default=["clustered"])
     parser.add_argument("--n", type=int, default=1_000_000, help="size of the clustered data set")
     parser.add_argument("--M", **several, default=[4], help="bytes a vector")
     parser.add_argument("--nlist", type=int, default=1024)

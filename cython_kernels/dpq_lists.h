@@ -27,6 +27,7 @@ typedef struct {
     const float *radius;               /* >= the norm of every sum of codewords */
     const float *errors;               /* bounds on |terms - their real values| */
     const float *centres;              /* nlist x stride, zero-padded */
+    size_t nlist;
     size_t stride;                     /* a multiple of 16 */
     uint32_t code_size, nbits, levels;
 } dpq_lists;
@@ -34,6 +35,7 @@ typedef struct {
 /* What a search asks of them. */
 typedef struct {
     dpq_queries queries;
+    size_t table_stride;   /* floats from one query's tables to the next's */
     const float *vectors;  /* nq x stride: u, zero-padded (q, for inner products) */
     const int64_t *keys;   /* nq x nprobe: lists, nearest first */
     const int64_t *counts; /* nq x nprobe: how many vectors of each; sums below 2^32 - 1 */

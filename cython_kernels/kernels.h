@@ -45,7 +45,7 @@ typedef struct {
     void (*scan_single)(const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,
                         void *scratch, dpq_counters *counters);
     /* The same for inverted lists; positions number what a query scans, in the order of its probes. */
-    size_t (*lists_scratch)(size_t nprobe, size_t k);
+    size_t (*lists_scratch)(const dpq_lists *lists, const dpq_probes *probes, size_t k);
     void (*scan_lists)(const dpq_lists *lists, const dpq_probes *probes, size_t k, float *distances,
                        uint32_t *positions, void *scratch, dpq_counters *counters);
     size_t batch_width;      /* queries that scan_batch takes together */

@@ -5,6 +5,7 @@
 #include "scan_batch_impl.h"
 #include "scan_single_impl.h"
 #include "scan_lists_impl.h"
+#include "scan_lists_together_impl.h"
 
 const dpq_kernels DPQ_NAME(dpq_kernels) = {
     .linear = linear,

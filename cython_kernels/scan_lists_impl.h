@@ -20,27 +20,45 @@
 #include "dpq_lists.h"
 
 #define DPQ_LISTS_WORTH_BYTES 512u /* vectors left to scan, below which byte tables are not worth making */
+#define DPQ_LISTS_FIRST 256u       /* vectors of the nearest list that are scanned in float */
+#define DPQ_LISTS_HIGH 1.4         /* the range of s that bytes resolve, over that of the lists scanned in float; measured */
 
 typedef struct {
     float offset;
     double low; /* below every real s */
 } dpq_probed;
 
-/* limit = slope * above + constant */
+/* A query and what has been found for it. */
 typedef struct {
-    float offset;
-    double slope, constant;
-} dpq_lists_bound;
+    const float *table;
+    uint8_t *table8; /* [level][codeword], once `scale` is set */
+    dpq_probed *probed;
+    const int64_t *keys, *counts;
+    dpq_topk top;
+    float threshold;
+    float high;  /* largest s that a float scan met */
+    float scale; /* of table8; 0: none yet */
+    double magnitude, error, norm;
+} dpq_lists_query;
 
 typedef struct {
-    dpq_single one; /* its threshold, top, table, table8, start, slope, limit and hits are used */
-    double magnitude, query_error, norm;
-    uint64_t rescored;
-    float high; /* largest s that a float scan met */
-    uint32_t position; /* of the list's first vector */
-    int inner_product, has_bytes;
-    dpq_probed *probed; /* [nprobe] */
+    dpq_single one; /* its table8, start, slope, limit and hits are used */
+    int inner_product;
+    size_t nprobe;
+    dpq_counters *counters;
 } dpq_lists_scan;
+
+/* What a query and a list make of each other: see the head. limit = scale * above + constant. */
+typedef struct {
+    dpq_database db;
+    const uint8_t *allowed;
+    size_t count;
+    uint32_t position; /* of the list's first vector in what the query scans */
+    float offset;
+    uint8_t start;
+    uint16_t slope;
+    double scale, constant;
+} dpq_lists_part;
 
 static inline dpq_database lists_database(const dpq_lists *lists, size_t list)
 {
@@ -84,186 +102,125 @@ static float lists_offset(const float *u, const float *w, size_t stride, int inn
 }
 
 /* The float offset's chains of stride / 16 + 16 additions of positive numbers are off by u that many times itself. */
-static double lists_low(const dpq_lists *lists, const dpq_lists_scan *s, size_t list, float offset)
+static double lists_low(const dpq_lists *lists, const dpq_lists_query *q, size_t list, float offset, int inner_product)
 {
-    double error = s->query_error + lists->errors[list], radius = lists->radius[list];
-    if (s->inner_product)
-        return -s->norm * radius - error;
+    double error = q->error + lists->errors[list], radius = lists->radius[list];
+    if (inner_product)
+        return -q->norm * radius - error;
     double relative = (lists->stride / 16 + 20.0) / (1 << 23);
     double gap = sqrt(offset * fmax(0, 1 - relative)) - radius;
     return (gap > 0 ? gap * gap : 0) - offset * (1 + relative) - error;
 }
 
 /* Ed: s is a chain of `levels` additions. */
-static inline double lists_sum_error(const dpq_lists *lists, const dpq_lists_scan *s, size_t list)
+static inline double lists_sum_error(const dpq_lists *lists, const dpq_lists_query *q, size_t list)
 {
-    return 1.01 * lists->levels * (s->magnitude + lists_term_magnitude(lists, list)) / (1 << 24);
+    return 1.01 * lists->levels * (q->magnitude + lists_term_magnitude(lists, list)) / (1 << 24);
 }
 
-static inline double lists_above(const dpq_lists_scan *s, float offset)
+static inline double lists_above(const dpq_lists_query *q, float offset)
 {
-    return (double)s->one.threshold - offset + fabs((double)s->one.threshold) / (1 << 22);
+    return (double)q->threshold - offset + fabs((double)q->threshold) / (1 << 22);
 }
 
-static inline void lists_offer(dpq_lists_scan *s, float distance, size_t v)
+static inline int lists_is_too_far(const dpq_lists *lists, const dpq_lists_query *q, size_t list, dpq_probed probed)
 {
-    uint64_t key = dpq_key(distance, s->position + (uint32_t)v);
-    if (key < s->one.top.limit && dpq_topk_push(&s->one.top, key))
-        s->one.threshold = dpq_topk_threshold(&s->one.top);
+    return lists_above(q, probed.offset) + lists_sum_error(lists, q, list) < probed.low;
 }
 
-static inline float lists_distance(const dpq_database *db, const dpq_lists_scan *s, size_t v, float offset)
+/* Negative: no neighbour left in the list. */
+static inline double lists_limit(const dpq_lists_query *q, const dpq_lists_part *part)
+{
+    return part->scale * lists_above(q, part->offset) + part->constant;
+}
+
+static inline float lists_distance(const dpq_lists_part *part, const dpq_lists_query *q, size_t v)
 {
     uint16_t code[DPQ_MAX_LEVELS];
-    dpq_unpack(db, v, code);
-    return dpq_one_sum(db, s->one.table, code, db->terms ? db->terms[v] : 0.0f) + offset;
+    dpq_unpack(&part->db, v, code);
+    return dpq_one_sum(&part->db, q->table, code, part->db.terms ? part->db.terms[v] : 0.0f) + part->offset;
 }
 
-static void lists_rescore(const dpq_database *db, dpq_lists_scan *s, const uint8_t *allowed, size_t hits, float offset)
+/* True when the threshold moved. */
+static inline int lists_offer(const dpq_lists_part *part, dpq_lists_query *q, size_t v)
 {
-    s->rescored += hits;
-    for (size_t h = 0; h < hits; h++) {
-        uint32_t v = s->one.hits[h];
-        if (!allowed || allowed[v])
-            lists_offer(s, lists_distance(db, s, v, offset), v);
-    }
+    if (part->allowed && !part->allowed[v])
+        return 0;
+    uint64_t key = dpq_key(lists_distance(part, q, v), part->position + (uint32_t)v);
+    if (key >= q->top.limit || !dpq_topk_push(&q->top, key))
+        return 0;
+    q->threshold = dpq_topk_threshold(&q->top);
+    return 1;
 }
 
-static inline size_t lists_float_hits(const dpq_database *db, dpq_lists_scan *s, size_t first, size_t n, float offset,
-                                      uint32_t levels, uint32_t nbits)
+static void lists_rescore(const dpq_lists_part *part, dpq_lists_scan *s, dpq_lists_query *q, size_t hits)
 {
-    const float *table = s->one.table, threshold = s->one.threshold;
-    float high = s->high;
+    s->counters->rescored += hits;
+    for (size_t h = 0; h < hits; h++)
+        lists_offer(part, q, s->one.hits[h]);
+}
+
+/* ---- in float ---- */
+
+static inline size_t lists_float_hits(const dpq_lists_part *part, dpq_lists_scan *s, dpq_lists_query *q, size_t first,
+                                      size_t n, uint32_t levels, uint32_t nbits)
+{
+    const float *table = q->table, *terms = part->db.terms;
+    float threshold = q->threshold, high = q->high;
     size_t found = 0;
     for (size_t v = first; v < first + n; v++) {
-        const uint8_t *row = dpq_row(db, v);
-        float sum = db->terms ? db->terms[v] : 0.0f;
+        const uint8_t *row = dpq_row(&part->db, v);
+        float sum = terms ? terms[v] : 0.0f;
         for (uint32_t l = 0; l < levels; l++)
             sum += table[((size_t)l << nbits) + (nbits == 8 ? row[l] : dpq_code(row, nbits, l))];
         high = sum > high ? sum : high;
         s->one.hits[found] = (uint32_t)v;
-        found += sum + offset <= threshold;
+        found += sum + part->offset <= threshold;
     }
-    s->high = high;
+    q->high = high;
     return found;
 }
 
-static void lists_float_chunk(const dpq_database *db, dpq_lists_scan *s, const uint8_t *allowed, size_t first,
-                              size_t n, float offset)
+static void lists_float_chunk(const dpq_lists_part *part, dpq_lists_scan *s, dpq_lists_query *q, size_t first, size_t n)
 {
+    uint32_t levels = part->db.levels, nbits = part->db.nbits;
     size_t found = 0, end = first + n;
-    while (n && db->nbits != 8 && dpq_is_end(db, first + n - 1))
+    while (n && nbits != 8 && dpq_is_end(&part->db, first + n - 1))
         n--;
-    if (db->nbits == 8 && db->levels == 4)
-        found = lists_float_hits(db, s, first, n, offset, 4, 8);
-    else if (db->nbits == 8 && db->levels == 8)
-        found = lists_float_hits(db, s, first, n, offset, 8, 8);
-    else if (db->nbits == 8)
-        found = lists_float_hits(db, s, first, n, offset, db->levels, 8);
+    if (nbits == 8 && levels == 4)
+        found = lists_float_hits(part, s, q, first, n, 4, 8);
+    else if (nbits == 8 && levels == 8)
+        found = lists_float_hits(part, s, q, first, n, 8, 8);
+    else if (nbits == 8)
+        found = lists_float_hits(part, s, q, first, n, levels, 8);
     else
-        found = lists_float_hits(db, s, first, n, offset, db->levels, db->nbits);
+        found = lists_float_hits(part, s, q, first, n, levels, nbits);
     for (size_t v = first + n; v < end; v++)
         s->one.hits[found++] = (uint32_t)v;
-    lists_rescore(db, s, allowed, found, offset);
+    lists_rescore(part, s, q, found);
 }
 
-static void lists_float_scan(const dpq_database *db, dpq_lists_scan *s, const uint8_t *allowed, size_t count,
-                             float offset)
+/* From `first` on, until k are found and `enough` are scanned; returns where it ended. */
+static size_t lists_float_scan(const dpq_lists_part *part, dpq_lists_scan *s, dpq_lists_query *q, size_t first,
+                               size_t enough)
 {
-    for (size_t n, v = 0; v < count; v += n) {
-        n = dpq_min(dpq_first_chunks(s->one.threshold < INFINITY ? DPQ_ONE_CHUNK : v, DPQ_ONE_CHUNK), count - v);
-        lists_float_chunk(db, s, allowed, v, n, offset);
+    size_t v = first;
+    for (size_t n; v < part->count && !(v >= enough && q->threshold < INFINITY); v += n) {
+        n = dpq_first_chunks(q->threshold < INFINITY ? DPQ_LISTS_FIRST : v, DPQ_LISTS_FIRST);
+        n = dpq_min(n, part->count - v);
+        lists_float_chunk(part, s, q, v, n);
     }
+    s->counters->floated += v - first;
+    return v;
 }
 
-/* The last `wanted` of the vectors before `end`, whose register overlaps vectors that are done. */
-static size_t lists_last_hits(const dpq_database *db, dpq_lists_scan *s, size_t end, size_t wanted)
-{
-    size_t found = dpq_one_filter(db, &s->one, end - DPQ_QW, DPQ_QW), kept = 0;
-    for (size_t h = 0; h < found; h++) {
-        s->one.hits[kept] = s->one.hits[h];
-        kept += s->one.hits[h] >= end - wanted;
-    }
-    return kept;
-}
+/* ---- byte tables ---- */
 
-static void lists_byte_scan(const dpq_database *db, dpq_lists_scan *s, const uint8_t *allowed, size_t count,
-                            const dpq_lists_bound *b)
+/* The range of s from below what any vector of the list has, to where most end. */
+static inline double lists_span(const dpq_lists *lists, const dpq_lists_query *q, size_t list, dpq_probed probed)
 {
-    for (size_t n, v = 0; v < count; v += n) {
-        n = dpq_min(DPQ_ONE_CHUNK, count - v);
-        double limit = b->slope * lists_above(s, b->offset) + b->constant;
-        if (limit < 0)
-            return;
-        s->one.limit = (uint8_t)limit;
-        size_t whole = n - n % DPQ_QW;
-        lists_rescore(db, s, allowed, dpq_one_filter(db, &s->one, v, whole), b->offset);
-        if (n < DPQ_QW)
-            lists_float_chunk(db, s, allowed, v, n, b->offset);
-        else if (whole < n)
-            lists_rescore(db, s, allowed, lists_last_hits(db, s, v + n, n - whole), b->offset);
-    }
-}
-
-static inline double lists_span(const dpq_lists *lists, const dpq_lists_scan *s, size_t list, dpq_probed probed)
-{
-    double above = lists_above(s, probed.offset), high = s->high > above ? s->high : above;
-    return high + 2 * lists_sum_error(lists, s, list) - probed.low + lists_width(lists, list);
-}
-
-static inline int lists_is_too_far(const dpq_lists *lists, const dpq_lists_scan *s, size_t list, dpq_probed probed)
-{
-    return lists_above(s, probed.offset) + lists_sum_error(lists, s, list) < probed.low;
-}
-
-/* One step for all lists that are left: the widest of them has to fit. Returns whether it is worthwhile. */
-static int lists_calibrate(const dpq_lists *lists, const int64_t *keys, const int64_t *counts, size_t nprobe,
-                           const dpq_probed *probed, dpq_lists_scan *s)
-{
-    double span = 1e-30, magnitude = s->magnitude;
-    size_t left = 0;
-    for (size_t p = 0; p < nprobe; p++) {
-        if (!counts[p] || lists_is_too_far(lists, s, (size_t)keys[p], probed[p]))
-            continue;
-        span = fmax(span, lists_span(lists, s, (size_t)keys[p], probed[p]));
-        magnitude = fmax(magnitude, s->magnitude + lists_term_magnitude(lists, (size_t)keys[p]));
-        left += (size_t)counts[p];
-    }
-    if (left < DPQ_LISTS_WORTH_BYTES || !(span < INFINITY))
-        return 0;
-    double units = 255.0 - (lists->levels + 3) - 2;
-    dpq_database codes = {.nbits = lists->nbits, .levels = lists->levels};
-    s->one.bound = (dpq_bound){(float)fmin(units / span, 0.0625 * (1 << 24) / magnitude), 0, 0};
-    dpq_one_build(&codes, &s->one);
-    return 1;
-}
-
-/* Also sets start and slope of the list's sums. */
-static dpq_lists_bound lists_bound(const dpq_lists *lists, dpq_lists_scan *s, size_t list, dpq_probed probed)
-{
-    double scale = s->one.bound.scale, sum_error = lists_sum_error(lists, s, list);
-    double magnitude = s->magnitude + lists_term_magnitude(lists, list);
-    double error = (8 * magnitude * scale + 512) / (1 << 24);
-    double base = (probed.low - sum_error - lists_width(lists, list)) * scale - (lists->levels + 2) - error;
-    double term_min = lists->terms ? lists->term_min[list] : 0;
-    s->one.start = (uint8_t)(int64_t)floor(term_min * scale - base);
-    s->one.slope = (uint16_t)(lists_width(lists, list) * scale * 256);
-    return (dpq_lists_bound){probed.offset, scale, sum_error * scale - base + error};
-}
-
-static void lists_scan_list(const dpq_lists *lists, size_t list, size_t count, dpq_probed probed, dpq_lists_scan *s,
-                            dpq_counters *counters)
-{
-    dpq_database db = lists_database(lists, list);
-    const uint8_t *allowed = lists->allowed ? (const uint8_t *)(uintptr_t)lists->allowed[list] : NULL;
-    if (!s->has_bytes) {
-        lists_float_scan(&db, s, allowed, count, probed.offset);
-        counters->floated += count;
-        return;
-    }
-    dpq_lists_bound bound = lists_bound(lists, s, list, probed);
-    lists_byte_scan(&db, s, allowed, count, &bound);
-    counters->bounded += count;
+    double above = lists_above(q, probed.offset), seen = DPQ_LISTS_HIGH * (q->high - probed.low) + probed.low;
+    return fmax(above, seen) + 2 * lists_sum_error(lists, q, list) - probed.low + lists_width(lists, list);
 }
 
 /* Look-ups know 8- and 4-bit codes of at least four bytes; many levels leave no units to resolve. */
@@ -272,57 +229,144 @@ static inline int lists_may_have_bytes(const dpq_lists *lists)
     return (lists->nbits == 8 || lists->nbits == 4) && lists->code_size >= 4 && lists->levels <= 128;
 }
 
-static void lists_scan_query(const dpq_lists *lists, const dpq_probes *probes, size_t q, dpq_lists_scan *s,
-                             dpq_counters *counters)
+static void lists_build_table8(const dpq_lists *lists, dpq_lists_query *q)
 {
-    const int64_t *keys = probes->keys + q * probes->nprobe, *counts = probes->counts + q * probes->nprobe;
-    for (size_t p = 0; p < probes->nprobe; p++) {
-        if (!counts[p])
+    size_t rows = (size_t)lists->levels << lists->nbits;
+    dpq_f32s scale = dpq_f32_all(q->scale);
+    for (size_t i = 0; i < rows; i += DPQ_FW)
+        dpq_f32_floor_u8(q->table8 + i, dpq_f32_mul(dpq_f32_load(q->table + i), scale));
+}
+
+/* One step for all lists from the first on: the widest of them has to fit. Sets the query's scale, if it is worthwhile. */
+static void lists_calibrate(const dpq_lists *lists, const dpq_lists_scan *s, dpq_lists_query *q, size_t first)
+{
+    double span = 1e-30, magnitude = q->magnitude;
+    size_t left = 0;
+    for (size_t p = first; p < s->nprobe; p++) {
+        size_t list = (size_t)q->keys[p];
+        if (!q->counts[p] || lists_is_too_far(lists, q, list, q->probed[p]))
             continue;
-        s->probed[p].offset = lists_offset(probes->vectors + q * lists->stride, lists->centres + keys[p] * lists->stride,
-                                           lists->stride, s->inner_product);
-        s->probed[p].low = lists_low(lists, s, (size_t)keys[p], s->probed[p].offset);
+        span = fmax(span, lists_span(lists, q, list, q->probed[p]));
+        magnitude = fmax(magnitude, q->magnitude + lists_term_magnitude(lists, list));
+        left += (size_t)q->counts[p];
     }
-    s->position = 0;
-    s->has_bytes = 0;
-    for (size_t p = 0; p < probes->nprobe; p++) {
-        if (!counts[p])
-            continue;
-        size_t list = (size_t)keys[p], count = (size_t)counts[p];
-        if (!s->has_bytes && s->one.threshold < INFINITY && lists_may_have_bytes(lists))
-            s->has_bytes = lists_calibrate(lists, keys + p, counts + p, probes->nprobe - p, s->probed + p, s);
-        if (!lists_is_too_far(lists, s, list, s->probed[p]))
-            lists_scan_list(lists, list, count, s->probed[p], s, counters);
-        s->position += (uint32_t)count;
+    if (left < DPQ_LISTS_WORTH_BYTES || !(span < INFINITY))
+        return;
+    double units = 255.0 - (lists->levels + 3) - 2;
+    q->scale = (float)fmin(units / span, 0.0625 * (1 << 24) / magnitude);
+    lists_build_table8(lists, q);
+}
+
+static dpq_lists_part lists_part(const dpq_lists *lists, const dpq_lists_query *q, size_t p, uint32_t position)
+{
+    size_t list = (size_t)q->keys[p];
+    dpq_lists_part part = {.db = lists_database(lists, list), .count = (size_t)q->counts[p], .position = position};
+    part.allowed = lists->allowed ? (const uint8_t *)(uintptr_t)lists->allowed[list] : NULL;
+    part.offset = q->probed[p].offset;
+    if (q->scale > 0) {
+        double sum_error = lists_sum_error(lists, q, list), width = lists_width(lists, list);
+        double magnitude = q->magnitude + lists_term_magnitude(lists, list);
+        double error = (8 * magnitude * q->scale + 512) / (1 << 24); /* E */
+        double base = (q->probed[p].low - sum_error - width) * q->scale - (lists->levels + 2) - error;
+        part.start = (uint8_t)(int64_t)floor((double)part.db.term_min * q->scale - base);
+        part.slope = (uint16_t)(width * q->scale * 256);
+        part.scale = q->scale;
+        part.constant = sum_error * q->scale - base + error;
+    }
+    return part;
+}
+
+/* ---- one query ---- */
+
+/* Copies a query's byte tables to where, and as, the look-ups want them. */
+static void lists_load_table8(const dpq_lists *lists, const dpq_lists_query *q, dpq_single *one)
+{
+    size_t K = (size_t)1 << lists->nbits;
+    for (uint32_t l = 0; l < lists->levels; l++) {
+        memcpy(one->table8 + l * 256, q->table8 + l * K, K);
+        if (K == 256)
+            dpq_lookup256_prepare(one->table8 + l * 256);
     }
 }
 
-static size_t lists_scratch(size_t nprobe, size_t k)
+/* The last `wanted` of the vectors before `end`, whose register overlaps vectors that are done. */
+static size_t lists_last_hits(const dpq_database *db, dpq_single *one, size_t end, size_t wanted)
 {
-    return 64 + sizeof(dpq_lists_scan) + dpq_topk_capacity(k) * sizeof(uint64_t) + nprobe * sizeof(dpq_probed);
+    size_t found = dpq_one_filter(db, one, end - DPQ_QW, DPQ_QW), kept = 0;
+    for (size_t h = 0; h < found; h++) {
+        one->hits[kept] = one->hits[h];
+        kept += one->hits[h] >= end - wanted;
+    }
+    return kept;
 }
 
-static void scan_lists(const dpq_lists *lists, const dpq_probes *probes, size_t k, float *distances,
-                       uint32_t *positions, void *scratch, dpq_counters *counters)
+/* From `first` on, with the query's tables loaded. */
+static void lists_byte_scan(const dpq_lists_part *part, dpq_lists_scan *s, dpq_lists_query *q, size_t first)
 {
-    const dpq_queries *qs = &probes->queries;
-    dpq_lists_scan *s = (dpq_lists_scan *)(((uintptr_t)scratch + 63) & ~(uintptr_t)63);
-    uint64_t *keys = (uint64_t *)(s + 1);
-    dpq_database codes = {.nbits = lists->nbits, .levels = lists->levels};
-    s->probed = (dpq_probed *)(keys + dpq_topk_capacity(k));
-    s->inner_product = qs->inner_product;
-    for (size_t q = 0; q < qs->nq; q++) {
-        s->one.table = qs->tables + ((q * lists->levels) << lists->nbits);
-        s->one.threshold = INFINITY;
-        s->rescored = 0;
-        s->high = -INFINITY;
-        s->query_error = qs->table_errors[q];
-        s->norm = sqrt(qs->norms[q]);
-        /* Below four bits no register fits a level: no list is too far then. */
-        s->magnitude = lists->nbits >= 4 ? dpq_one_magnitude(&codes, s->one.table) : INFINITY;
-        dpq_topk_begin(&s->one.top, keys, k, INFINITY);
-        lists_scan_query(lists, probes, q, s, counters);
-        dpq_write(&s->one.top, k, distances + q * k, positions + q * k);
-        counters->rescored += s->rescored;
+    s->one.start = part->start;
+    s->one.slope = part->slope;
+    for (size_t n, v = first; v < part->count; v += n) {
+        double limit = lists_limit(q, part);
+        if (limit < 0)
+            return;
+        n = dpq_min(DPQ_ONE_CHUNK, part->count - v);
+        size_t whole = n - n % DPQ_QW;
+        s->one.limit = (uint8_t)limit;
+        lists_rescore(part, s, q, dpq_one_filter(&part->db, &s->one, v, whole));
+        if (v + n < DPQ_QW)
+            lists_float_chunk(part, s, q, v, n);
+        else if (whole < n)
+            lists_rescore(part, s, q, lists_last_hits(&part->db, &s->one, v + n, n - whole));
+        s->counters->bounded += n;
     }
 }
+
+/* One list, before there are byte tables: the first vectors in float, the others by tables that these calibrate. */
+static void lists_begin_list(const dpq_lists *lists, dpq_lists_scan *s, dpq_lists_query *q, size_t p, uint32_t position)
+{
+    dpq_lists_part part = lists_part(lists, q, p, position);
+    int may_have_bytes = lists_may_have_bytes(lists);
+    size_t v = lists_float_scan(&part, s, q, 0, may_have_bytes ? DPQ_LISTS_FIRST : part.count);
+    if (may_have_bytes && q->threshold < INFINITY)
+        lists_calibrate(lists, s, q, p);
+    if (q->scale > 0) {
+        part = lists_part(lists, q, p, position);
+        lists_load_table8(lists, q, &s->one);
+        lists_byte_scan(&part, s, q, v);
+    } else
+        lists_float_scan(&part, s, q, v, part.count);
+}
+
+/* Begins a query: the nearest lists, until there are byte tables. Returns how many probes are done, and their vectors. */
+static size_t lists_begin(const dpq_lists *lists, const float *vector, dpq_lists_scan *s, dpq_lists_query *q,
+                          uint32_t *position)
+{
+    size_t p;
+    for (p = 0; p < s->nprobe; p++) {
+        const float *centre = lists->centres + q->keys[p] * (int64_t)lists->stride;
+        if (!q->counts[p])
+            continue;
+        q->probed[p].offset = lists_offset(vector, centre, lists->stride, s->inner_product);
+        q->probed[p].low = lists_low(lists, q, (size_t)q->keys[p], q->probed[p].offset, s->inner_product);
+    }
+    *position = 0;
+    for (p = 0; p < s->nprobe && !(q->scale > 0); p++) {
+        if (q->counts[p] && !lists_is_too_far(lists, q, (size_t)q->keys[p], q->probed[p]))
+            lists_begin_list(lists, s, q, p, *position);
+        *position += (uint32_t)q->counts[p];
+    }
+    return p;
+}
+
+static void lists_finish_alone(const dpq_lists *lists, dpq_lists_scan *s, dpq_lists_query *q, size_t p,
+                               uint32_t position)
+{
+    for (; p < s->nprobe; p++) {
+        if (q->counts[p] && !lists_is_too_far(lists, q, (size_t)q->keys[p], q->probed[p])) {
+            dpq_lists_part part = lists_part(lists, q, p, position);
+            lists_byte_scan(&part, s, q, 0);
+        }
+        position += (uint32_t)q->counts[p];
+    }
+}
+

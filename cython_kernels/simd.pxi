@@ -33,6 +33,7 @@ cdef extern from "kernels.h" nogil:
         const float *radius
         const float *errors
         const float *centres
+        size_t nlist
         size_t stride
         uint32_t code_size
         uint32_t nbits
@@ -40,6 +41,7 @@ cdef extern from "kernels.h" nogil:
 
     ctypedef struct dpq_probes:
         dpq_queries queries
+        size_t table_stride
         const float *vectors
         const int64_t *keys
         const int64_t *counts
@@ -89,7 +91,7 @@ cdef extern from "kernels.h" nogil:
             const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,
             void *scratch, dpq_counters *counters,
         ) noexcept nogil
-        size_t (*lists_scratch)(size_t nprobe, size_t k) noexcept nogil
+        size_t (*lists_scratch)(const dpq_lists *lists, const dpq_probes *probes, size_t k) noexcept nogil
         void (*scan_lists)(
             const dpq_lists *lists, const dpq_probes *probes, size_t k, float *distances, uint32_t *positions,
             void *scratch, dpq_counters *counters,

@@ -164,3 +164,17 @@ static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
     _mm_storeu_si128((__m128i *)p,
                      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
+
+/* 16 bytes, and a group of 32: for queries that share inverted lists. */
+typedef __m128i dpq_u8x16;
+static inline dpq_u8x16 dpq_u8x16_load(const void *p) { return _mm_loadu_si128(p); }
+static inline void dpq_u8x16_store(void *p, dpq_u8x16 a) { _mm_storeu_si128(p, a); }
+static inline dpq_u8x16 dpq_u8x16_zip_low(dpq_u8x16 a, dpq_u8x16 b) { return _mm_unpacklo_epi8(a, b); }
+static inline dpq_u8x16 dpq_u8x16_zip_high(dpq_u8x16 a, dpq_u8x16 b) { return _mm_unpackhi_epi8(a, b); }
+typedef __m256i dpq_u8g;
+static inline dpq_u8g dpq_u8g_load(const void *p) { return _mm256_loadu_si256(p); }
+static inline dpq_u8g dpq_u8g_add(dpq_u8g a, dpq_u8g b) { return _mm256_add_epi8(a, b); }
+static inline uint32_t dpq_u8g_le(dpq_u8g a, dpq_u8g b)
+{
+    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(a, b), a));
+}

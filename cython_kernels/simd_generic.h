@@ -186,3 +186,33 @@ static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
     for (uint32_t i = 0; i < DPQ_FW; i++)
         p[i] = (uint8_t)(int32_t)floorf(a.lane[i]);
 }
+
+/* 16 bytes, and a group of 32: for queries that share inverted lists. */
+typedef struct { uint8_t lane[16]; } dpq_u8x16;
+static inline dpq_u8x16 dpq_u8x16_load(const void *p)
+{
+    dpq_u8x16 a;
+    memcpy(a.lane, p, 16);
+    return a;
+}
+static inline void dpq_u8x16_store(void *p, dpq_u8x16 a) { memcpy(p, a.lane, 16); }
+/* a[0] b[0] a[1] b[1] ... of the first (second) halves */
+static inline dpq_u8x16 dpq_u8x16_zip_low(dpq_u8x16 a, dpq_u8x16 b)
+{
+    dpq_u8x16 c;
+    for (uint32_t i = 0; i < 8; i++) {
+        c.lane[2 * i] = a.lane[i];
+        c.lane[2 * i + 1] = b.lane[i];
+    }
+    return c;
+}
+static inline dpq_u8x16 dpq_u8x16_zip_high(dpq_u8x16 a, dpq_u8x16 b)
+{
+    memcpy(a.lane, a.lane + 8, 8);
+    memcpy(b.lane, b.lane + 8, 8);
+    return dpq_u8x16_zip_low(a, b);
+}
+typedef dpq_u8s dpq_u8g;
+static inline dpq_u8g dpq_u8g_load(const void *p) { return dpq_u8_load(p); }
+static inline dpq_u8g dpq_u8g_add(dpq_u8g a, dpq_u8g b) { return dpq_u8_add(a, b); }
+static inline uint32_t dpq_u8g_le(dpq_u8g a, dpq_u8g b) { return (uint32_t)dpq_u8_le(a, b); }

@@ -159,3 +159,14 @@ static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
     vst1_u8(p, vmovn_u16(vcombine_u16(word[0], word[1])));
     vst1_u8(p + 8, vmovn_u16(vcombine_u16(word[2], word[3])));
 }
+
+/* 16 bytes, and a group of 32: for queries that share inverted lists. */
+typedef uint8x16_t dpq_u8x16;
+static inline dpq_u8x16 dpq_u8x16_load(const void *p) { return vld1q_u8(p); }
+static inline void dpq_u8x16_store(void *p, dpq_u8x16 a) { vst1q_u8(p, a); }
+static inline dpq_u8x16 dpq_u8x16_zip_low(dpq_u8x16 a, dpq_u8x16 b) { return vzip1q_u8(a, b); }
+static inline dpq_u8x16 dpq_u8x16_zip_high(dpq_u8x16 a, dpq_u8x16 b) { return vzip2q_u8(a, b); }
+typedef dpq_u8s dpq_u8g;
+static inline dpq_u8g dpq_u8g_load(const void *p) { return dpq_u8_load(p); }
+static inline dpq_u8g dpq_u8g_add(dpq_u8g a, dpq_u8g b) { return dpq_u8_add(a, b); }
+static inline uint32_t dpq_u8g_le(dpq_u8g a, dpq_u8g b) { return (uint32_t)dpq_u8_le(a, b); }

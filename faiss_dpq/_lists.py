@@ -7,6 +7,7 @@ search first compares the hashes of the lists that it probes: however the lists 
 """
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _kernels, _parallel, _selection
-from ._scan import _FIRST_RANGE_K, _RANGE_RESULTS, MISSING, Labels
+from ._scan import _FIRST_RANGE_K, _RANGE_RESULTS, Labels
 from .quantizer import Floats, ProgressiveQuantizer
 
-_TABLE_BYTES = 64 << 20  # of distance tables held at a time
+_TABLE_BYTES = 32 << 20  # of distance tables held at a time by a thread
 _PRODUCT_LISTS = 64  # lists whose products with all codewords are held at a time
+_FEW_PROBES = 256  # of all queries of a call, up to which it is not cut into threads
 _WORTH_A_THREAD = 1 << 16  # distances; several times what it costs to start a task
 _MOST_SCANNED = (1 << 32) - 1  # vectors by one query, which numbers them in 32 bits
 
@@ -51,21 +53,27 @@ class OpenLists:
 @contextlib.contextmanager
 def opened(invlists: faiss.InvertedLists, keys: Labels) -> Iterator[OpenLists]:
     """The lists that `keys` name (-1: none), prefetched, and released at the end."""
-    nlist = invlists.nlist
+    specific = faiss.downcast_InvertedLists(invlists)
+    nlist = specific.nlist
     probed = np.zeros(nlist, bool)
     probed[keys[keys >= 0]] = True
     numbers = np.flatnonzero(probed)
-    invlists.prefetch_lists(faiss.swig_ptr(numbers), len(numbers))
-    lists = OpenLists(
-        numbers,
-        np.zeros(nlist, np.int64),
-        np.zeros(nlist, np.uint64),
-        np.zeros(nlist, np.uint64),
-        invlists.code_size,
-    )
+    addresses = np.zeros((2, nlist), np.uint64)
+    lists = OpenLists(numbers, np.zeros(nlist, np.int64), addresses[0], addresses[1], specific.code_size)
+    layout = vector_layout()
+    if isinstance(specific, faiss.ArrayInvertedLists) and layout is not None:
+        codes, ids = int(specific.codes.this), int(specific.ids)
+        _kernels.read_vectors(numbers, codes, ids, *layout, lists.codes, lists.ids, lists.sizes)
+        yield lists
+    else:
+        yield from _opened_one_by_one(specific, lists)
+
+
+def _opened_one_by_one(invlists: faiss.InvertedLists, lists: OpenLists) -> Iterator[OpenLists]:
+    invlists.prefetch_lists(faiss.swig_ptr(lists.numbers), len(lists.numbers))
     held = []
     try:
-        for number in numbers.tolist():
+        for number in lists.numbers.tolist():
             lists.sizes[number] = size = invlists.list_size(number)
             if size == 0:
                 continue
@@ -77,6 +85,34 @@ def opened(invlists: faiss.InvertedLists, keys: Labels) -> Iterator[OpenLists]:
         for number, codes, ids in held:
             invlists.release_codes(number, codes)
             invlists.release_ids(number, ids)
+
+
+@functools.cache
+def vector_layout() -> tuple[int, int] | None:
+    """How faiss.ArrayInvertedLists' vectors hold address and count: (words a vector, word of the address).
+
+    FAISS gives them by two calls a list, which from Python take longer than the scan of the list. So the words are read
+    directly, if a sample shows where they are: an address that get_ids returns, followed by the count that list_size
+    returns, at the same place for all lists, and for codes as for ids. None where it does not.
+    """
+    sizes = [5, 900, 1, 33]
+    sample = faiss.ArrayInvertedLists(len(sizes), 3)
+    for number, size in enumerate(sizes):
+        ids, codes = np.zeros(size, np.int64), np.zeros((size, 3), np.uint8)
+        sample.add_entries(number, size, faiss.swig_ptr(ids), faiss.swig_ptr(codes))
+    expected = {
+        "ids": [(int(sample.get_ids(number)), size) for number, size in enumerate(sizes)],
+        "codes": [(int(sample.get_codes(number)), 3 * size) for number, size in enumerate(sizes)],
+    }
+    found = []
+    for address, name in ((int(sample.ids), "ids"), (int(sample.codes.this), "codes")):
+        begin, end = _kernels.read_words(address, 2).tolist()
+        words = _kernels.read_words(begin, (end - begin) // 8).reshape(len(sizes), -1)
+        pairs = [list(pair) for pair in expected[name]]
+        places = [at for at in range(words.shape[1] - 1) if words[:, at : at + 2].tolist() == pairs]
+        found.append((words.shape[1], places))
+    (stride, of_ids), (same_stride, of_codes) = found
+    return (stride, of_ids[0]) if stride == same_stride and len(of_ids) == 1 and of_ids == of_codes else None
 
 
 class Centres:
@@ -102,16 +138,10 @@ class Centres:
             centres = centres + quantizer._centre
         self.padded = _padded(centres)
 
-    def queries(self, xq: Floats, quantizer: ProgressiveQuantizer, levels: int) -> tuple[Floats, ...]:
-        """(tables, norms, table errors, padded vectors) of queries."""
-        xq = xq - self.mean
-        tables, _, norms = quantizer.tables(xq, levels, self.metric)
-        errors = quantizer.table_errors(norms, levels)
-        vectors = xq - quantizer._centre if self.metric == faiss.METRIC_L2 else xq
-        return tables, norms, errors, _padded(vectors)
-
 
 def _padded(x: Floats) -> Floats:
+    if x.shape[1] % _kernels.PANEL == 0:
+        return np.ascontiguousarray(x)
     padded = _kernels.aligned_empty((len(x), -(-x.shape[1] // _kernels.PANEL) * _kernels.PANEL))
     padded[:, : x.shape[1]] = x
     padded[:, x.shape[1] :] = 0
@@ -129,11 +159,34 @@ class DerivedLists:
         self.bins = np.zeros(nlist, np.uint64)
         self.terms = np.zeros(nlist, np.uint64)
         self.term_min, self.term_step, self.term_magnitude, self.radius = np.zeros((4, nlist), np.float32)
+        # Vectors that follow from codes and centre have terms; for inner products nothing couples the two.
         self._has_terms = centres.metric == faiss.METRIC_L2
         # The terms' tables are products with the centres, as a query's are with the query.
         norms = np.empty(nlist, np.float32)
         _kernels.squared_norms(centres.padded, norms)
         self.errors = quantizer.table_errors(norms, levels) if self._has_terms else np.zeros(nlist, np.float32)
+        n_panels = -(-levels * quantizer.K // _kernels.PANEL)
+        self.scan = _kernels.ListScan(
+            not self._has_terms,
+            quantizer.nbits,
+            levels,
+            self.sizes,
+            self.hashes,
+            centres.padded,
+            centres.mean,
+            quantizer._centre,
+            quantizer._panels[:n_panels],
+            quantizer._codeword_norms if self._has_terms else np.zeros_like(quantizer._codeword_norms),
+            *quantizer._error_factors(levels),
+            self.bins,
+            self.terms,
+            self.term_min,
+            self.term_step,
+            self.term_magnitude,
+            self.radius,
+            self.errors,
+        )
+        self._norms = norms
         self._kept: dict[int, tuple[Floats, npt.NDArray[np.uint8]]] = {}
         self._lock = threading.Lock()
 
@@ -148,29 +201,47 @@ class DerivedLists:
         own = (self.sizes, self.hashes, self.bins, self.terms, self.errors)
         return kept + sum(array.nbytes for array in own) + 4 * self.radius.nbytes
 
+    @functools.cached_property
+    def _centre_panels(self) -> tuple[Floats, Floats]:
+        """The centres as `linear` reads them, and their squared norms, padded likewise."""
+        panels = _kernels.pack_panels(np.ascontiguousarray(self.centres.padded[:, : self.centres.d]))
+        norms = np.zeros(panels.shape[0] * _kernels.PANEL, np.float32)
+        norms[: len(self._norms)] = self._norms
+        return panels, norms
+
+    def nearest(self, xq: Floats, nprobe: int) -> Labels:
+        """The lists whose centres are nearest to each query (METRIC_L2), shape (nq, nprobe)."""
+        keys = np.empty((len(xq), nprobe), np.int64)
+        panels, norms = self._centre_panels
+        moved = xq - self.centres.mean
+        most = max(1, _TABLE_BYTES // norms.nbytes)
+
+        def find(part: slice) -> None:
+            _kernels.nearest(moved[part], panels, norms, len(self.sizes), keys[part])
+
+        n_threads = min(faiss.omp_get_max_threads(), len(xq) * len(self.sizes) // _WORTH_A_THREAD)
+        _parallel.run(find, [(cut,) for cut in _parallel.slices(len(xq), max(n_threads, -(-len(xq) // most)))])
+        return keys
+
     def update(self, lists: OpenLists) -> None:
         """Make everything true of the open lists, recomputing those whose codes have changed."""
-        hashes = np.empty(len(lists.numbers), np.uint64)
+        numbers = lists.numbers
+        hashes, changed = np.empty(len(numbers), np.uint64), np.empty(len(numbers), np.uint8)
 
-        def hash_some(part: slice) -> None:
-            _kernels.hash_lists(lists.numbers[part], lists.codes, lists.sizes, lists.code_size, hashes[part])
+        def compare(part: slice) -> None:
+            self.scan.changed(numbers[part], lists.codes, lists.sizes, lists.code_size, hashes[part], changed[part])
 
-        n_bytes = int(lists.sizes[lists.numbers].sum()) * lists.code_size
+        n_bytes = int(lists.sizes.sum()) * lists.code_size
         n_threads = min(faiss.omp_get_max_threads(), 1 + (n_bytes >> 18))
-        _parallel.run(hash_some, [(part,) for part in _parallel.slices(len(hashes), n_threads)])
-        changed = self._changed(lists, hashes)
+        _parallel.run(compare, [(part,) for part in _parallel.slices(len(hashes), n_threads)])
         if not changed.any():
             return
         with self._lock:
-            changed = self._changed(lists, hashes)
-            numbers, hashes = lists.numbers[changed], hashes[changed]
+            compare(slice(None))
+            numbers, hashes = numbers[changed > 0], hashes[changed > 0]
             parts = _parallel.slices(len(numbers), max(faiss.omp_get_max_threads(), -(-len(numbers) // _PRODUCT_LISTS)))
             _parallel.run(self._recompute, [(lists, numbers[part]) for part in parts])
             self.sizes[numbers], self.hashes[numbers] = lists.sizes[numbers], hashes
-
-    def _changed(self, lists: OpenLists, hashes: Addresses) -> npt.NDArray[np.bool_]:
-        numbers = lists.numbers
-        return (self.sizes[numbers] != lists.sizes[numbers]) | (self.hashes[numbers] != hashes)
 
     def _recompute(self, lists: OpenLists, numbers: Labels) -> None:
         quantizer = self.quantizer
@@ -225,13 +296,10 @@ class Found:
         Nearest first; +-FLT_MAX where there are fewer than k.
     I : array, int64
         Ids, -1 where there are fewer.
-    places : array, int64, or None
-        list << 32 | offset, if it was asked for.
     """
 
     D: Floats
     I: Labels
-    places: Labels | None
 
 
 def scanned_counts(keys: Labels, sizes: Labels, max_codes: int) -> Labels:
@@ -243,6 +311,21 @@ def scanned_counts(keys: Labels, sizes: Labels, max_codes: int) -> Labels:
     return counts
 
 
+def search_few(
+    derived: DerivedLists, invlists: faiss.InvertedLists, xq: Floats, keys: Labels, max_codes: int, k: int
+) -> Found | None:
+    """`search` with less overhead around it, for a few queries of lists in memory that have not changed; else None."""
+    if keys.size > _FEW_PROBES or not keys.size:
+        return None
+    specific, layout = faiss.downcast_InvertedLists(invlists), vector_layout()
+    if layout is None or not isinstance(specific, faiss.ArrayInvertedLists):
+        return None
+    found = Found(np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64))
+    codes, ids = int(specific.codes.this), int(specific.ids)
+    done = derived.scan.search_arrays(xq, keys, max_codes, layout, codes, ids, specific.code_size, found.D, found.I)
+    return found if done else None
+
+
 def search(
     derived: DerivedLists,
     lists: OpenLists,
@@ -251,7 +334,7 @@ def search(
     keys: Labels,
     counts: Labels,
     k: int,
-    with_places: bool = False,
+    places: Labels | None = None,
 ) -> Found:
     """The k nearest codes in the lists that each query probes: exact float32 distances.
 
@@ -267,8 +350,8 @@ def search(
     keys, counts : array, shape (nq, nprobe), int64
         Lists, -1 for none, and how many vectors of each.
     k : int
-    with_places : bool
-        Whether to return `Found.places`.
+    places : array, shape (nq, k), int64, optional
+        Where to put list << 32 | offset of every result, -1 for none.
 
     Raises
     ------
@@ -278,29 +361,27 @@ def search(
     if counts.sum(axis=1).max(initial=0) >= _MOST_SCANNED:
         raise RuntimeError(f"IndexIVFDPQ: a query scans at most {_MOST_SCANNED - 1} vectors; lower nprobe or max_codes")
     derived.update(lists)
-    allowed, keep = _allowed(selector, lists)
-    found = Found(
-        np.empty((len(xq), k), np.float32),
-        np.empty((len(xq), k), np.int64),
-        np.empty((len(xq), k), np.int64) if with_places else None,
-    )
+    allowed, _keep = _allowed(selector, lists)
+    found = Found(np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64))
     n_threads = min(faiss.omp_get_max_threads(), int(counts.sum()) // _WORTH_A_THREAD)
-    width = max(1, _TABLE_BYTES // (4 * derived.levels * derived.quantizer.K))
-    for start in range(0, len(xq), width):
-        block = slice(start, min(start + width, len(xq)))
-        queries = derived.centres.queries(xq[block], derived.quantizer, derived.levels)
-        tasks = [
-            (derived, lists, allowed, tuple(a[cut] for a in queries), keys[block][cut], counts[block][cut], out)
-            for cut in _parallel.slices(block.stop - block.start, n_threads)
-            for out in [_part(found, slice(block.start + cut.start, block.start + cut.stop))]
-        ]
-        _parallel.run(_scan, tasks)
-    del keep
-    sign = 1 if derived.centres.metric == faiss.METRIC_L2 else -1
-    if sign < 0:
-        np.negative(found.D, out=found.D)
-    if len(xq) and (found.I[:, -1] < 0).any():
-        found.D[found.I < 0] = sign * MISSING
+    most = max(1, _TABLE_BYTES // (4 * derived.levels * derived.quantizer.K))
+
+    def scan(cut: slice) -> None:
+        derived.scan.search(
+            xq[cut],
+            keys[cut],
+            counts[cut],
+            lists.codes,
+            lists.ids,
+            lists.sizes,
+            allowed,
+            lists.code_size,
+            found.D[cut],
+            found.I[cut],
+            None if places is None else places[cut],
+        )
+
+    _parallel.run(scan, [(cut,) for cut in _parallel.slices(len(xq), max(n_threads, -(-len(xq) // most)))])
     return found
 
 
@@ -342,49 +423,6 @@ def range_search(
     lims = np.zeros(len(xq) + 1, np.int64)
     np.cumsum([len(I) for _, I in found], out=lims[1:])
     return lims, np.concatenate([D for D, _ in [*found, nothing]]), np.concatenate([I for _, I in [*found, nothing]])
-
-
-def _part(found: Found, rows: slice) -> Found:
-    return Found(found.D[rows], found.I[rows], None if found.places is None else found.places[rows])
-
-
-def _scan(
-    derived: DerivedLists,
-    lists: OpenLists,
-    allowed: Addresses | None,
-    queries: tuple[Floats, ...],
-    keys: Labels,
-    counts: Labels,
-    out: Found,
-) -> None:
-    tables, norms, errors, vectors = queries
-    _kernels.scan_lists(
-        tables,
-        norms,
-        errors,
-        derived.centres.metric == faiss.METRIC_INNER_PRODUCT,
-        vectors,
-        keys,
-        counts,
-        lists.codes,
-        lists.ids,
-        lists.sizes,
-        allowed,
-        lists.code_size,
-        derived.quantizer.nbits,
-        derived.levels,
-        derived.bins,
-        derived.terms,
-        derived.term_min,
-        derived.term_step,
-        derived.term_magnitude,
-        derived.radius,
-        derived.errors,
-        derived.centres.padded,
-        out.D,
-        out.I,
-        out.places,
-    )
 
 
 def _allowed(

@@ -242,7 +242,8 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             If there are fewer vectors than codewords in a codebook, a value is NaN or infinite, the index already holds
             vectors, or numeric_type is another one of FAISS's.
         ValueError
-            If `effort` or `trainer` is not a known name, or `weights` are not M finite numbers >= 0 of which the last is > 0.
+            If `effort` or `trainer` is not a known name, or `weights` are not M finite numbers >= 0 of which the last
+            is > 0.
         """
         x = self._checked_vectors(x, "train", numeric_type)
         if xq_train is not None:

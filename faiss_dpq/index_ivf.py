@@ -17,6 +17,8 @@ _ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory 
 _SAMPLE = 8  # centres compared to notice that the coarse quantizer changed, where its codes are not at hand
 _FINGERPRINT = 512  # bytes compared, where they are
 
+_FLAT = faiss.IndexFlat, faiss.IndexFlatL2, faiss.IndexFlatIP
+
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -54,8 +56,8 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
 
     Takes the place of faiss.IndexIVFPQ: the same calls, code size, shapes, dtypes and padding. A vector is coded by its
     list's centre and M codewords, x ~ c + c_1(k_1) + ... + c_M(k_M). It is a faiss.IndexIVFResidualQuantizer whose
-    codebooks are trained, and whose vectors are encoded and searched, by this package; a stock FAISS opens its files and
-    returns the same results, only slower.
+    codebooks are trained, and whose vectors are encoded and searched, by this package; a stock FAISS opens its files
+    and returns the same results, only slower.
 
     Parameters
     ----------
@@ -85,6 +87,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     _coarse: tuple[int, faiss.Index] | None = None
     _centres: tuple[tuple[Any, ...], Floats] | None = None
     _derived_by_levels: dict[int, tuple[Floats, _lists.DerivedLists]] | None = None
+    _watched: tuple[Any, ...] | None = None
     _levels: int = 0
     _train_stats: training.TrainStats | None = None
 
@@ -270,7 +273,8 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
             valid = lists >= 0
             # As in FAISS, what belongs to no list (NaN) is counted and never found.
             if not valid.all():
-                block_ids = (np.arange(self.ntotal, self.ntotal + len(block)) if ids is None else block_ids)[valid]
+                numbers = np.arange(self.ntotal, self.ntotal + len(block)) if block_ids is None else block_ids
+                block_ids = numbers[valid]
                 block, lists = block[valid], lists[valid]
             self.add_sa_codes(self._sa_codes(quantizer, block, lists), block_ids)
             self.ntotal += int((~valid).sum())
@@ -315,9 +319,11 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         if keys.shape != (len(x),):
             raise AssertionError(f"IndexIVFDPQ.update_vectors: keys has shape {keys.shape}, expected {(len(x),)}")
         if self.direct_map.type == faiss.DirectMap.Hashtable:
-            removed = self.remove_ids(faiss.IDSelectorBatch(keys))
-            if removed != len(keys):
-                raise RuntimeError(f"IndexIVFDPQ.update_vectors: found {removed} of {len(keys)} vectors to update")
+            if len(np.unique(keys)) < len(keys):
+                raise RuntimeError("IndexIVFDPQ.update_vectors: keys has an id twice")
+            for key in keys.tolist():
+                self.direct_map.get(key)  # raises, before anything is removed, where there is none
+            self.remove_ids(faiss.IDSelectorArray(keys))
             self.add_with_ids(x, keys)
             return
         if self.direct_map.type != faiss.DirectMap.Array:
@@ -375,7 +381,8 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         x = self._checked_vectors(x, "search", numeric_type)
         self._check_outputs("search", len(x), k, D=D, I=I)
         asked = self._asked(params)
-        found, _ = self._search(x, self._probed(x, asked), k, asked)
+        derived = self._derived_lists(asked.levels)
+        found = self._search(derived, x, self._probed(x, asked, derived), k, asked)
         return _delivered(found, D, I)
 
     @accepts_tensors
@@ -394,7 +401,8 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         x = self._checked_vectors(x, "search_preassigned")
         self._check_outputs("search_preassigned", len(x), k, D=D, I=I)
         keys = self._checked_keys(Iq, "search_preassigned", len(x))
-        found, _ = self._search(x, keys, k, self._asked(params))
+        asked = self._asked(params)
+        found = self._search(self._derived_lists(asked.levels), x, keys, k, asked)
         return _delivered(found, D, I)
 
     @accepts_tensors
@@ -420,7 +428,8 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         """
         x = self._checked_vectors(x, "range_search")
         asked = self._asked(params)
-        return self._range_search(x, thresh, self._probed(x, asked), asked)
+        derived = self._derived_lists(asked.levels)
+        return self._range_search(derived, x, thresh, self._probed(x, asked, derived), asked)
 
     def range_search_preassigned(
         self,
@@ -434,7 +443,8 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         """`range_search` in given lists: `Iq`, shape (n, any number), int64, -1 for none. `Dq` is not needed."""
         x = self._checked_vectors(x, "range_search_preassigned")
         keys = self._checked_keys(Iq, "range_search_preassigned", len(x))
-        return self._range_search(x, thresh, keys, self._asked(params))
+        asked = self._asked(params)
+        return self._range_search(self._derived_lists(asked.levels), x, thresh, keys, asked)
 
     @accepts_tensors
     def search_and_reconstruct(
@@ -451,14 +461,15 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         x = self._checked_vectors(x, "search_and_reconstruct")
         self._check_outputs("search_and_reconstruct", len(x), k, D=D, I=I, R=R)
         asked = self._asked(params)
-        found, codes = self._search(x, self._probed(x, asked), k, asked, with_codes=True)
+        derived = self._derived_lists(asked.levels)
+        found, places, codes = self._search_codes(derived, x, self._probed(x, asked, derived), k, asked)
         if R is None:
             R = np.empty((len(x), k, self.d), np.float32)
         here = found.I >= 0
         quantizer = self.residual_quantizer
         R[~here] = np.nan
         unpacked = _kernels.unpack_codes(np.ascontiguousarray(codes[here]), quantizer.M, quantizer.nbits)
-        R[here] = quantizer.decode(unpacked) + self._list_centres[found.places[here] >> 32]
+        R[here] = quantizer.decode(unpacked) + self._list_centres[places[here] >> 32]
         return (*_delivered(found, D, I), R)
 
     def search_and_return_codes(
@@ -482,11 +493,11 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
             raise AssertionError(
                 f"IndexIVFDPQ.search_and_return_codes: codes has shape {codes.shape}, expected {shape}"
             )
-        found, plain = self._search(x, self._probed(x, asked), k, asked, with_codes=True)
+        derived = self._derived_lists(asked.levels)
+        found, places, plain = self._search_codes(derived, x, self._probed(x, asked, derived), k, asked)
         codes = np.empty(shape, np.uint8) if codes is None else codes
-        codes[..., :coarse_size] = (
-            (found.places >> 32).astype("<i8").view(np.uint8).reshape(len(x), k, 8)[..., :coarse_size]
-        )
+        numbers = (places >> 32).astype("<i8").view(np.uint8).reshape(len(x), k, 8)
+        codes[..., :coarse_size] = numbers[..., :coarse_size]
         codes[..., coarse_size:] = plain
         return (*_delivered(found, D, I), codes)
 
@@ -511,44 +522,81 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
             raise RuntimeError(f"IndexIVFDPQ: nprobe is {asked.nprobe}, expected at least 1")
         return asked
 
-    def _probed(self, x: Floats, asked: _Search) -> Labels:
+    def _probed(self, x: Floats, asked: _Search, derived: _lists.DerivedLists) -> Labels:
         """The lists nearest to every query, shape (n, nprobe)."""
-        if not self.is_trained:
-            raise RuntimeError("IndexIVFDPQ: the index is not trained; call train(x) first")
-        nprobe = min(asked.nprobe, self.nlist)
+        nprobe = min(asked.nprobe, len(derived.sizes))
+        if self._is_flat and asked.quantizer_params is None:
+            return derived.nearest(x, nprobe)
         return self._coarse_quantizer.search(x, nprobe, **given(asked.quantizer_params))[1]
 
-    def _search(
-        self, x: Floats, keys: Labels, k: int, asked: _Search, with_codes: bool = False
-    ) -> tuple[_lists.Found, Bytes | None]:
-        derived = self._derived_lists(asked.levels)
-        codes = None
+    def _search(self, derived: _lists.DerivedLists, x: Floats, keys: Labels, k: int, asked: _Search) -> _lists.Found:
+        if asked.selector is None:
+            few = _lists.search_few(derived, self.invlists, x, keys, asked.max_codes, k)
+            if few is not None:
+                return few
         with _lists.opened(self.invlists, keys) as lists:
             counts = _lists.scanned_counts(keys, lists.sizes, asked.max_codes)
-            found = _lists.search(derived, lists, asked.selector, x, keys, counts, k, with_codes)
-            if with_codes:
-                codes = np.empty((*found.I.shape, lists.code_size), np.uint8)
-                _kernels.gather_codes(found.places.ravel(), lists.codes, codes.reshape(-1, lists.code_size))
-        return found, codes
+            return _lists.search(derived, lists, asked.selector, x, keys, counts, k)
+
+    def _search_codes(
+        self, derived: _lists.DerivedLists, x: Floats, keys: Labels, k: int, asked: _Search
+    ) -> tuple[_lists.Found, Labels, Bytes]:
+        """`_search`, list << 32 | offset of every result, and the codes there."""
+        places = np.empty((len(x), k), np.int64)
+        codes = np.empty((len(x), k, self.code_size), np.uint8)
+        with _lists.opened(self.invlists, keys) as lists:
+            counts = _lists.scanned_counts(keys, lists.sizes, asked.max_codes)
+            found = _lists.search(derived, lists, asked.selector, x, keys, counts, k, places)
+            _kernels.gather_codes(places.ravel(), lists.codes, codes.reshape(-1, self.code_size))
+        return found, places, codes
 
     def _range_search(
-        self, x: Floats, thresh: float, keys: Labels, asked: _Search
+        self, derived: _lists.DerivedLists, x: Floats, thresh: float, keys: Labels, asked: _Search
     ) -> tuple[npt.NDArray[np.uint64], Floats, Labels]:
-        derived = self._derived_lists(asked.levels)
         with _lists.opened(self.invlists, keys) as lists:
             counts = _lists.scanned_counts(keys, lists.sizes, asked.max_codes)
             lims, D, I = _lists.range_search(derived, lists, asked.selector, x, keys, counts, float(thresh))
         return lims.astype(np.uint64), D, I
 
     def _derived_lists(self, levels: int) -> _lists.DerivedLists:
-        quantizer, centres = self.residual_quantizer, self._list_centres
+        """What a search needs besides the lists themselves, brought up to date with codebooks and centres."""
+        watched = self._watched
         if self._derived_by_levels is None:
             self._derived_by_levels = {}
-        kept = self._derived_by_levels.get(levels)
-        if kept is None or kept[0] is not centres or not kept[1].is_of(quantizer, self.metric_type):
+        kept = self._derived_by_levels
+        if watched is not None and watched[0] == self._watch(*watched[1:]) and levels in kept:
+            return kept[levels][1]
+        quantizer, centres = self.residual_quantizer, self._list_centres
+        for number, (its_centres, derived) in list(kept.items()):
+            if its_centres is not centres or not derived.is_of(quantizer, self.metric_type):
+                kept.pop(number, None)
+        if levels not in kept:
             derived = _lists.DerivedLists(quantizer, _lists.Centres(centres, quantizer, self.metric_type), levels)
-            self._derived_by_levels[levels] = kept = (centres, derived)
-        return kept[1]
+            kept[levels] = (centres, derived)
+        self._watched = self._start_watch()
+        return kept[levels][1]
+
+    @property
+    def _is_flat(self) -> bool:
+        """Whether the lists' own centres, by their distances, are what the coarse quantizer goes by."""
+        return self._watched is not None and self.metric_type == faiss.METRIC_L2 and bool(self.by_residual)
+
+    def _start_watch(self) -> tuple[Any, ...] | None:
+        """Where codebooks and centres are in memory, for a coarse quantizer that is plain vectors; else None."""
+        coarse, layout = self._coarse_quantizer, _lists.vector_layout()
+        if layout is None or type(coarse) not in _FLAT or coarse.metric_type != self.metric_type:
+            return None
+        places = int(self.this), int(self.rq.codebooks.this), int(coarse.codes.this), layout[1]
+        return self._watch(*places), *places
+
+    def _watch(self, own: int, codebooks: int, centres: int, at: int) -> tuple[Any, ...]:
+        """What changes with anything that searches derive from; the codes are looked at list by list."""
+        address = int(self.quantizer.this)
+        # Of other objects than those that were looked at, the places mean nothing.
+        if int(self.this) != own or self._coarse is None or self._coarse[0] != address:
+            return ()
+        samples = _kernels.sample_vector(codebooks, 0, 0), _kernels.sample_vector(centres, at, 1)
+        return (own, address, self.by_residual, self.metric_type, *samples)
 
     # ---- prefixes, memory ------------------------------------------------------------------------------------------
 
@@ -563,7 +611,8 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         Returns
         -------
         index : IndexIVFDPQ
-            With the vectors of this one, in codes of ceil(levels * nbits / 8) bytes; its coarse quantizer is a copy.
+            With the vectors of this one, in codes of ceil(levels * nbits / 8) bytes, and a copy of its coarse
+            quantizer.
         """
         levels = self._checked_levels(levels, "levels")
         codebooks = self.residual_quantizer.codebooks[:levels]
@@ -628,6 +677,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         super().__setstate__(state)
         self._levels = state["levels"]
         self._train_stats = state["train_stats"]
+        self._watched = self._coarse = None
 
 
 def _delivered(found: _lists.Found, D: Floats | None, I: Labels | None) -> tuple[Floats, Labels]:

@@ -23,7 +23,7 @@ FLT_MAX = np.finfo(np.float32).max
 METRICS = [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT]
 
 
-# ---- the model: what an index holds, as arrays, and a search of it in float64 -------------------------------------------
+# ---- the model: what an index holds, as arrays, and a search of it in float64 --------------------------------------
 
 
 @dataclass
@@ -102,7 +102,7 @@ def normal(rng, *shape):
     return rng.standard_normal(shape).astype(np.float32)
 
 
-# ---- search ----------------------------------------------------------------------------------------------------------
+# ---- search --------------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -258,7 +258,7 @@ def test_max_codes():
         np.testing.assert_array_equal(found, by_params)
 
 
-# ---- selectors -------------------------------------------------------------------------------------------------------
+# ---- selectors -----------------------------------------------------------------------------------------------------
 
 
 def selectors():
@@ -293,7 +293,7 @@ def test_selectors(metric, number):
     params = faiss_dpq.SearchParametersIVFDPQ(nprobe=3, sel=selector)
     members = [i for i in model.x if admits(i)]
     assert_finds(*index.search(xq, 12, params=params), model, xq, probed(index, xq, 3), metric, members)
-    lims, D, I = index.range_search(xq, FLT_MAX if metric == faiss.METRIC_L2 else -FLT_MAX, params=params)
+    lims, _, I = index.range_search(xq, FLT_MAX if metric == faiss.METRIC_L2 else -FLT_MAX, params=params)
     ids, expected = model.distances(xq, probed(index, xq, 3), metric, members)
     for q in range(9):
         assert set(I[lims[q] : lims[q + 1]].tolist()) == set(ids[np.isfinite(expected[q])].tolist())
@@ -311,7 +311,7 @@ def test_callback_selector_sees_ids():
     assert sorted(asked) == list(range(300))
 
 
-# ---- range search, reconstruction --------------------------------------------------------------------------------------
+# ---- range search, reconstruction ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -347,11 +347,11 @@ def test_reconstruct_and_search():
     xq = normal(rng, 7, 9)
     for i, x in enumerate(index.reconstruct_n(0, 700)):
         np.testing.assert_allclose(x, model.x[i], rtol=1e-4, atol=1e-5)
-    D, I, R = index.search_and_reconstruct(xq, 400)
+    _, I, R = index.search_and_reconstruct(xq, 400)
     assert (I < 0).any() and (I >= 0).any()
     np.testing.assert_array_equal(np.isnan(R).all(2), I < 0)
     np.testing.assert_allclose(R[I >= 0], np.stack([model.x[i] for i in I[I >= 0]]), rtol=1e-4, atol=1e-5)
-    D2, I2, codes = index.search_and_return_codes(xq, 400, include_listnos=True)
+    _, I2, codes = index.search_and_return_codes(xq, 400, include_listnos=True)
     np.testing.assert_array_equal(I2, I)
     assert codes.shape == (7, 400, index.sa_code_size())
     np.testing.assert_allclose(index.sa_decode(codes[I >= 0]), R[I >= 0], rtol=1e-5, atol=1e-5)
@@ -378,7 +378,7 @@ def test_preassigned_search():
             index.search_preassigned(xq, 20, bad, None)
 
 
-# ---- training and adding -------------------------------------------------------------------------------------------------
+# ---- training and adding -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -466,7 +466,7 @@ def test_vectors_without_a_list():
         index.sa_encode(x)
 
 
-# ---- the index changes -----------------------------------------------------------------------------------------------
+# ---- the index changes ---------------------------------------------------------------------------------------------
 
 
 OPERATIONS = ("add", "add_with_ids", "remove", "behind", "stock", "update", "merge", "levels", "reset")
@@ -578,6 +578,32 @@ def test_new_centres_are_seen():
         index.search(xq, 10)
 
 
+def test_new_codebooks_are_seen():
+    rng = np.random.default_rng(16)
+    index, _ = filled(rng, 800, 5, 3, 3, 6)
+    index.nprobe = 3
+    xq = normal(rng, 4, 5)
+    index.search(xq, 10)
+    faiss.copy_array_to_vector(normal(rng, 3 * 64 * 5), index.rq.codebooks)
+    index.rq.compute_codebook_tables()
+    stock = faiss.deserialize_index(faiss.serialize_index(index))
+    np.testing.assert_allclose(index.search(xq, 10)[0], stock.search(xq, 10)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("nq", [1, 40])
+def test_lists_are_found_by_calls_where_their_layout_is_not_known(nq, monkeypatch):
+    assert _lists.vector_layout() is not None  # of this FAISS
+    rng = np.random.default_rng(17)
+    index, model = filled(rng, 2000, 5, 6, 3, 8)
+    index.nprobe = 4
+    monkeypatch.setattr(_lists, "vector_layout", lambda: None)
+    xq = normal(rng, nq, 5)
+    for _ in range(2):
+        assert_finds(*index.search(xq, 10), model, xq, probed(index, xq))
+        index.remove_ids(np.arange(50))
+        model.drop([i for i in range(50) if i in model.x])
+
+
 def test_update_vectors_with_array_map():
     rng = np.random.default_rng(11)
     index, model = filled(rng, 300, 5, 4, 3, 5)
@@ -598,7 +624,7 @@ def test_update_vectors_with_array_map():
     np.testing.assert_allclose(index.reconstruct(300), index.sa_decode(codes)[0], rtol=1e-6)
 
 
-# ---- coarse quantizers -----------------------------------------------------------------------------------------------------
+# ---- coarse quantizers ---------------------------------------------------------------------------------------------
 
 
 def coarse_quantizers(x):
@@ -606,7 +632,7 @@ def coarse_quantizers(x):
     hnsw = faiss.IndexHNSWFlat(8, 8)
     ours = faiss_dpq.IndexDPQ(8, 2, 4)
     ours.train(x, effort="fast")
-    residual = faiss.ResidualCoarseQuantizer(8, [2, 3])
+    residual = faiss.ResidualCoarseQuantizer(8, 5, 1)
     scalar = faiss.IndexScalarQuantizer(8, faiss.ScalarQuantizer.QT_8bit)
     return {"flat": flat, "hnsw": hnsw, "dpq": ours, "residual": residual, "scalar": scalar}
 
@@ -672,7 +698,7 @@ def _codes_of(index, x):
     return bits.astype(np.int64) @ (1 << np.arange(6))
 
 
-# ---- files -------------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -748,13 +774,12 @@ def test_on_disk_lists(tmp_path, trained, digits):
     index.replace_invlists(lists)
     index.nprobe = memory.nprobe = 5
     same_results(index, memory, digits[:50])
-    index.add(digits[1000:])
-    memory.add(digits[1000:])
-    index.remove_ids(np.arange(0, 1000, 7))
-    memory.remove_ids(np.arange(0, 1000, 7))
+    # Nothing is added: FAISS 1.15.1 garbles on-disk lists that grow after merge_from_1, its own classes' too.
+    for each in (index, memory):
+        assert each.remove_ids(np.arange(0, 1000, 7)) == 143
     same_results(index, memory, digits[:50])
     faiss_dpq.write_index(index, tmp_path / "index.faiss")
-    read = faiss_dpq.read_index(tmp_path / "index.faiss", faiss.IO_FLAG_MMAP)
+    read = faiss_dpq.read_index(tmp_path / "index.faiss", faiss.IO_FLAG_READ_ONLY)
     assert isinstance(read, faiss_dpq.IndexIVFDPQ)
     same_results(read, memory, digits[:50])
 
@@ -811,7 +836,7 @@ def test_ivf_tools(trained, digits):
     index.nprobe = 3
     xq = np.ascontiguousarray(digits[:20])
     Dq, Iq = index.quantizer.search(xq, 3)
-    D, I = ivf_tools.search_preassigned(index, xq, 5, Iq, Dq)
+    _, I = ivf_tools.search_preassigned(index, xq, 5, Iq, Dq)
     np.testing.assert_array_equal(I, index.search(xq, 5)[1])
     before = index.ntotal
     ivf_tools.add_preassigned(index, xq, index.quantizer.assign(xq, 1)[:, 0])
@@ -820,7 +845,7 @@ def test_ivf_tools(trained, digits):
     assert all(before + q in ids[q] for q in range(20))
 
 
-# ---- parameters and errors ------------------------------------------------------------------------------------------------
+# ---- parameters and errors -----------------------------------------------------------------------------------------
 
 
 def test_constructor_arguments():
