@@ -150,7 +150,10 @@ set_simd_level(os.environ.get("FAISS_DPQ_SIMD") or dpq_best_simd_level().decode(
 
 def aligned_empty(shape, dtype=np.float32):
     """numpy.empty whose data begins at a cache line: a vector load across two lines takes twice the time."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    cdef Py_ssize_t size = np.dtype(dtype).itemsize, begin
+    for n in shape if isinstance(shape, tuple) else (shape,):
+        size *= n
     buffer = np.empty(size + 64, np.uint8)
-    begin = -buffer.ctypes.data % 64
-    return buffer[begin : begin + size].view(dtype).reshape(shape)
+    cdef uint8_t[::1] view = buffer
+    begin = -<uintptr_t>&view[0] % 64
+    return np.ndarray(shape, dtype, buffer, begin)

@@ -244,7 +244,7 @@ def _float32(x: "npt.NDArray[Any]") -> "npt.NDArray[np.float32]":
 
 def _described(index: faiss.Index) -> str:
     """A line about an index, and about those inside it."""
-    from faiss_dpq import IndexDPQ
+    from faiss_dpq import IndexDPQ, downcast_index
 
     parts = [type(index).__name__, f"d={index.d}"]
     if hasattr(index, "rq"):
@@ -260,7 +260,7 @@ def _described(index: faiss.Index) -> str:
         parts.append(f"beam_size={index.beam_size}")
     inner = getattr(index, "index", None) or getattr(index, "base_index", None)
     line = ", ".join(parts)
-    return f"{line}\n  of {_described(faiss.downcast_index(inner))}" if isinstance(inner, faiss.Index) else line
+    return f"{line}\n  of {_described(downcast_index(inner))}" if isinstance(inner, faiss.Index) else line
 
 
 def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

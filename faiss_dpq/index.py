@@ -83,6 +83,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     _cached: tuple[bytes, ProgressiveQuantizer] | None = None
     _derived_by_levels: dict[int, DerivedCodes] | None = None
     _levels: int = 0
+    _known_M: int = 0
     _train_stats: training.TrainStats | None = None
 
     def __init__(self, d: int, M: int, nbits: int = 8, metric: int = faiss.METRIC_L2) -> None:
@@ -167,12 +168,19 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     def _nbits(self) -> int:
         return int(self.rq.nbits.at(0))
 
+    @property
+    def _M(self) -> int:
+        """`rq.M`, which an index keeps all its life: asking FAISS costs microseconds of every search."""
+        if not self._known_M:
+            self._known_M = self.rq.M
+        return self._known_M
+
     # ---- parameters --------------------------------------------------------------------------------------------
 
     @property
     def levels(self) -> int:
         """Levels of the codes that a search compares, 1 to M; M unless set. Not stored in files, as nprobe is not."""
-        return self._levels or self.rq.M
+        return self._levels or self._M
 
     @levels.setter
     def levels(self, levels: int) -> None:

@@ -89,6 +89,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     _derived_by_levels: dict[int, tuple[Floats, _lists.DerivedLists]] | None = None
     _watched: tuple[Any, ...] | None = None
     _levels: int = 0
+    _known_M: int = 0
     _train_stats: training.TrainStats | None = None
 
     def __init__(
@@ -144,6 +145,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     _fingerprint = IndexDPQ._fingerprint
     _set_quantizer = IndexDPQ._set_quantizer
     _nbits = IndexDPQ._nbits
+    _M = IndexDPQ._M
     _checked_levels = IndexDPQ._checked_levels
     _checked_vectors = IndexDPQ._checked_vectors
     levels = IndexDPQ.levels

@@ -281,6 +281,15 @@ class ProgressiveQuantizer:
         return of_norm * np.sqrt(norms) + (constant + np.float32(2.0**-23) * norms)
 
     def _error_factors(self, levels: int) -> tuple[np.float32, np.float32]:
+        if levels not in self._error_factors_by_levels:
+            self._error_factors_by_levels[levels] = self._compute_error_factors(levels)
+        return self._error_factors_by_levels[levels]
+
+    @cached_property
+    def _error_factors_by_levels(self) -> dict[int, tuple[np.float32, np.float32]]:
+        return {}
+
+    def _compute_error_factors(self, levels: int) -> tuple[np.float32, np.float32]:
         longest = self._longest_codewords[:levels]
         reach = longest.sum()
         entries = min(self.d, _kernels.LINEAR_DEPTH) + -(-self.d // _kernels.LINEAR_DEPTH) + 3

@@ -162,6 +162,6 @@ def test_damaged_files_are_refused_or_whole(tmp_path, how, wrapped):
         cwd=Path(__file__).parent,
     )
     lines = done.stdout.splitlines()
-    assert done.returncode == 0, f"damage of seed {lines[-1]}: {done.returncode}\\n{done.stderr[-2000:]}"
+    assert done.returncode == 0, f"damage of seed {lines[-1:]}: {done.returncode}\\n{done.stderr[-2000:]}"
     refused = int(lines[-1].split()[0])
     assert refused > (0.85 if how == "sealed" else 0.4) * count

@@ -213,8 +213,8 @@ def test_sgd_goes_on_from_least_squares(digits):
     index.train(digits, trainer="sgd", effort="fast")
     again.train(digits, trainer="sgd", effort="fast")
     start.train(digits, effort="fast")
-    np.testing.assert_array_equal(index.codebooks, again.codebooks)
-    assert not np.array_equal(index.codebooks, start.codebooks)
+    np.testing.assert_allclose(index.codebooks, again.codebooks, rtol=1e-3, atol=1e-3)  # torch's threads round anew
+    assert np.abs(index.codebooks - start.codebooks).max() > 0.1
     assert index.train_stats.mse[-1] < 1.1 * start.train_stats.mse[-1]
     assert index.train_stats.history[-1] == index.train_stats.mse[-1]
 
