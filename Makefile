@@ -25,7 +25,7 @@ demo: $(VENV)/demo.stamp ## Compare IndexDPQ with FAISS's quantizers on real vec
 	$(BIN)/faiss-dpq demo
 
 test: lint ## Lint and run all tests.
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 # cython-lint runs the pycodestyle that it finds on the PATH.
 lint: export PATH := $(CURDIR)/$(BIN):$(PATH)

@@ -6,6 +6,9 @@ change behind our back (a stock wrapper, `index.codes`, FAISS's own methods), ev
 every block of codes with the one that its bins were made from.
 """
 
+# Annotations of nested functions would be evaluated at every call.
+from __future__ import annotations
+
 import threading
 
 import faiss
@@ -65,7 +68,7 @@ class DerivedCodes:
         # Several blocks a thread: starting one costs more than hashing 16 KiB.
         n_threads = min(faiss.omp_get_max_threads(), 1 + len(hashes) // 16)
         _parallel.run(hash_slice, [(part,) for part in _parallel.slices(len(hashes), n_threads)])
-        if np.array_equal(hashes, self.hashes):
+        if hashes.tobytes() == self.hashes.tobytes():  # array_equal takes 8 us
             return
         with self._lock:
             known = min(len(hashes), len(self.hashes))

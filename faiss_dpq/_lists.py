@@ -6,6 +6,9 @@ terms follow from codes and centres. They are kept by list, with a hash of the c
 search first compares the hashes of the lists that it probes: however the lists were changed, nothing is ever stale.
 """
 
+# Annotations of nested functions would be evaluated at every call.
+from __future__ import annotations
+
 import contextlib
 import functools
 import threading

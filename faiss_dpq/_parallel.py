@@ -26,6 +26,8 @@ def slices(n: int, parts: int, multiple: int = 1) -> list[slice]:
     """Cut range(n) into at most `parts` even slices that begin at multiples of `multiple`."""
     units = -(-n // multiple)
     parts = max(1, min(parts, units))
+    if parts == 1:
+        return [slice(0, n)]
     bounds = [min(n, units * i // parts * multiple) for i in range(parts + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 

@@ -1,5 +1,8 @@
 """Exhaustive search of packed codes: cuts the work into blocks of queries and threads for the scan kernel."""
 
+# Annotations of nested functions would be evaluated at every call.
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import faiss
@@ -45,7 +48,7 @@ class _Vectors:
     def __len__(self) -> int:
         return len(self.packed)
 
-    def part(self, part: slice) -> "_Vectors":
+    def part(self, part: slice) -> _Vectors:
         """Some of them; part.start is a multiple of 8."""
         return _Vectors(
             self.packed[part],

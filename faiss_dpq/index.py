@@ -125,7 +125,8 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         self._cached = (self._fingerprint(), quantizer)
 
     def _codebook_values(self) -> Floats:
-        return faiss.rev_swig_ptr(self.rq.codebooks.data(), self.rq.codebooks.size())
+        codebooks = self.rq.codebooks  # each name takes FAISS's wrapper a microsecond
+        return faiss.rev_swig_ptr(codebooks.data(), codebooks.size())
 
     def _fingerprint(self) -> bytes:
         values = self._codebook_values()
@@ -438,10 +439,11 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
 
     def _packed_codes(self) -> npt.NDArray[np.uint8]:
         """A view of the stored codes, shape (ntotal, code_size)."""
-        if self.ntotal == 0:
-            return np.empty((0, self.code_size), np.uint8)
-        codes = faiss.rev_swig_ptr(self.codes.data(), self.codes.size())
-        return codes.reshape(self.ntotal, self.code_size)
+        codes, code_size = self.codes, self.code_size
+        size = codes.size()
+        if size == 0:
+            return np.empty((0, code_size), np.uint8)
+        return faiss.rev_swig_ptr(codes.data(), size).reshape(-1, code_size)
 
     def memory_usage(self) -> dict[str, int]:
         """Bytes that the index holds: its codes, its codebooks, and what is derived from either to encode and search.

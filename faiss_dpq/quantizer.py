@@ -19,6 +19,9 @@ Source: Gao, Zhu, Song, Zhao, Shen, "Beyond Product Quantization: Deep Progressi
 IJCAI 2019; the codes are those of faiss.ResidualQuantizer.
 """
 
+# Annotations of nested functions would be evaluated at every call.
+from __future__ import annotations
+
 from functools import cached_property
 
 import faiss
