@@ -11,11 +11,13 @@ def encode_from_tables(
     size_t beam_size,
     uint16_t[:, ::1] codes,
     size_t block_size,
+    float prefix_weight,
 ):
     """Beam search of rows of `x` (n, d) over M levels of K codewords; writes codes (n, M).
 
     `panels` and `bias` give the score of every codeword against x itself, ||c||^2 - 2<x, c>; the cross terms with the
-    codewords chosen before come from `cross` (pairs, K, K).
+    codewords chosen before come from `cross` (pairs, K, K). What prefixes are chosen by is their squared error plus
+    `prefix_weight` times those of all shorter ones.
 
     Levels run outside and the vectors of a block inside: a level's cross tables are read many times in a row.
     """
@@ -25,6 +27,7 @@ def encode_from_tables(
     cdef float[:, ::1] tables = aligned_empty((block_size, ldt))
     cdef uint16_t[:, :, :, ::1] beam_codes = np.zeros((2, block_size, beam_size, M), np.uint16)
     cdef float[:, :, ::1] beam_scores = np.zeros((2, block_size, beam_size), np.float32)
+    cdef float[:, :, ::1] beam_debts = np.zeros((2, block_size, beam_size), np.float32)
     cdef float[::1] norms = np.einsum("ij,ij->i", x, x)
     cdef uintptr_t[::1] rows = np.empty(M, np.uintp)
     cdef float[::1] partial = aligned_empty(M * K)
@@ -39,6 +42,7 @@ def encode_from_tables(
     step.vector_stride = ldt
     step.beam_stride = 0
     step.cross = &cross[0, 0, 0]
+    step.prefix_weight = prefix_weight
     step.rows = <const float **>&rows[0]
     step.partial = &partial[0]
     step.slots = &slots[0]
@@ -53,6 +57,7 @@ def encode_from_tables(
             step.beam_in = 1
             side = 0
             memset(&beam_scores[0, 0, 0], 0, here * sizeof(float))
+            memset(&beam_debts[0, 0, 0], 0, here * sizeof(float))
             for level in range(M):
                 panel = level * K // DPQ_PANEL
                 end_panel = ((level + 1) * K + DPQ_PANEL - 1) // DPQ_PANEL
@@ -64,11 +69,13 @@ def encode_from_tables(
                 step.tables = &tables[0, level * K - panel * DPQ_PANEL]
                 step.codes_in = &beam_codes[side, 0, 0, 0]
                 step.scores_in = &beam_scores[side, 0, 0]
+                step.debts_in = &beam_debts[side, 0, 0]
                 side = 1 - side
                 # Entry counts are those of a full tree until it outgrows the beam; one code is left at the end.
                 step.beam_out = 1 if level + 1 == M else min(beam_size, step.beam_in * K)
                 step.codes_out = &beam_codes[side, 0, 0, 0]
                 step.scores_out = &beam_scores[side, 0, 0]
+                step.debts_out = &beam_debts[side, 0, 0]
                 kernels.encode_level(&step)
                 step.beam_in = step.beam_out
             for i in range(here):
@@ -86,6 +93,9 @@ def encode_level_from_residuals(
     uint16_t[:, :, ::1] codes_out,
     float[:, ::1] scores_out,
     uint32_t[:, ::1] parents_out,
+    float prefix_weight,
+    const float[:, ::1] debts_in,
+    float[:, ::1] debts_out,
 ):
     """One step of the beam search where `tables` (n * beam_in, K) scores every beam entry's own residual."""
     cdef size_t extensions = codes_in.shape[1] * K, beam_out = codes_out.shape[1]
@@ -102,6 +112,9 @@ def encode_level_from_residuals(
     step.vector_stride = step.beam_in * step.beam_stride
     step.cross = NULL
     step.norms = NULL
+    step.prefix_weight = prefix_weight
+    step.debts_in = &debts_in[0, 0]
+    step.debts_out = &debts_out[0, 0]
     step.code_stride = codes_in.shape[2]
     step.codes_in = &codes_in[0, 0, 0]
     step.scores_in = &scores_in[0, 0]

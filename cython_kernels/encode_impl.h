@@ -9,7 +9,10 @@
  *   3. if fewer than beam_out are within the guess, which happens to one vector in thirty, the vector is done again
  *      without one;
  *   4. the kept are put in order by counting, for each, those before it.
- * So the guess decides how fast the best are found, and never which. */
+ * So the guess decides how fast the best are found, and never which.
+ *
+ * With a prefix weight, an entry is scored by its error plus that weight times its errors at all shorter lengths: its
+ * debt, which its extensions take over. */
 
 #include <float.h>
 #include <math.h>
@@ -233,7 +236,7 @@ static void encode_level(const dpq_encode_step *step)
     for (size_t v = 0; v < step->n; v++) {
         const uint16_t *codes_in = step->codes_in + v * step->beam_in * code_stride;
         float *const scores_out = step->scores_out + v * wanted;
-        const float norm = step->norms ? step->norms[v] : 0;
+        const float norm = step->norms ? step->norms[v] * (1 + step->prefix_weight * (float)step->level) : 0;
         const float error = mean_of(step->scores_in + v * step->beam_in, step->beam_in) + norm;
         kept.limit = guessed_limit(&guess, error, norm);
         extend_beam(step, v, codes_in, &kept);
@@ -251,6 +254,12 @@ static void encode_level(const dpq_encode_step *step)
             code[step->level] = (uint16_t)(step->slots[b] % K);
             if (step->parents_out)
                 step->parents_out[v * wanted + b] = (uint32_t)parent;
+            if (step->prefix_weight > 0) {
+                const float debt = step->debts_in[v * step->beam_in + parent];
+                const float more = step->prefix_weight * (scores_out[b] - debt);
+                step->debts_out[v * wanted + b] = debt + more;
+                scores_out[b] += more;
+            }
         }
     }
 }

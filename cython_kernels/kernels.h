@@ -18,8 +18,11 @@ typedef struct {
     const float *cross;       /* [pair][K][K], doubled; NULL where `tables` already holds the residual's scores */
     size_t code_stride;       /* M: room for a whole code in every beam entry */
     const uint16_t *codes_in; /* [n][beam_in][code_stride] */
-    const float *scores_in;   /* [n][beam_in]: squared errors less the vectors' squared norms */
+    const float *scores_in;   /* [n][beam_in]: squared errors less the vectors' squared norms, plus the debts */
     const float *norms;       /* [n]: these, roughly; NULL where `scores_in` are the errors themselves */
+    float prefix_weight;      /* >= 0 */
+    const float *debts_in;    /* [n][beam_in]: prefix_weight * the sum of such errors at all lengths up to this one's; */
+    float *debts_out;         /* [n][beam_out]; neither is used where prefix_weight is 0 */
     uint16_t *codes_out;      /* [n][beam_out][code_stride] */
     float *scores_out;        /* [n][beam_out] */
     uint32_t *parents_out;    /* [n][beam_out]: the beam entry extended; may be NULL */

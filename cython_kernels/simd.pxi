@@ -66,6 +66,9 @@ cdef extern from "kernels.h" nogil:
         const uint16_t *codes_in
         const float *scores_in
         const float *norms
+        float prefix_weight
+        const float *debts_in
+        float *debts_out
         uint16_t *codes_out
         float *scores_out
         uint32_t *parents_out

@@ -22,6 +22,7 @@ Labels = npt.NDArray[np.int64]
 
 _ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
 MAX_LEVELS = 1024  # DPQ_MAX_LEVELS of cython_kernels/dpq_scan.h
+PYTHON_STATE = ("_levels", "_prefix_weight", "_train_stats")  # what the C++ object, and so a file, does not hold
 _FINGERPRINT = 512  # codebook values compared to notice that FAISS's C++ changed the codebooks
 
 
@@ -84,6 +85,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     _derived_by_levels: dict[int, DerivedCodes] | None = None
     _levels: int = 0
     _known_M: int = 0
+    _prefix_weight: float = 0.0
     _train_stats: training.TrainStats | None = None
 
     def __init__(self, d: int, M: int, nbits: int = 8, metric: int = faiss.METRIC_L2) -> None:
@@ -208,6 +210,22 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         self.rq.max_beam_size = int(beam_size)
 
     @property
+    def prefix_weight(self) -> float:
+        """What shorter prefixes count for when vectors are encoded: 0 unless set. Not stored in files.
+
+        The encoder's beam is of prefixes with the least squared error plus this weight times their errors at all
+        shorter lengths. At 0, codes are the best at full length; at 0.1, searches of a part of the levels find more,
+        and those of all levels a little less.
+        """
+        return self._prefix_weight
+
+    @prefix_weight.setter
+    def prefix_weight(self, prefix_weight: float) -> None:
+        if not 0 <= prefix_weight < float("inf"):
+            raise ValueError(f"{type(self).__name__}: prefix_weight is {prefix_weight}, expected a number >= 0")
+        self._prefix_weight = float(prefix_weight)
+
+    @property
     def train_stats(self) -> training.TrainStats | None:
         """What the last `train` of this object did; None before it and after reading a file."""
         return self._train_stats
@@ -291,7 +309,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             codes = np.empty((len(x), self.code_size), np.uint8)
         else:
             check_output(codes, (len(x), self.code_size), np.uint8, "IndexDPQ.sa_encode", "codes")
-        unpacked = quantizer.encode(x, self.beam_size)
+        unpacked = quantizer.encode(x, self.beam_size, self._prefix_weight)
         if self.rq.norm_bits == 0:
             codes[:] = _kernels.pack_codes(unpacked, self._nbits)
         else:
@@ -570,12 +588,12 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # __getstate__ of FAISS holds what a file would; ours adds what only the Python object knows.
-        return super().__getstate__() | {"levels": self._levels, "train_stats": self._train_stats}
+        return super().__getstate__() | {name: getattr(self, name) for name in PYTHON_STATE}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._levels = state["levels"]
-        self._train_stats = state["train_stats"]
+        for name in PYTHON_STATE:
+            setattr(self, name, state[name])
 
 
 def _check_owned(index: faiss.IndexResidualQuantizer, method: str) -> None:

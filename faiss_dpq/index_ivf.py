@@ -10,7 +10,7 @@ import numpy.typing as npt
 from . import _kernels, _lists, _selection, training
 from ._scan import Labels
 from ._tensors import accepts_tensors, given
-from .index import IndexDPQ, _search_type, check_arguments, check_output
+from .index import PYTHON_STATE, IndexDPQ, _search_type, check_arguments, check_output
 from .quantizer import Floats, ProgressiveQuantizer, default_beam_size
 
 _ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
@@ -90,6 +90,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     _watched: tuple[Any, ...] | None = None
     _levels: int = 0
     _known_M: int = 0
+    _prefix_weight: float = 0.0
     _train_stats: training.TrainStats | None = None
 
     def __init__(
@@ -150,6 +151,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     _checked_vectors = IndexDPQ._checked_vectors
     levels = IndexDPQ.levels
     beam_size = IndexDPQ.beam_size
+    prefix_weight = IndexDPQ.prefix_weight
     train_stats = IndexDPQ.train_stats
     assign = IndexDPQ.assign
     #: The trained quantizer of the residuals; FAISS's `quantizer` is the coarse one.
@@ -283,7 +285,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
 
     def _codes(self, quantizer: ProgressiveQuantizer, x: Floats, lists: Labels) -> Bytes:
         """Packed codes of vectors in given lists, shape (n, code_size)."""
-        codes = quantizer.encode(x - self._list_centres[lists], self.beam_size)
+        codes = quantizer.encode(x - self._list_centres[lists], self.beam_size, self._prefix_weight)
         return _kernels.pack_codes(codes, self._nbits)
 
     def _sa_codes(self, quantizer: ProgressiveQuantizer, x: Floats, lists: Labels) -> Bytes:
@@ -673,12 +675,12 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # __getstate__ of FAISS holds what a file would; ours adds what only the Python object knows.
-        return super().__getstate__() | {"levels": self._levels, "train_stats": self._train_stats}
+        return super().__getstate__() | {name: getattr(self, name) for name in PYTHON_STATE}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._levels = state["levels"]
-        self._train_stats = state["train_stats"]
+        for name in PYTHON_STATE:
+            setattr(self, name, state[name])
         self._watched = self._coarse = None
 
 

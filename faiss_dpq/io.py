@@ -13,10 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _validate
-from .index import MAX_LEVELS, IndexDPQ
+from .index import MAX_LEVELS, PYTHON_STATE, IndexDPQ
 from .index_ivf import IndexIVFDPQ
-
-_PYTHON_STATE = ("_levels", "_train_stats")
 
 
 def _is_ours(index: faiss.Index) -> bool:
@@ -118,7 +116,7 @@ def clone_index(index: faiss.Index) -> faiss.Index:
 
 def python_state(index: faiss.Index) -> tuple[dict[str, Any], list[Any]]:
     """What only the Python objects of an index and of the indexes within it know, and FAISS's files do not hold."""
-    own = {name: getattr(index, name) for name in _PYTHON_STATE if hasattr(index, name)}
+    own = {name: getattr(index, name) for name in PYTHON_STATE if hasattr(index, name)}
     return own, [python_state(inner) for inner in _inner_indexes(index)]
 
 

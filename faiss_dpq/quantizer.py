@@ -130,7 +130,7 @@ class ProgressiveQuantizer:
             value.nbytes for name, value in vars(self).items() if name != "codebooks" and isinstance(value, np.ndarray)
         )
 
-    def encode(self, x: Floats, beam_size: int | None = None) -> Codes:
+    def encode(self, x: Floats, beam_size: int | None = None, prefix_weight: float = 0.0) -> Codes:
         """Codes of vectors by beam search over the levels (Eq. 26 is `beam_size` 1).
 
         Parameters
@@ -138,6 +138,8 @@ class ProgressiveQuantizer:
         x : array, shape (n, d), float32
         beam_size : int, optional
             Prefixes kept at every level; `default_beam_size(M)` by default.
+        prefix_weight : float
+            What the squared errors of all shorter lengths count for beside that of a prefix, in choosing what to keep.
 
         Returns
         -------
@@ -148,13 +150,13 @@ class ProgressiveQuantizer:
         encode = self._encode_by_residuals if self._cross is None else self._encode_by_tables
 
         def encode_slice(part: slice) -> None:
-            encode(x[part], beam_size, codes[part])
+            encode(x[part], beam_size, prefix_weight, codes[part])
 
         parts = _parallel.slices(len(x), faiss.omp_get_max_threads(), multiple=16)
         _parallel.run(encode_slice, [(part,) for part in parts])
         return codes
 
-    def _encode_by_tables(self, x: Floats, beam_size: int, codes: Codes) -> None:
+    def _encode_by_tables(self, x: Floats, beam_size: int, prefix_weight: float, codes: Codes) -> None:
         _kernels.encode_from_tables(
             np.subtract(x, self._centre, order="C"),
             self._panels,
@@ -165,15 +167,16 @@ class ProgressiveQuantizer:
             beam_size,
             codes,
             min(_ENCODE_BLOCK, max(len(x), 1)),
+            prefix_weight,
         )
 
-    def _encode_by_residuals(self, x: Floats, beam_size: int, codes: Codes) -> None:
+    def _encode_by_residuals(self, x: Floats, beam_size: int, prefix_weight: float, codes: Codes) -> None:
         """The same search without cross tables: every beam entry keeps its residual, and is scored by it."""
         for start in range(0, len(x), _ENCODE_BLOCK):
             residuals = (x[start : start + _ENCODE_BLOCK] - self._centre)[:, None]
             n = len(residuals)
             beam = np.zeros((n, 1, self.M), np.uint16)
-            scores = np.zeros((n, 1), np.float32)
+            scores, debts = np.zeros((n, 1), np.float32), np.zeros((n, 1), np.float32)
             panels_a_level = self.K // _kernels.PANEL
             for level in range(self.M):
                 tables = np.empty((n * beam.shape[1], self.K), np.float32)
@@ -183,12 +186,22 @@ class ProgressiveQuantizer:
                 _kernels.linear(rows, self._panels[panels], norms, -2.0, tables)
                 width = min(beam_size, beam.shape[1] * self.K) if level + 1 < self.M else 1
                 extended = np.zeros((n, width, self.M), np.uint16)
-                extended_scores = np.empty((n, width), np.float32)
+                extended_scores, extended_debts = (np.empty((n, width), np.float32) for _ in range(2))
                 parents = np.empty((n, width), np.uint32)
                 _kernels.encode_level_from_residuals(
-                    tables, self.K, level, beam, scores, extended, extended_scores, parents
+                    tables,
+                    self.K,
+                    level,
+                    beam,
+                    scores,
+                    extended,
+                    extended_scores,
+                    parents,
+                    prefix_weight,
+                    debts,
+                    extended_debts,
                 )
-                beam, scores = extended, extended_scores
+                beam, scores, debts = extended, extended_scores, extended_debts
                 residuals = np.take_along_axis(residuals, parents[..., None].astype(np.intp), axis=1)
                 residuals = residuals - self._centred[level][beam[..., level]]
             codes[start : start + n] = beam[:, 0]

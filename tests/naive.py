@@ -15,18 +15,23 @@ def decode(codebooks, codes):
     return sum(codebooks[l].astype(np.float64)[codes[:, l]] for l in range(codes.shape[1]))
 
 
-def beam_search(codebooks, x, beam_size):
+def beam_search(codebooks, x, beam_size, prefix_weight=0):
     """Codes of one vector x: the beam_size best prefixes are kept at every level (float64)."""
-    beam = [((), x.astype(np.float64))]
+    beam = [((), x.astype(np.float64), 0.0)]
     for level, codebook in enumerate(codebooks.astype(np.float64)):
         extended = [
-            (((residual - c) ** 2).sum(), (*code, k), residual - c)
-            for code, residual in beam
+            (
+                ((residual - c) ** 2).sum() + debt,
+                (*code, k),
+                residual - c,
+                debt + prefix_weight * ((residual - c) ** 2).sum(),
+            )
+            for code, residual, debt in beam
             for k, c in enumerate(codebook)
         ]
         extended.sort(key=lambda entry: entry[0])
         width = 1 if level + 1 == len(codebooks) else beam_size
-        beam = [(code, residual) for _, code, residual in extended[:width]]
+        beam = [entry[1:] for entry in extended[:width]]
     return beam[0][0]
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import faiss_dpq
-from faiss_dpq import _scan
+from faiss_dpq import _kernels, _scan
 from faiss_dpq import quantizer as quantizer_module
 
 FLT_MAX = np.finfo(np.float32).max
@@ -593,3 +593,25 @@ def test_failed_training_leaves_the_index_as_it_was(trained, digits):
     with pytest.raises(RuntimeError):
         untrained.train(digits[:5])
     assert not untrained.is_trained
+
+
+def test_prefix_weight_favours_the_prefixes_of_codes(digits):
+    index = faiss_dpq.IndexDPQ(64, 4, 4)
+    index.train(digits)
+    plain = index.sa_encode(digits)
+    index.prefix_weight = 0.5
+    favoured = index.sa_encode(digits)
+
+    def error(codes, levels):
+        decoded = index.residual_quantizer.decode(_kernels.unpack_codes(codes, levels, 4))
+        return ((decoded - digits) ** 2).sum(1).mean()
+
+    assert error(favoured, 1) < error(plain, 1)
+    assert error(favoured, 2) < error(plain, 2)
+    assert error(plain, 4) < error(favoured, 4) < 1.2 * error(plain, 4)
+    for other in (copy.deepcopy(index), pickle.loads(pickle.dumps(index)), faiss_dpq.clone_index(index)):
+        assert other.prefix_weight == 0.5
+    for bad in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="prefix_weight"):
+            index.prefix_weight = bad
+    assert index.prefix_weight == 0.5

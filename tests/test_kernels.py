@@ -87,16 +87,16 @@ def errors(codebooks, x, codes):
     return ((x - naive.decode(codebooks, codes)) ** 2).sum(1)
 
 
-@given(shape=shapes, beam_size=st.integers(1, 12), by_tables=st.booleans())
-def test_encode_is_beam_search(simd, shape, beam_size, by_tables, monkeypatch):
+@given(shape=shapes, beam_size=st.integers(1, 12), by_tables=st.booleans(), prefix_weight=st.sampled_from([0, 0.1, 2]))
+def test_encode_is_beam_search(simd, shape, beam_size, by_tables, prefix_weight, monkeypatch):
     if not by_tables and shape["nbits"] < 4:
         return  # cross tables of so few codewords always fit
     monkeypatch.setattr(quantizer_module, "MAX_CROSS_TABLE_BYTES", (1 << 40) if by_tables else -1)
     rng = np.random.default_rng(shape["seed"])
     codebooks = naive.random_codebooks(rng, shape["M"], 1 << shape["nbits"], shape["d"])
     x = rng.standard_normal((shape["n"], shape["d"])).astype(np.float32)
-    codes = ProgressiveQuantizer(codebooks).encode(x, beam_size)
-    expected = np.array([naive.beam_search(codebooks, v, beam_size) for v in x])
+    codes = ProgressiveQuantizer(codebooks).encode(x, beam_size, prefix_weight)
+    expected = np.array([naive.beam_search(codebooks, v, beam_size, prefix_weight) for v in x])
     # Rounding may choose the other of two codewords that are equally near, and so another path.
     same = (codes == expected).all(1)
     assert same.mean() > 0.9
