@@ -186,6 +186,25 @@ def test_pqn_s_triplets_train_network_and_codebooks(images, batch):
         assert all(bool(g.any()) for g in pi)
 
 
+def test_rpqn_s_codebooks_follow_the_error_of_every_depth_too(images, batch):
+    model = initialised(RPQN, images, M=2, depth=2).eval()
+    with_error, without = (
+        gradients(model, batch, LossWeights(classification=0, hard=hard), quantize=True) for hard in (0.5, 0)
+    )
+    r = model.represent(model.features(batch[0])).detach()
+    expected = 0
+    for sub, part in zip(r.split(model.d // 2, dim=1), model.quantizer.subspaces, strict=True):
+        codes = part.encode(sub)
+        for depth in (1, 2):
+            decoded = sum(part.codebooks[level][codes[:, level]] for level in range(depth))
+            expected += (sub - decoded).square().sum(1).mean()
+    torch.testing.assert_close(with_error[2].parts["hard"], expected)
+    for theta, same in zip(with_error[0], without[0], strict=True):  # the network follows the triplets alone
+        torch.testing.assert_close(theta, same)
+    assert any(not torch.equal(pi, other) for pi, other in zip(with_error[1], without[1], strict=True))
+    assert "hard" not in gradients(initialised(PQN, images, M=2), batch, LossWeights(), quantize=True)[2].parts
+
+
 def test_any_module_is_a_backbone(batch):
     pixels, _ = batch
     backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 9))

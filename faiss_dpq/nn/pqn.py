@@ -94,10 +94,23 @@ class ProductQuantization(nn.Module):
 
     def forward(self, x: Tensor) -> Quantized:
         """Values of shape (1, n, d), sub-spaces concatenated and their levels summed; codes (n, M * depth)."""
-        parts = [part(sub) for part, sub in zip(self._parts(), self._split(x), strict=True)]
+        return self.joined(self.parts(x))
+
+    def parts(self, x: Tensor) -> list[Quantized]:
+        """What each sub-space makes of its share of x: values of shape (depth, n, d / M)."""
+        return [part(sub) for part, sub in zip(self._parts(), self._split(x), strict=True)]
+
+    @staticmethod
+    def joined(parts: list[Quantized]) -> Quantized:
+        """All sub-spaces' values as one, as `forward` returns them."""
         soft = torch.cat([part.soft.sum(0) for part in parts], 1)
         hard = torch.cat([part.hard.sum(0) for part in parts], 1)
         return Quantized(soft[None], hard[None], torch.cat([part.codes for part in parts], 1))
+
+    def prefix_error(self, x: Tensor, parts: list[Quantized]) -> Tensor:
+        """Squared error of the assigned codewords, summed over the sub-spaces and their prefixes of every length."""
+        errors = [losses.hard_loss(sub, part) for sub, part in zip(self._split(x), parts, strict=True)]
+        return torch.stack(errors).sum()
 
     def initialise(self, x: Tensor, seed: int) -> None:
         """Set the codebooks by (residual) k-means in every sub-space."""
@@ -194,15 +207,23 @@ class PQN(DeepQuantizer):
     def objective(
         self, images: Tensor, labels: Tensor, weights: LossWeights, *, quantize: bool, frozen: bool = False
     ) -> Objective:
-        """Asymmetric triplet loss + lambda L_C; see `DeepQuantizer`. PQN's codebooks follow the triplets."""
+        """Asymmetric triplet loss + lambda L_C; see `DeepQuantizer`. PQN's codebooks follow the triplets.
+
+        RPQN's follow mu times their squared error as well (our choice): of triplets alone, deeper levels learn sums of
+        soft values, of which the nearest codewords are no longer a part.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             features = self.features(images)
             r = self.represent(features)
         labels = labels.to(r.device)
-        quantized = self.quantizer(r) if quantize else None
+        quantized_parts = self.quantizer.parts(r) if quantize else None
+        quantized = None if quantized_parts is None else self.quantizer.joined(quantized_parts)
         database = r if quantized is None else quantized.soft[0]
         parts = {"triplet": losses.asymmetric_triplet_loss(r, database, labels)}
         loss = parts["triplet"]
+        if quantized_parts is not None and self.quantizer.depth > 1:
+            parts["hard"] = self.quantizer.prefix_error(r.detach(), quantized_parts)
+            loss = loss + weights.hard * parts["hard"]
         if weights.classification and not frozen:
             parts["classification"] = losses.classification_loss(self.classifier(self._pooled(features)), labels)
             loss = loss + weights.classification * parts["classification"]
