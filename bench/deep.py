@@ -147,7 +147,12 @@ def unsupervised(seed: int, output: Path) -> None:
 
 def results(output: Path) -> list[report.Result]:
     """All that has been measured so far."""
-    found = report.collect(sorted(path.parent for path in output.glob("*/metrics.json")))
+    folders = sorted(path.parent for path in output.glob("*/metrics.json"))
+    random = [folder for folder in folders if "-random-" in folder.name]
+    found = report.collect([folder for folder in folders if folder not in random])
+    for row in report.collect(random):
+        row.label += ", random codebooks"
+        found.append(row)
     rows: dict[str, report.Result] = {}
     for path in sorted(output.glob("unsupervised-seed*.json")):
         for name, by_length in json.loads(path.read_text()).items():
