@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _kernels, _parallel, _selection
-from ._scan import _FIRST_RANGE_K, _RANGE_RESULTS, Labels
+from ._scan import Labels, grow_until_too_far
 from .quantizer import Floats, ProgressiveQuantizer
 
 _TABLE_BYTES = 32 << 20  # of distance tables held at a time by a thread
@@ -399,33 +399,20 @@ def range_search(
 ) -> tuple[Labels, Floats, Labels]:
     """All codes in the probed lists that are nearer than `thresh`; arguments as in `search`.
 
-    The k nearest are searched for with a k that grows until the last of them is too far.
-
     Returns
     -------
     lims : array, shape (nq + 1,), int64
     D : array, shape (lims[-1],), float32
     I : array, shape (lims[-1],), int64
     """
-    nothing = (np.empty(0, np.float32), np.empty(0, np.int64))
-    found = [nothing] * len(xq)
+
+    def nearest(queries: npt.NDArray[np.intp], k: int) -> tuple[Floats, Labels]:
+        found = search(derived, lists, selector, xq[queries], keys[queries], counts[queries], k)
+        return found.D, found.I
+
     most = int(counts.sum(axis=1).max(initial=0))
-    open_queries, k = np.arange(len(xq)), min(_FIRST_RANGE_K, most)
-    while k and len(open_queries):
-        still_open = []
-        for block in np.array_split(open_queries, -(-len(open_queries) * k // _RANGE_RESULTS)):
-            some = search(derived, lists, selector, xq[block], keys[block], counts[block], k)
-            near = (thresh > some.D if derived.centres.metric == faiss.METRIC_L2 else thresh < some.D) & (some.I >= 0)
-            n_near = near.sum(axis=1)
-            for row, query in enumerate(block):
-                found[query] = (some.D[row, : n_near[row]].copy(), some.I[row, : n_near[row]].copy())
-            still_open.append(block[n_near == k])
-        if k == most:
-            break
-        open_queries, k = np.concatenate(still_open), min(8 * k, most)
-    lims = np.zeros(len(xq) + 1, np.int64)
-    np.cumsum([len(I) for _, I in found], out=lims[1:])
-    return lims, np.concatenate([D for D, _ in [*found, nothing]]), np.concatenate([I for _, I in [*found, nothing]])
+    nearer = np.less if derived.centres.metric == faiss.METRIC_L2 else np.greater
+    return grow_until_too_far(nearest, len(xq), most, nearer, thresh)
 
 
 def _allowed(

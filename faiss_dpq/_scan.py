@@ -3,6 +3,7 @@
 # Annotations of nested functions would be evaluated at every call.
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import faiss
@@ -111,7 +112,7 @@ def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Float
         part = slice(start, min(start + block, len(xq)))
         tables = quantizer.tables(xq[part], derived.levels, derived.metric)
         _scan_block(derived, vectors, tables, hashes, D[part], I[part])
-    if hashes is not None and not np.array_equal(hashes, expected):
+    if hashes is not None and hashes.tobytes() != expected.tobytes():
         derived.update(packed)
         return search(derived, packed, selection, xq, k)
     if derived.metric == faiss.METRIC_L2:
@@ -129,34 +130,61 @@ def range_search(
 ) -> tuple[npt.NDArray[np.int64], Floats, Labels]:
     """All codes nearer than `thresh` (nearer: a larger product, for inner products), nearest first.
 
-    The k nearest are searched for with a k that grows until the last of them is too far.
-
     Returns
     -------
     lims : array, shape (nq + 1,), int64
     D : array, shape (lims[-1],), float32
     I : array, shape (lims[-1],), int64
     """
-    found: list[tuple[Floats, Labels]] = [(np.empty(0, np.float32), np.empty(0, np.int64))] * len(xq)
     searched = len(packed) if selection.ids is None else len(selection.ids)
-    open_queries, k = np.arange(len(xq)), min(_FIRST_RANGE_K, searched)
+    nearer = np.less if derived.metric == faiss.METRIC_L2 else np.greater
+    return grow_until_too_far(
+        lambda queries, k: search(derived, packed, selection, xq[queries], k), len(xq), searched, nearer, thresh
+    )
+
+
+def grow_until_too_far(
+    nearest: Callable[[npt.NDArray[np.intp], int], tuple[Floats, Labels]],
+    nq: int,
+    most: int,
+    nearer: np.ufunc,
+    thresh: float,
+) -> tuple[npt.NDArray[np.int64], Floats, Labels]:
+    """A range search by k-nearest searches whose k grows until the last result is too far.
+
+    Parameters
+    ----------
+    nearest : callable
+        Of numbers of queries and k, the queries' k nearest: D and I, shape (n, k).
+    nq : int
+        Number of queries.
+    most : int
+        Vectors that a query is compared with, at most.
+    nearer : numpy.less or numpy.greater
+        What a distance has to be than `thresh`.
+
+    Returns
+    -------
+    lims, D, I : arrays
+        As `range_search` returns them.
+    """
+    nothing = (np.empty(0, np.float32), np.empty(0, np.int64))
+    found = [nothing] * nq
+    open_queries, k = np.arange(nq), min(_FIRST_RANGE_K, most)
     while k and len(open_queries):
         still_open = []
         for block in np.array_split(open_queries, -(-len(open_queries) * k // _RANGE_RESULTS)):
-            D, I = search(derived, packed, selection, xq[block], k)
-            near = (thresh > D if derived.metric == faiss.METRIC_L2 else thresh < D) & (I >= 0)
-            counts = near.sum(axis=1)
+            D, I = nearest(block, k)
+            counts = (nearer(D, thresh) & (I >= 0)).sum(axis=1)
             for row, query in enumerate(block):
                 found[query] = (D[row, : counts[row]].copy(), I[row, : counts[row]].copy())
             still_open.append(block[counts == k])
-        open_queries = np.concatenate(still_open)
-        if k == searched:
+        if k == most:
             break
-        k = min(8 * k, searched)
-    lims = np.zeros(len(xq) + 1, np.int64)
+        open_queries, k = np.concatenate(still_open), min(8 * k, most)
+    lims = np.zeros(nq + 1, np.int64)
     np.cumsum([len(I) for _, I in found], out=lims[1:])
-    empty = [(np.empty(0, np.float32), np.empty(0, np.int64))]
-    return lims, np.concatenate([D for D, _ in found + empty]), np.concatenate([I for _, I in found + empty])
+    return lims, np.concatenate([D for D, _ in [*found, nothing]]), np.concatenate([I for _, I in [*found, nothing]])
 
 
 def _scan_block(
