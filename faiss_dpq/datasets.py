@@ -88,21 +88,40 @@ def load_fashion_mnist(queries: int = 5_000, folder: Path = FASHION_MNIST) -> Ve
     FileNotFoundError
         If a file is missing.
     ValueError
-        If there are not that many queries.
+        If a file is not such a file, or there are not that many queries.
     """
-    base, test = (idx_images(folder / f"{part}-images-idx3-ubyte.gz") for part in ("train", "t10k"))
+    files = (read_idx(folder, f"{part}-images-idx3-ubyte", (28, 28)) for part in ("train", "t10k"))
+    base, test = (images.reshape(len(images), -1).astype(np.float32) for images in files)
     if not 1 <= queries <= len(test):
         raise ValueError(f"load_fashion_mnist: queries is {queries}, expected 1 to {len(test):,}")
     return VectorSet(train=base, base=base, queries=test[:queries])
 
 
-def idx_images(path: Path) -> Vectors:
-    """The images of a gzipped file of the MNIST family, as float32 rows of 784 pixels."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: install Debian's package dataset-fashion-mnist")
-    header_bytes, pixels = 16, 28 * 28
-    with gzip.open(path) as stream:
-        return np.frombuffer(stream.read(), np.uint8, offset=header_bytes).reshape(-1, pixels).astype(np.float32)
+def read_idx(folder: Path, name: str, item_shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """The items of an idx file of bytes; its header: 0, 0, 8 (bytes), dimensions, then each dimension in 4 bytes."""
+    path = next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
+    if path is None:
+        raise FileNotFoundError(
+            f"{folder / name}[.gz] is missing: expected Fashion-MNIST's four idx files there, as Debian's package "
+            f"dataset-fashion-mnist puts them into {FASHION_MNIST}"
+        )
+    content = _content(path)
+    n_dimensions = 1 + len(item_shape)
+    header = 4 + 4 * n_dimensions
+    shape = tuple(int(size) for size in np.frombuffer(content[4:header], ">u4"))
+    if content[:4] != bytes([0, 0, 8, n_dimensions]) or shape[1:] != item_shape:
+        raise ValueError(f"{path} is not an idx file of bytes of shape (n, {', '.join(map(str, item_shape))})")
+    if len(content) - header != np.prod(shape):
+        raise ValueError(f"{path} has {len(content) - header} bytes of items, its header says {np.prod(shape)}")
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            return stream.read()
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is not a complete gzip file: {error}") from error
 
 
 def load_wordnet(

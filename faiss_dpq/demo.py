@@ -18,10 +18,11 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import faiss_dpq
+from faiss_dpq import benchmark
 from faiss_dpq.datasets import Vectors, VectorSet
 
 CODE_SIZES = (4, 8)
-RANKS = (1, 10, 100)
+RANKS = benchmark.RANKS
 ROUNDS = 2
 LONG_SEARCH_S = 2.0  # long enough to be timed once
 FAISS_TRAIN_CAP = 256 * 256  # max_points_per_centroid times codewords; OPQMatrix.max_train_points
@@ -166,8 +167,7 @@ def recalls(ids: Ids, truth: Ids) -> tuple[float, ...]:
     truth : ndarray of shape (nq, 1), int64
         The true nearest neighbour of each query.
     """
-    hits = ids == truth
-    return tuple(float(hits[:, :rank].any(axis=1).mean()) for rank in RANKS)
+    return tuple(benchmark.recalls(ids, truth[:, 0]))
 
 
 def format_table(runs: Sequence[Run], markdown: bool = False) -> str:

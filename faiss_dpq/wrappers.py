@@ -21,6 +21,7 @@ import numpy.typing as npt
 from ._scan import MISSING, Labels
 from ._selection import selector_of
 from ._tensors import accepts_tensors, given
+from .index import IndexDPQ
 from .io import DOWNCASTS, downcast_index, python_state, set_python_state
 from .quantizer import Floats
 
@@ -90,17 +91,7 @@ class _Wrapper(faiss.Index):
 
     # ---- checks --------------------------------------------------------------------------------------------------
 
-    def _checked_vectors(self, x: npt.NDArray[Any], method: str) -> Floats:
-        """x as a contiguous float32 array of shape (n, d), or the error that FAISS's wrapper would raise."""
-        name = f"{type(self).__name__}.{method}"
-        x = np.asarray(x)
-        if x.dtype.kind not in "fiub":
-            raise TypeError(f"{name}: x has dtype {x.dtype}, expected float32")
-        if x.ndim != 2:
-            raise ValueError(f"{name}: x has {x.ndim} dimensions, expected 2: (n, {self.d})")
-        if x.shape[1] != self.d:
-            raise AssertionError(f"{name}: x has {x.shape[1]} columns, the index has d={self.d}")
-        return np.ascontiguousarray(x, np.float32)
+    _checked_vectors = IndexDPQ._checked_vectors
 
     def _checked_queries(
         self, x: npt.NDArray[Any], k: int, method: str, D: Floats | None = None, I: Labels | None = None

@@ -90,7 +90,7 @@ def test_fashion_mnist_is_read_from_gzipped_idx_files(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 784)).astype(np.uint8)
     for name, part in (("train", pixels[:7]), ("t10k", pixels[7:])):
         with gzip.open(tmp_path / f"{name}-images-idx3-ubyte.gz", "wb") as file:
-            file.write(bytes(16) + part.tobytes())
+            file.write(bytes([0, 0, 8, 3]) + np.array([len(part), 28, 28], ">u4").tobytes() + part.tobytes())
     vectors = datasets.load_fashion_mnist(queries=4, folder=tmp_path)
     np.testing.assert_array_equal(vectors.base, pixels[:7].astype(np.float32))
     np.testing.assert_array_equal(vectors.queries, pixels[7:11].astype(np.float32))

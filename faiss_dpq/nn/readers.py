@@ -1,6 +1,5 @@
 """Readers of the files that labelled images are published in; errors name the file and what was expected of it."""
 
-import gzip
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from faiss_dpq.datasets import FASHION_MNIST, read_idx
+
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's dataset-fashion-mnist puts it
 FASHION_MNIST_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -53,8 +53,8 @@ def read_fashion_mnist(folder: str | Path = FASHION_MNIST) -> LabelledImages:
     """
     images, labels = [], []
     for part in ("train", "t10k"):
-        images.append(_read_idx(Path(folder), f"{part}-images-idx3-ubyte", (28, 28)))
-        labels.append(_read_idx(Path(folder), f"{part}-labels-idx1-ubyte", ()))
+        images.append(read_idx(Path(folder), f"{part}-images-idx3-ubyte", (28, 28)))
+        labels.append(read_idx(Path(folder), f"{part}-labels-idx1-ubyte", ()))
         if len(images[-1]) != len(labels[-1]):
             raise ValueError(
                 f"{folder}: there are {len(images[-1])} {part} images and {len(labels[-1])} labels, expected as many"
@@ -63,33 +63,6 @@ def read_fashion_mnist(folder: str | Path = FASHION_MNIST) -> LabelledImages:
     if numbers.max() >= len(FASHION_MNIST_CLASSES):
         raise ValueError(f"{folder}: there is a label {numbers.max()}, expected 0 to 9")
     return LabelledImages(np.concatenate(images)[:, None], numbers, FASHION_MNIST_CLASSES)
-
-
-def _read_idx(folder: Path, name: str, item_shape: tuple[int, ...]) -> Pixels:
-    """The items of an idx file of bytes; its header: 0, 0, 8 (bytes), dimensions, then each dimension in 4 bytes."""
-    path = next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
-    if path is None:
-        raise FileNotFoundError(
-            f"{folder / name}[.gz] is missing: expected Fashion-MNIST's four idx files there, as Debian's package "
-            f"dataset-fashion-mnist puts them into {FASHION_MNIST}"
-        )
-    content = _content(path)
-    n_dimensions = 1 + len(item_shape)
-    header = 4 + 4 * n_dimensions
-    shape = tuple(int(size) for size in np.frombuffer(content[4:header], ">u4"))
-    if content[:4] != bytes([0, 0, 8, n_dimensions]) or shape[1:] != item_shape:
-        raise ValueError(f"{path} is not an idx file of bytes of shape (n, {', '.join(map(str, item_shape))})")
-    if len(content) - header != np.prod(shape):
-        raise ValueError(f"{path} has {len(content) - header} bytes of items, its header says {np.prod(shape)}")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            return stream.read()
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is not a complete gzip file: {error}") from error
 
 
 def read_cifar10(folder: str | Path) -> LabelledImages:
