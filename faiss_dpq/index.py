@@ -275,11 +275,18 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         x = self._checked_vectors(x, "train", numeric_type)
         if xq_train is not None:
             self._checked_vectors(xq_train, "train", name="xq_train")
+        self._require_empty()
+        self._learn(x, effort, weights, trainer)
+
+    def _require_empty(self) -> None:
         if self.ntotal:
             raise RuntimeError(
-                f"IndexDPQ.train: the index holds {self.ntotal} vectors, whose codes new codebooks would garble; "
-                "call reset() first"
+                f"{type(self).__name__}.train: the index holds {self.ntotal} vectors, whose codes new codebooks would "
+                "garble; call reset() first"
             )
+
+    def _learn(self, x: Floats, effort: str | training.Effort, weights: npt.ArrayLike | None, trainer: str) -> None:
+        """Train codebooks on what is to be coded by them, and take them over."""
         codebooks, stats = training.train_codebooks(
             x,
             self.rq.M,

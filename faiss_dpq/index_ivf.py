@@ -145,6 +145,8 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     _codebook_values = IndexDPQ._codebook_values
     _fingerprint = IndexDPQ._fingerprint
     _set_quantizer = IndexDPQ._set_quantizer
+    _require_empty = IndexDPQ._require_empty
+    _learn = IndexDPQ._learn
     _nbits = IndexDPQ._nbits
     _M = IndexDPQ._M
     _checked_levels = IndexDPQ._checked_levels
@@ -233,26 +235,10 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
             If `effort` or `trainer` is not a known name, or `weights` do not fit.
         """
         x = self._checked_vectors(x, "train", numeric_type)
-        if self.ntotal:
-            raise RuntimeError(
-                f"IndexIVFDPQ.train: the index holds {self.ntotal} vectors, whose codes new codebooks would garble; "
-                "call reset() first"
-            )
+        self._require_empty()
         training.check_arguments(x, self.rq.M, self._nbits, effort, weights, trainer)
         self.train_q1(len(x), faiss.swig_ptr(x), self.verbose, self.metric_type)
-        residuals = x - self._list_centres[self._assigned(x)]
-        codebooks, stats = training.train_codebooks(
-            residuals,
-            self.rq.M,
-            self._nbits,
-            seed=self.rq.cp.seed,
-            effort=effort,
-            weights=weights,
-            verbose=self.verbose,
-            trainer=trainer,
-        )
-        self._set_quantizer(ProgressiveQuantizer(codebooks))
-        self._train_stats = stats
+        self._learn(x - self._list_centres[self._assigned(x)], effort, weights, trainer)
 
     @accepts_tensors
     def add(self, x: npt.NDArray[Any], numeric_type: int = faiss.Float32) -> None:

@@ -54,6 +54,7 @@ def test_fashion_mnist_is_read_from_idx_files(fashion):
         ("t10k-images-idx3-ubyte.gz", b"plain", "not a complete gzip file"),
         ("t10k-images-idx3-ubyte.gz", gzip.compress(idx(np.zeros((20, 28, 28), np.uint8)))[:30], "not a complete gzip"),
     ],
+    ids=["fewer labels", "label 10", "cut", "not idx", "narrow images", "not gzip", "cut gzip"],
 )
 def test_a_damaged_idx_file_is_named(fashion, name, content, message):
     (fashion[0] / name).write_bytes(content)
