@@ -76,14 +76,22 @@ def _residual_quantizer(d: int, size: int, beam_size: int) -> faiss.Index:
     return index
 
 
+# FAISS 1.15 fills no table of norms for these two, and ST_norm_from_LUT aborts the process: codes are decoded instead.
+_DECODED = faiss.AdditiveQuantizer.ST_decompress
+
+
 def _local_search_quantizer(d: int, size: int) -> faiss.Index:
-    return faiss.IndexLocalSearchQuantizer(d, size, 8, faiss.METRIC_L2, faiss.AdditiveQuantizer.ST_norm_from_LUT)
+    return faiss.IndexLocalSearchQuantizer(d, size, 8, faiss.METRIC_L2, _DECODED)
 
 
-def _product_residual_quantizer(d: int, size: int) -> faiss.Index:
+def _product_residual_quantizer(d: int, size: int) -> faiss.Index | None:
     """Two sub-vectors with half of the levels each."""
-    search_type = faiss.AdditiveQuantizer.ST_norm_from_LUT
-    return faiss.IndexProductResidualQuantizer(d, 2, size // 2, 8, faiss.METRIC_L2, search_type)
+    if d % 2 or size % 2:
+        return None
+    index = faiss.IndexProductResidualQuantizer(d, 2, size // 2, 8, faiss.METRIC_L2, _DECODED)
+    for m in range(2):
+        faiss.downcast_AdditiveQuantizer(index.prq.subquantizer(m)).cp.max_points_per_centroid = _NO_LIMIT
+    return index
 
 
 def _product_quantizer(d: int, size: int) -> faiss.Index | None:

@@ -34,9 +34,10 @@ def test_a_row_holds_what_the_index_does(small):
     assert (row.size, row.nprobe) == (2, 0)
 
 
-def test_stock_additive_indexes_are_ranked_by_their_decoded_vectors(small):
-    (row,) = benchmark.measure("small", small, benchmark.truth(small), "RQ beam 5", 2)
-    index = benchmark.METHODS["RQ beam 5"](16, 2)
+@pytest.mark.parametrize(("method", "size"), [("RQ beam 5", 2), ("LSQ", 2), ("PRQ", 4)])
+def test_stock_additive_indexes_are_ranked_by_their_decoded_vectors(small, method, size):
+    (row,) = benchmark.measure("small", small, benchmark.truth(small), method, size)
+    index = benchmark.METHODS[method](16, size)
     index.train(small.train)
     index.add(small.base)
     assert index.code_size == row.size

@@ -52,6 +52,8 @@ class LossWeights(NamedTuple):
         tau: of E, in what the backbone follows. The codebooks follow E itself (Eq. 25).
     soft, hard, match : float
         Of the parts of E: 1, mu and nu.
+    triplet_scale : float, optional
+        See `TrainConfig`.
     """
 
     semantic: float = 1.0
@@ -60,6 +62,7 @@ class LossWeights(NamedTuple):
     soft: float = 1.0
     hard: float = 1.0
     match: float = 0.1
+    triplet_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,9 @@ class TrainConfig:
         "cosine": in each phase the rates rise for its first twentieth and then fall to zero as a cosine.
     lambda_semantic, lambda_classification, tau, mu, nu : float
         Factors of L_S, L_C and E (Eq. 24), and of E's hard and match terms (Eq. 21).
+    triplet_scale : float, optional
+        Of the similarities in PQN's triplet loss: 1 in the paper. By default 4 / M, so that they span as much as those
+        of 4 sub-vectors, whatever M: of fewer, 1 leaves the sigmoid near its middle.
     gamma : float, optional
         Overrides the quantizer's own.
     subtract : "soft" or "hard", optional
@@ -138,6 +144,7 @@ class TrainConfig:
     tau: float = 1.0
     mu: float = 1.0
     nu: float = 0.1
+    triplet_scale: float | None = None
     gamma: float | None = None
     subtract: str | None = None
     codebook_init: str = "kmeans"
@@ -168,6 +175,8 @@ class TrainConfig:
         ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"TrainConfig: {name} is {getattr(self, name)}, expected at least 0")
+        if self.triplet_scale is not None and not self.triplet_scale > 0:
+            raise ValueError(f"TrainConfig: triplet_scale is {self.triplet_scale}, expected more than 0")
         if not 0 <= self.erase <= 1:
             raise ValueError(f"TrainConfig: erase is {self.erase}, expected 0 to 1")
         if self.feature_epochs is not None and not 0 <= self.feature_epochs <= self.epochs:
@@ -218,4 +227,5 @@ class TrainConfig:
             soft=float(parts.soft),
             hard=self.mu,
             match=self.nu * parts.soft,
+            triplet_scale=self.triplet_scale,
         )

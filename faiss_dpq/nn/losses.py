@@ -95,17 +95,19 @@ def adaptive_margin_loss(v: Tensor, labels: Tensor, embeddings: Tensor) -> Tenso
     return hinge.masked_fill(has_label[images], 0).sum() / len(v)
 
 
-def asymmetric_triplet_loss(raw: Tensor, quantized: Tensor, labels: Tensor) -> Tensor:
+def asymmetric_triplet_loss(raw: Tensor, quantized: Tensor, labels: Tensor, scale: float = 1.0) -> Tensor:
     """PQN's loss: similarities of a query's kind of vector, raw, with those of the database's, quantized.
 
         mean over the batch's triplets (anchor, positive, negative) of
-        sigmoid(<r_anchor, s_negative> - <r_anchor, s_positive>)
+        sigmoid(scale (<r_anchor, s_negative> - <r_anchor, s_positive>))
 
     Parameters
     ----------
     raw, quantized : tensors, shape (n, d)
     labels : tensor, shape (n,) of class numbers, or (n, c), multi-hot
         Images that share a label are positives of each other; an image is not its own.
+    scale : float
+        1 in the paper.
 
     Returns
     -------
@@ -115,7 +117,7 @@ def asymmetric_triplet_loss(raw: Tensor, quantized: Tensor, labels: Tensor) -> T
     similar = shared_labels(labels)
     itself = torch.eye(len(raw), dtype=torch.bool, device=raw.device)
     anchors, positives = (similar & ~itself).nonzero(as_tuple=True)
-    products = raw @ quantized.T
+    products = scale * raw @ quantized.T
     terms = (products[anchors] - products[anchors, positives][:, None]).sigmoid()
     negatives = ~similar[anchors]
     return (terms * negatives).sum() / negatives.sum().clamp_min(1)

@@ -219,7 +219,8 @@ class PQN(DeepQuantizer):
         quantized_parts = self.quantizer.parts(r) if quantize else None
         quantized = None if quantized_parts is None else self.quantizer.joined(quantized_parts)
         database = r if quantized is None else quantized.soft[0]
-        parts = {"triplet": losses.asymmetric_triplet_loss(r, database, labels)}
+        scale = 4 / self.quantizer.M if weights.triplet_scale is None else weights.triplet_scale
+        parts = {"triplet": losses.asymmetric_triplet_loss(r, database, labels, scale)}
         loss = parts["triplet"]
         if quantized_parts is not None and self.quantizer.depth > 1:
             parts["hard"] = self.quantizer.prefix_error(r.detach(), quantized_parts)
