@@ -23,6 +23,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from .index import shrinkage_of
+
 _SEAL = b"\nfaiss_dpq crc32 "  # then eight hexadecimal digits and a line feed
 _SEAL_SIZE = len(_SEAL) + 9
 _CHUNK = 1 << 24  # bytes read at a time for a checksum
@@ -158,6 +160,8 @@ def _damage(index: faiss.IndexResidualQuantizer | faiss.IndexIVFResidualQuantize
         return f"is_trained is {index.is_trained} and rq.is_trained is {rq.is_trained}"
     if index.is_trained and codebooks.size != index.d * rq.total_codebook_size:
         return f"rq.codebooks has {codebooks.size} values, expected {index.d * rq.total_codebook_size}"
+    if not 0 < shrinkage_of(rq) <= 1:
+        return f"rq.norm_max, the shrinkage, is {rq.norm_max}"
     flat = isinstance(index, faiss.IndexResidualQuantizer)
     if flat and index.codes.size() != index.ntotal * index.code_size:
         return f"{index.codes.size()} bytes of codes for {index.ntotal} vectors of {index.code_size}"

@@ -23,6 +23,7 @@ Labels = npt.NDArray[np.int64]
 _ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
 MAX_LEVELS = 1024  # DPQ_MAX_LEVELS of cython_kernels/dpq_scan.h
 PYTHON_STATE = ("_levels", "_prefix_weight", "_train_stats")  # what the C++ object, and so a file, does not hold
+_RANKING_BEAM = 8  # of the encoder when `train` chooses the shrinkage
 _FINGERPRINT = 512  # codebook values compared to notice that FAISS's C++ changed the codebooks
 
 
@@ -122,6 +123,9 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         faiss.copy_array_to_vector(quantizer.codebooks.ravel(), self.rq.codebooks)
         if not self.rq.train_type & faiss.ResidualQuantizer.Skip_codebook_tables:
             self.rq.compute_codebook_tables()
+        if self.rq.norm_bits == 0:
+            # Files have no place for it but FAISS's range of stored norms, of which there are none.
+            self.rq.norm_min, self.rq.norm_max = float("nan"), float(quantizer.shrinkage)
         self.rq.is_trained = True
         self.is_trained = True
         self._cached = (self._fingerprint(), quantizer)
@@ -152,7 +156,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             shape = (self.rq.M, 1 << self._nbits, self.d)
             self._cached = (
                 fingerprint,
-                ProgressiveQuantizer(self._codebook_values().reshape(shape)),
+                ProgressiveQuantizer(self._codebook_values().reshape(shape), self.shrinkage),
             )
         return self._cached[1]
 
@@ -226,6 +230,15 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         self._prefix_weight = float(prefix_weight)
 
     @property
+    def shrinkage(self) -> float:
+        """What `train` multiplied the codebooks by, around their centre; vectors are, too, before they are encoded.
+
+        It is kept in files, but a stock FAISS that encodes further vectors does not know of it, and gives them codes
+        that rank a little worse.
+        """
+        return shrinkage_of(self.rq)
+
+    @property
     def train_stats(self) -> training.TrainStats | None:
         """What the last `train` of this object did; None before it and after reading a file."""
         return self._train_stats
@@ -242,6 +255,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         effort: str | training.Effort = "default",
         weights: npt.ArrayLike | None = None,
         trainer: str = "least-squares",
+        shrinkage: float | None = None,
     ) -> None:
         """Learn the codebooks from vectors: residual k-means, then annealed alternation of encoding and least squares.
 
@@ -262,6 +276,10 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             too.
         trainer : "least-squares" or "sgd"
             "sgd" goes on with the paper's own optimiser, in torch; see `faiss_dpq.training.train_codebooks`.
+        shrinkage : float, optional
+            How far reconstructions are moved towards their centre at last. By default the factor by which training
+            vectors rank each other best, `faiss_dpq.training.ranking_shrinkage`; 1 gives the least squared error. Inner
+            products are ranked alike by all, and it is 1.
 
         Raises
         ------
@@ -269,14 +287,18 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             If there are fewer vectors than codewords in a codebook, a value is NaN or infinite, the index already holds
             vectors, or numeric_type is another one of FAISS's.
         ValueError
-            If `effort` or `trainer` is not a known name, or `weights` are not M finite numbers >= 0 of which the last
-            is > 0.
+            If `effort` or `trainer` is not a known name, `weights` are not M finite numbers >= 0 of which the last
+            is > 0, or `shrinkage` is not above 0 and at most 1.
         """
         x = self._checked_vectors(x, "train", numeric_type)
         if xq_train is not None:
             self._checked_vectors(xq_train, "train", name="xq_train")
+        if shrinkage is not None and not 0 < shrinkage <= 1:
+            raise ValueError(f"IndexDPQ.train: shrinkage is {shrinkage}, expected above 0 and at most 1")
         self._require_empty()
-        self._learn(x, effort, weights, trainer)
+        if self.metric_type == faiss.METRIC_INNER_PRODUCT:
+            shrinkage = 1.0
+        self._learn(x, effort, weights, trainer, shrinkage)
 
     def _require_empty(self) -> None:
         if self.ntotal:
@@ -285,7 +307,14 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
                 "garble; call reset() first"
             )
 
-    def _learn(self, x: Floats, effort: str | training.Effort, weights: npt.ArrayLike | None, trainer: str) -> None:
+    def _learn(
+        self,
+        x: Floats,
+        effort: str | training.Effort,
+        weights: npt.ArrayLike | None,
+        trainer: str,
+        shrinkage: float | None,
+    ) -> None:
         """Train codebooks on what is to be coded by them, and take them over."""
         codebooks, stats = training.train_codebooks(
             x,
@@ -297,7 +326,11 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             verbose=self.verbose,
             trainer=trainer,
         )
-        self._set_quantizer(ProgressiveQuantizer(codebooks))
+        quantizer = ProgressiveQuantizer(codebooks)
+        if shrinkage is None:
+            shrinkage = training.ranking_shrinkage(x, quantizer, min(self.beam_size, _RANKING_BEAM), self.rq.cp.seed)
+        stats.shrinkage = shrinkage
+        self._set_quantizer(quantizer if shrinkage == 1 else quantizer.shrunk(shrinkage))
         self._train_stats = stats
 
     @accepts_tensors
@@ -563,7 +596,9 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             With the vectors of this one, in codes of ceil(levels * nbits / 8) bytes.
         """
         levels = self._checked_levels(levels, "levels")
-        index = IndexDPQ.from_codebooks(self.residual_quantizer.codebooks[:levels], self.metric_type)
+        quantizer = self.residual_quantizer
+        index = IndexDPQ(self.d, levels, quantizer.nbits, self.metric_type)
+        index._set_quantizer(ProgressiveQuantizer(quantizer.codebooks[:levels], quantizer.shrinkage))
         index.beam_size = self.beam_size
         for start in range(0, self.ntotal, _ADD_BLOCK):
             codes = self._unpacked_codes(slice(start, start + _ADD_BLOCK), levels)
@@ -607,6 +642,12 @@ def _check_owned(index: faiss.IndexResidualQuantizer, method: str) -> None:
     # FAISS aborts the process where it is to change codes that it has mapped from a file.
     if not getattr(index.codes, "is_owned", True):
         raise RuntimeError(f"IndexDPQ.{method}: the codes are mapped from a file (IO_FLAG_MMAP_IFC), read-only")
+
+
+def shrinkage_of(rq: faiss.ResidualQuantizer) -> float:
+    """`IndexDPQ.shrinkage`. FAISS's own training sets both ends of the range of norms, `_set_quantizer` only one."""
+    given = rq.norm_bits == 0 and np.isnan(rq.norm_min) and not np.isnan(rq.norm_max)
+    return float(rq.norm_max) if given else 1.0
 
 
 def check_output(out: npt.NDArray[Any], shape: tuple[int, ...], dtype: npt.DTypeLike, call: str, name: str) -> None:

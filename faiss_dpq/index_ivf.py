@@ -145,6 +145,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     _codebook_values = IndexDPQ._codebook_values
     _fingerprint = IndexDPQ._fingerprint
     _set_quantizer = IndexDPQ._set_quantizer
+    shrinkage = IndexDPQ.shrinkage
     _require_empty = IndexDPQ._require_empty
     _learn = IndexDPQ._learn
     _nbits = IndexDPQ._nbits
@@ -238,7 +239,8 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         self._require_empty()
         training.check_arguments(x, self.rq.M, self._nbits, effort, weights, trainer)
         self.train_q1(len(x), faiss.swig_ptr(x), self.verbose, self.metric_type)
-        self._learn(x - self._list_centres[self._assigned(x)], effort, weights, trainer)
+        # Lists have centres of their own: no shrinkage was seen to rank residuals better.
+        self._learn(x - self._list_centres[self._assigned(x)], effort, weights, trainer, shrinkage=1.0)
 
     @accepts_tensors
     def add(self, x: npt.NDArray[Any], numeric_type: int = faiss.Float32) -> None:

@@ -60,11 +60,14 @@ class ProgressiveQuantizer:
     ----------
     codebooks : array, shape (M, K, d), float32
         K = 2**nbits codewords of dimension d for each of M levels. Copied.
+    shrinkage : float
+        What `shrunk` codebooks were multiplied by: `encode` does the same to vectors.
 
     Attributes
     ----------
     codebooks : array, shape (M, K, d), float32, read-only
     M, K, d, nbits : int
+    shrinkage : float
 
     Raises
     ------
@@ -72,7 +75,8 @@ class ProgressiveQuantizer:
         If the shape is not (M, 2**nbits, d) with 1 <= nbits <= 12, or a value is not finite.
     """
 
-    def __init__(self, codebooks: npt.ArrayLike) -> None:
+    def __init__(self, codebooks: npt.ArrayLike, shrinkage: float = 1.0) -> None:
+        self.shrinkage = np.float32(shrinkage)
         codebooks = np.array(codebooks, np.float32, order="C")
         if codebooks.ndim != 3 or 0 in codebooks.shape:
             raise ValueError(f"ProgressiveQuantizer: codebooks has shape {codebooks.shape}, expected (M, K, d)")
@@ -124,6 +128,17 @@ class ProgressiveQuantizer:
                 cross[level * (level - 1) // 2 + i] = doubled[i] @ self._centred[level].T
         return cross
 
+    def shrunk(self, shrinkage: float) -> ProgressiveQuantizer:
+        """The same codes for reconstructions nearer to the centre, the mean of the first codebook.
+
+            x~ -> centre + shrinkage (x~ - centre)
+
+        They come less near to the vectors, but may rank them better: see `training.ranking_shrinkage`.
+        """
+        codebooks = np.float32(shrinkage) * self._centred
+        codebooks[0] += self._centre
+        return ProgressiveQuantizer(codebooks, shrinkage * self.shrinkage)
+
     def derived_bytes(self) -> int:
         """Memory of the tables derived from the codebooks so far."""
         return sum(
@@ -156,9 +171,14 @@ class ProgressiveQuantizer:
         _parallel.run(encode_slice, [(part,) for part in parts])
         return codes
 
+    def _encoded(self, x: Floats) -> Floats:
+        """What the centred codewords are to approximate."""
+        centred = np.subtract(x, self._centre, order="C")
+        return centred if self.shrinkage == 1 else np.multiply(centred, self.shrinkage, out=centred)
+
     def _encode_by_tables(self, x: Floats, beam_size: int, prefix_weight: float, codes: Codes) -> None:
         _kernels.encode_from_tables(
-            np.subtract(x, self._centre, order="C"),
+            self._encoded(x),
             self._panels,
             self._codeword_norms,
             self._cross,
@@ -173,7 +193,7 @@ class ProgressiveQuantizer:
     def _encode_by_residuals(self, x: Floats, beam_size: int, prefix_weight: float, codes: Codes) -> None:
         """The same search without cross tables: every beam entry keeps its residual, and is scored by it."""
         for start in range(0, len(x), _ENCODE_BLOCK):
-            residuals = (x[start : start + _ENCODE_BLOCK] - self._centre)[:, None]
+            residuals = self._encoded(x[start : start + _ENCODE_BLOCK])[:, None]
             n = len(residuals)
             beam = np.zeros((n, 1, self.M), np.uint16)
             scores, debts = np.zeros((n, 1), np.float32), np.zeros((n, 1), np.float32)

@@ -1,5 +1,6 @@
 """Training lowers the progressive loss, repeats exactly, and is no worse than FAISS's residual quantizer."""
 
+import pickle
 import sys
 
 import faiss
@@ -110,7 +111,7 @@ def test_weights_favour_their_prefix(digits):
 
 def test_index_passes_weights_and_effort_on(digits):
     index = faiss_dpq.IndexDPQ(64, 2, 4)
-    index.train(digits, effort="fast", weights=[1, 5])
+    index.train(digits, effort="fast", weights=[1, 5], shrinkage=1)
     assert index.train_stats.iterations == training.EFFORTS["fast"].iterations
     expected, _ = training.train_codebooks(digits, 2, 4, effort="fast", weights=[1, 5])
     np.testing.assert_array_equal(index.codebooks, expected)
@@ -232,3 +233,107 @@ def test_sgd_says_what_is_missing_before_it_works(digits, monkeypatch):
 def test_unknown_trainer_is_refused(digits):
     with pytest.raises(ValueError, match="trainer is 'adam'"):
         faiss_dpq.IndexDPQ(64, 3, 4).train(digits, trainer="adam")
+
+
+# ---- shrinkage -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def directions():
+    """Unit vectors around some directions."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 24))[rng.integers(0, 40, 3000)] + rng.standard_normal((3000, 24))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_shrinkage_is_the_mildest_of_those_that_rank_about_best(directions, monkeypatch):
+    monkeypatch.setattr(training, "_RANKED", 700)
+    monkeypatch.setattr(training, "_RANKING_QUERIES", 150)
+    codebooks, _ = training.train_codebooks(directions, 3, 4, effort="fast")
+    quantizer = ProgressiveQuantizer(codebooks)
+    base = directions[np.sort(np.random.default_rng(5).permutation(3000)[:700])]
+    centre = codebooks[0].mean(0)
+    decoded = quantizer.decode(quantizer.encode(base, 4))
+    found = []
+    for s in training.SHRINKAGES:
+        moved = centre + s * (decoded - centre)
+        found.append([])
+        for i, query in enumerate(base[:150]):
+            others = np.arange(700) != i
+            nearest = np.where(others, ((base - query) ** 2).sum(1), np.inf).argmin()
+            distances = ((moved - query) ** 2).sum(1)
+            found[-1].append(1 / (1 + (distances[others] < distances[nearest] * (1 - 1e-6)).sum()))
+    found = np.array(found)
+    behind = found[found.mean(1).argmax()] - found
+    about_best = [s for s, b in zip(training.SHRINKAGES, behind, strict=True) if b.mean() <= b.std() / 150**0.5]
+    chosen = training.ranking_shrinkage(directions, quantizer, 4, seed=5)
+    assert chosen == about_best[0]
+    assert chosen < 1
+
+
+def test_train_shrinks_what_a_search_sees(directions):
+    x, base, queries = directions[:1500], directions[1500:2800], directions[2800:]
+    index, plain = faiss_dpq.IndexDPQ(24, 4, 4), faiss_dpq.IndexDPQ(24, 4, 4)
+    index.train(x)
+    plain.train(x, shrinkage=1)
+    assert (plain.shrinkage, plain.train_stats.shrinkage) == (1, 1)
+    assert index.shrinkage == pytest.approx(index.train_stats.shrinkage)
+    assert index.train_stats.mse == plain.train_stats.mse
+    for each in (index, plain):
+        each.add(base)
+    np.testing.assert_array_equal(faiss.vector_to_array(index.codes), faiss.vector_to_array(plain.codes))
+    centre = plain.codebooks[0].mean(0)
+    expected = centre + index.shrinkage * (plain.reconstruct_n(0, 1300) - centre)
+    np.testing.assert_allclose(index.reconstruct_n(0, 1300), expected, atol=1e-6)
+    nearest = faiss.knn(queries, base, 1)[1]
+    recall, without = ((each.search(queries, 5)[1] == nearest).any(1).mean() for each in (index, plain))
+    assert recall > without
+    D, I = index.search(queries, 5)
+    np.testing.assert_allclose(D, ((queries[:, None] - expected[I]) ** 2).sum(2), rtol=1e-4)
+
+
+@pytest.mark.parametrize("copy", ["file", "serialized", "clone", "pickle", "truncate", "stock object"])
+def test_copies_encode_as_the_index_does(directions, tmp_path, copy):
+    index = faiss_dpq.IndexDPQ(24, 2, 4)
+    index.train(directions, effort="fast", shrinkage=0.8)
+    if copy == "file":
+        faiss_dpq.write_index(index, str(tmp_path / "index"))
+        other = faiss_dpq.read_index(str(tmp_path / "index"))
+    elif copy == "serialized":
+        other = faiss_dpq.deserialize_index(faiss.serialize_index(index))
+    elif copy == "clone":
+        other = faiss_dpq.clone_index(index)
+    elif copy == "pickle":
+        other = pickle.loads(pickle.dumps(index))
+    elif copy == "truncate":
+        other = index.truncate(2)
+    else:
+        other = faiss_dpq.downcast_index(faiss.deserialize_index(faiss.serialize_index(index)))
+    assert other.shrinkage == index.shrinkage == pytest.approx(0.8)
+    np.testing.assert_array_equal(other.sa_encode(directions), index.sa_encode(directions))
+
+
+def test_only_l2_distances_are_shrunk(directions):
+    index = faiss_dpq.IndexDPQ(24, 2, 4, faiss.METRIC_INNER_PRODUCT)
+    index.train(directions, effort="fast", shrinkage=0.8)
+    assert index.shrinkage == 1
+    stock = faiss.IndexResidualQuantizer(24, 2, 4, faiss.METRIC_L2, faiss.AdditiveQuantizer.ST_norm_from_LUT)
+    stock.train(directions)
+    assert faiss_dpq.downcast_index(stock).shrinkage == 1
+    index = faiss_dpq.IndexDPQ(24, 2, 4)
+    index.train(directions, effort="fast", shrinkage=0.8)
+    super(faiss_dpq.IndexDPQ, index).train(directions)  # FAISS's own training knows of none
+    assert index.shrinkage == 1
+
+
+@pytest.mark.parametrize("shrinkage", [0, -1, 1.01, float("nan"), float("inf")])
+def test_a_shrinkage_outside_its_range_is_refused(directions, shrinkage):
+    index = faiss_dpq.IndexDPQ(24, 2, 4)
+    with pytest.raises(ValueError, match=r"shrinkage is .*, expected above 0 and at most 1"):
+        index.train(directions, shrinkage=shrinkage)
+    assert not index.is_trained
+    index.train(directions, effort="fast", shrinkage=0.8)
+    index.rq.norm_max = shrinkage
+    if shrinkage == shrinkage:  # not NaN, which says 1
+        with pytest.raises(RuntimeError, match=r"rq.norm_max, the shrinkage, is"):
+            faiss_dpq.deserialize_index(faiss.serialize_index(index))
