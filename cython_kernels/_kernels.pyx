@@ -9,16 +9,20 @@ import os
 
 import numpy as np
 
+cimport numpy as cnp
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, sqrt
-from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport SIZE_MAX, UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memcmp, memcpy, memset
+
+cnp.import_array()
 
 include "simd.pxi"
 include "tables.pxi"
 include "codes.pxi"
 include "encode.pxi"
 include "derived.pxi"
+include "single.pxi"
 include "scan.pxi"
 include "lists.pxi"
 include "training.pxi"

@@ -102,21 +102,39 @@ def nearest(const float[:, ::1] x, const float[:, :, ::1] panels, const float[::
             dpq_nearest(&scores[q, 0], n, k, &keys[0], &out[q, 0])
 
 
-def sample_vector(uint64_t vector, size_t at, size_t size_of):
-    """A hash of some 16 words, evenly spaced, of a C++ vector's contents.
+cdef class ArrayLists:
+    """Where a faiss.ArrayInvertedLists keeps its vectors of codes and of ids.
 
-    at : which word of the vector is the contents' address; the next is their number, of `size_of` bytes each, or their
-        end, if size_of is 0.
+    words, at : every vector takes `words` words, of which number `at` is the address of its contents and the next their
+        count. codes, ids : addresses of the std::vectors of these vectors.
     """
-    cdef const uint64_t *words = (<const uint64_t *><uintptr_t>vector) + at
-    cdef uint64_t n = (words[1] * size_of if size_of else words[1] - words[0]) // 4
-    cdef const uint32_t *contents = <const uint32_t *><uintptr_t>words[0]
-    # Each is a cache miss: 256 of them took a quarter of the time of a search by one query.
-    cdef uint64_t step = max(<uint64_t>1, n // 16), total = n, i
-    for i in range(0, n, step):
-        total = (total ^ contents[i]) * <uint64_t>0x9e3779b97f4a7c15
-        total ^= total >> 32
-    return total
+
+    cdef size_t words, at, code_size
+    cdef const uint64_t **codes
+    cdef const uint64_t **ids
+
+    def __init__(self, size_t words, size_t at, uint64_t codes, uint64_t ids, size_t code_size):
+        self.words, self.at, self.code_size = words, at, code_size
+        self.codes = <const uint64_t **><uintptr_t>codes
+        self.ids = <const uint64_t **><uintptr_t>ids
+
+    def read(self, const int64_t[::1] numbers, uint64_t[::1] codes, uint64_t[::1] ids, int64_t[::1] sizes):
+        """Write addresses and sizes of some lists where they belong in arrays over all lists."""
+        cdef size_t i, vector
+        for i in range(<size_t>numbers.shape[0]):
+            vector = numbers[i] * self.words + self.at
+            codes[numbers[i]] = self.codes[0][vector]
+            ids[numbers[i]] = self.ids[0][vector]
+            sizes[numbers[i]] = <int64_t>self.ids[0][vector + 1]
+
+
+cdef struct query_work:
+    float *tables  # [nq][panels * 16]
+    float *vectors  # [nq][stride]: moved, zero-padded
+    float *moved  # [nq][d]: the same without the zeros
+    float *norms  # [nq]
+    float *errors  # [nq]
+    uint32_t *positions  # [nq][k]
 
 
 cdef class ListScan:
@@ -218,54 +236,31 @@ cdef class ListScan:
 
         Returns (vectors judged by bytes, of these rescored, vectors scanned in float32), summed over queries.
         """
-        cdef size_t nq = xq.shape[0], d = xq.shape[1], k = distances.shape[1], nprobe = keys.shape[1], q, i
+        cdef size_t nq = xq.shape[0], k = distances.shape[1]
         cdef dpq_lists lists = self.lists
         cdef dpq_probes probes
         cdef dpq_counters counters
+        cdef query_work work
         counters.bounded = counters.rescored = counters.floated = 0
         if nq == 0:
             return 0, 0, 0
-        cdef size_t width = self.panels.shape[0] * DPQ_PANEL
-        cdef float[:, ::1] tables = aligned_empty((nq, width))
-        cdef float[:, ::1] vectors = aligned_empty((nq, lists.stride))
-        cdef float[:, ::1] moved = vectors if lists.stride == d else np.empty((nq, d), np.float32)
-        cdef float[:, ::1] numbers = np.empty((2, nq), np.float32)
-        cdef uint32_t[:, ::1] positions = np.empty((nq, k), np.uint32)
-        cdef int64_t place
         lists.codes = &codes[0]
         lists.sizes = &sizes[0]
+        lists.words = 1
         lists.allowed = &allowed[0] if allowed is not None else NULL
         lists.code_size = code_size
-        probes.queries.tables = &tables[0, 0]
-        probes.queries.norms = &numbers[0, 0]
-        probes.queries.table_errors = &numbers[1, 0]
-        probes.queries.inner_product = self.inner_product
-        probes.queries.nq = nq
-        probes.table_stride = width
-        probes.vectors = &vectors[0, 0]
         probes.keys = &keys[0, 0]
         probes.counts = &counts[0, 0]
-        probes.nprobe = nprobe
+        probes.nprobe = keys.shape[1]
+        probes.queries.nq = nq
+        cdef uint8_t[::1] memory = np.empty(self.lay_out(nq, k, NULL, &work), np.uint8)
         cdef uint8_t[::1] scratch = scratch_of_thread(kernels.lists_scratch(&lists, &probes, k))
+        self.lay_out(nq, k, &memory[0], &work)
         with nogil:
-            for q in range(nq):
-                self.move(&xq[q, 0], d, &moved[q, 0], &numbers[0, q], &numbers[1, q])
-                memcpy(&vectors[q, 0], &moved[q, 0], d * sizeof(float))
-                memset(&vectors[q, 0] + d, 0, (lists.stride - d) * sizeof(float))
-            kernels.linear(
-                &moved[0, 0], nq, d, &self.panels[0, 0, 0], <size_t>self.panels.shape[0], &self.bias[0], self.scale,
-                &tables[0, 0], width,
+            self.scan(
+                &xq[0, 0], &lists, &probes, &ids[0], k, &work, &scratch[0], &distances[0, 0], &labels[0, 0],
+                &places[0, 0] if places is not None else NULL, &counters,
             )
-            kernels.scan_lists(&lists, &probes, k, &distances[0, 0], &positions[0, 0], &scratch[0], &counters)
-            for q in range(nq):
-                for i in range(k):
-                    place = place_of(positions[q, i], &keys[q, 0], &counts[q, 0])
-                    labels[q, i] = -1
-                    if place >= 0:
-                        labels[q, i] = (<const int64_t *><uintptr_t>ids[place >> 32])[place & UINT32_MAX]
-                    distances[q, i] = self.delivered(distances[q, i], place)
-                    if places is not None:
-                        places[q, i] = place
         return counters.bounded, counters.rescored, counters.floated
 
     def search_arrays(
@@ -273,49 +268,147 @@ cdef class ListScan:
         const float[:, ::1] xq,
         const int64_t[:, ::1] keys,
         size_t max_codes,
-        tuple layout,
-        uint64_t codes_vector,
-        uint64_t ids_vector,
-        size_t code_size,
+        ArrayLists arrays,
         float[:, ::1] distances,
         int64_t[:, ::1] labels,
     ):
         """`changed` and `search` in one, for few queries of a faiss.ArrayInvertedLists.
 
-        layout, codes_vector, ids_vector : as for read_vectors. max_codes : as faiss.IndexIVF.max_codes.
+        max_codes : as faiss.IndexIVF.max_codes.
 
         Returns False, and writes nothing, if a list is not what `sizes` and `hashes` say.
         """
-        cdef size_t stride = layout[0], at = layout[1], q, p, total, left, nlist = self.lists.nlist
-        cdef const uint64_t *all_codes = (<const uint64_t **><uintptr_t>codes_vector)[0]
-        cdef const uint64_t *all_ids = (<const uint64_t **><uintptr_t>ids_vector)[0]
-        cdef uint64_t[::1] codes = np.empty(nlist, np.uint64)
-        cdef uint64_t[::1] ids = np.empty(nlist, np.uint64)
-        cdef int64_t[::1] sizes = np.empty(nlist, np.int64)
-        cdef int64_t[:, ::1] counts = np.empty((keys.shape[0], keys.shape[1]), np.int64)
-        cdef int64_t key, size
-        cdef uint64_t hash_now
-        for q in range(<size_t>keys.shape[0]):
+        cdef size_t nq = xq.shape[0], nprobe = keys.shape[1], k = distances.shape[1]
+        cdef int64_t[:, ::1] counts = np.empty((nq, nprobe), np.int64)
+        cdef uint64_t[:, ::1] hashes = np.empty((nq, nprobe), np.uint64)
+        cdef dpq_lists lists
+        cdef dpq_probes probes
+        self.open(arrays, &lists)
+        probes.keys = &keys[0, 0]
+        probes.counts = &counts[0, 0]
+        probes.nprobe = nprobe
+        probes.queries.nq = nq
+        with nogil:
+            self.count(&lists, &probes, max_codes, &counts[0, 0], &hashes[0, 0])
+        if not self.is_true_of(&lists, &probes, &hashes[0, 0]):
+            return False
+        cdef query_work work
+        cdef dpq_counters unread
+        memset(&unread, 0, sizeof(unread))
+        cdef size_t size = self.lay_out(nq, k, NULL, &work)
+        cdef uint8_t[::1] scratch = scratch_of_thread(size + kernels.lists_scratch(&lists, &probes, k))
+        self.lay_out(nq, k, &scratch[0], &work)
+        with nogil:
+            self.scan(
+                &xq[0, 0], &lists, &probes, arrays.ids[0] + arrays.at, k, &work, &scratch[0] + size, &distances[0, 0],
+                &labels[0, 0], NULL, &unread,
+            )
+        return True
+
+    cdef void open(self, ArrayLists arrays, dpq_lists *lists) noexcept:
+        """All lists as they are now, right where FAISS keeps them."""
+        lists[0] = self.lists
+        lists.codes = arrays.codes[0] + arrays.at
+        lists.sizes = <const int64_t *>arrays.ids[0] + arrays.at + 1
+        lists.words = arrays.words
+        lists.allowed = NULL
+        lists.code_size = arrays.code_size
+
+    cdef void count(self, const dpq_lists *lists, const dpq_probes *probes, size_t max_codes, int64_t *counts,
+                    uint64_t *hashes) noexcept nogil:
+        """How many vectors a query scans of each of its lists, and the hash of the whole list."""
+        cdef size_t q, p, i, size, left
+        for q in range(probes.queries.nq):
+            left = max_codes if max_codes else SIZE_MAX
+            for p in range(probes.nprobe):
+                i = q * probes.nprobe + p
+                counts[i] = 0
+                if probes.keys[i] >= 0:
+                    size = lists.sizes[probes.keys[i] * lists.words]
+                    hashes[i] = kernels.hash(
+                        <const uint8_t *><uintptr_t>lists.codes[probes.keys[i] * lists.words], size * lists.code_size
+                    )
+                    counts[i] = min(size, left)
+                    left -= counts[i]
+
+    cdef bint is_true_of(self, const dpq_lists *lists, const dpq_probes *probes, const uint64_t *hashes) noexcept:
+        """Whether `sizes` and `hashes` are those of the lists probed, and positions in these have 32 bits.
+
+        With the GIL, under which another thread enters lists that it has derived everything of.
+        """
+        cdef size_t q, p, i, total
+        cdef int64_t key
+        for q in range(probes.queries.nq):
             total = 0
-            for p in range(<size_t>keys.shape[1]):
-                key = keys[q, p]
-                counts[q, p] = 0
-                if key < 0:
-                    continue
-                codes[key] = all_codes[key * stride + at]
-                ids[key] = all_ids[key * stride + at]
-                sizes[key] = size = <int64_t>all_ids[key * stride + at + 1]
-                with nogil:
-                    hash_now = kernels.hash(<const uint8_t *><uintptr_t>codes[key], <size_t>size * code_size)
-                if size != self.sizes[key] or hash_now != self.hashes[key]:
+            for p in range(probes.nprobe):
+                i = q * probes.nprobe + p
+                key = probes.keys[i]
+                total += probes.counts[i]
+                if key >= 0 and (hashes[i] != self.hashes[key] or lists.sizes[key * lists.words] != self.sizes[key]):
                     return False
-                left = max_codes - total if max_codes else <size_t>size
-                counts[q, p] = min(<size_t>size, left)
-                total += counts[q, p]
             if total >= UINT32_MAX:
                 return False
-        self.search(xq, keys, counts, codes, ids, sizes, None, code_size, distances, labels, None)
         return True
+
+    cdef size_t lay_out(self, size_t nq, size_t k, uint8_t *memory, query_work *work) noexcept:
+        """Cut memory of this many bytes for nq queries; NULL: only its size."""
+        cdef size_t d = self.mean.shape[0], width = self.panels.shape[0] * DPQ_PANEL
+        cdef uint8_t *at = memory
+        work.tables = <float *>take(&at, nq * width * sizeof(float))
+        work.vectors = <float *>take(&at, nq * self.lists.stride * sizeof(float))
+        work.moved = work.vectors
+        if self.lists.stride != d:
+            work.moved = <float *>take(&at, nq * d * sizeof(float))
+        work.norms = <float *>take(&at, nq * sizeof(float))
+        work.errors = <float *>take(&at, nq * sizeof(float))
+        work.positions = <uint32_t *>take(&at, nq * k * sizeof(uint32_t))
+        return at - memory + 64
+
+    cdef void scan(
+        self,
+        const float *xq,
+        const dpq_lists *lists,
+        dpq_probes *probes,
+        const uint64_t *ids,
+        size_t k,
+        const query_work *work,
+        uint8_t *scratch,
+        float *distances,
+        int64_t *labels,
+        int64_t *places,
+        dpq_counters *counters,
+    ) noexcept nogil:
+        """`search`, with memory to work in. probes: keys, counts, nprobe and nq are set."""
+        cdef size_t nq = probes.queries.nq, d = self.mean.shape[0], width = self.panels.shape[0] * DPQ_PANEL, q, i
+        cdef size_t stride = lists.stride
+        cdef int64_t place
+        probes.queries.tables = work.tables
+        probes.queries.norms = work.norms
+        probes.queries.table_errors = work.errors
+        probes.queries.inner_product = self.inner_product
+        probes.table_stride = width
+        probes.vectors = work.vectors
+        for q in range(nq):
+            self.move(xq + q * d, d, work.moved + q * d, work.norms + q, work.errors + q)
+            if stride != d:
+                memcpy(work.vectors + q * stride, work.moved + q * d, d * sizeof(float))
+                memset(work.vectors + q * stride + d, 0, (stride - d) * sizeof(float))
+        kernels.linear(
+            work.moved, nq, d, &self.panels[0, 0, 0], <size_t>self.panels.shape[0], &self.bias[0], self.scale,
+            work.tables, width,
+        )
+        kernels.scan_lists(lists, probes, k, distances, work.positions, scratch, counters)
+        for q in range(nq):
+            for i in range(q * k, q * k + k):
+                place = place_of(
+                    work.positions[i], probes.keys + q * probes.nprobe, probes.counts + q * probes.nprobe
+                )
+                labels[i] = -1
+                if place >= 0:
+                    labels[i] = (<const int64_t *><uintptr_t>ids[(place >> 32) * lists.words])[place & UINT32_MAX]
+                distances[i] = self.delivered(distances[i], place)
+                if places != NULL:
+                    places[i] = place
 
     cdef float delivered(self, float distance, int64_t place) noexcept nogil:
         """A result as FAISS gives it; the rounding of Eq. 30 may leave -1e-7 where a code is the query itself."""
@@ -332,6 +425,90 @@ cdef class ListScan:
             total += <double>moved[j] * moved[j]
         norm[0] = <float>total
         error[0] = self.error_of_norm * <float>sqrt(total) + (self.error_constant + <float>1.2e-7 * norm[0])
+
+
+cdef struct single_work:
+    float *scores  # [nlist], padded
+    float *moved  # [d]: the query as it is compared with centres
+    uint64_t *heap  # [dpq_topk_capacity(nprobe)]
+    int64_t *keys  # [nprobe]
+    int64_t *counts  # [nprobe]
+    uint64_t *hashes  # [nprobe]
+
+
+cdef class SingleListScan(Single):
+    """One query's search of METRIC_L2 in the lists of a faiss.ArrayInvertedLists whose centres are nearest to it.
+
+    derived : what `lists` is of; it owns what the addresses in `lists` point to.
+    centre_panels, centre_norms : of the centres less the mean centre; see `nearest`.
+    nprobe, max_codes : as in faiss.IndexIVF.
+    """
+
+    cdef object derived
+    cdef ListScan lists
+    cdef ArrayLists arrays
+    cdef const float[:, :, ::1] centre_panels
+    cdef const float[::1] centre_norms
+    cdef size_t nprobe, max_codes
+
+    def __init__(self, object derived, ListScan lists, ArrayLists arrays, const float[:, :, ::1] centre_panels,
+                 const float[::1] centre_norms, size_t nprobe, size_t max_codes):
+        self.derived, self.lists, self.arrays = derived, lists, arrays
+        self.centre_panels, self.centre_norms = centre_panels, centre_norms
+        self.nprobe, self.max_codes = nprobe, max_codes
+
+    cdef search(self, cnp.ndarray x, size_t k):
+        cdef size_t d = self.lists.mean.shape[0], n_panels = self.centre_panels.shape[0], j
+        cdef const float *query = query_of(x, d)
+        if query == NULL:
+            return None
+        # Before scratch is taken: an allocation may run other code of this thread, which takes it too.
+        cdef float *distances = NULL
+        cdef int64_t *labels = NULL
+        results = empty_results(k, &distances, &labels)
+        cdef dpq_lists lists
+        cdef dpq_probes probes
+        cdef query_work work
+        cdef dpq_counters unread
+        memset(&unread, 0, sizeof(unread))
+        cdef single_work own
+        self.lists.open(self.arrays, &lists)
+        probes.nprobe = self.nprobe
+        probes.queries.nq = 1
+        cdef size_t own_size = self.lay_out(NULL, &own), size = own_size + self.lists.lay_out(1, k, NULL, &work)
+        cdef uint8_t *memory = &scratch_of_thread(size + kernels.lists_scratch(&lists, &probes, k))[0]
+        self.lay_out(memory, &own)
+        self.lists.lay_out(1, k, memory + own_size, &work)
+        probes.keys = own.keys
+        probes.counts = own.counts
+        with nogil:
+            for j in range(d):
+                own.moved[j] = query[j] - self.lists.mean[j]
+            kernels.linear(
+                own.moved, 1, d, &self.centre_panels[0, 0, 0], n_panels, &self.centre_norms[0], -2.0, own.scores,
+                n_panels * DPQ_PANEL,
+            )
+            dpq_nearest(own.scores, lists.nlist, self.nprobe, own.heap, own.keys)
+            self.lists.count(&lists, &probes, self.max_codes, own.counts, own.hashes)
+        if not self.lists.is_true_of(&lists, &probes, own.hashes):
+            return None
+        with nogil:
+            self.lists.scan(
+                query, &lists, &probes, self.arrays.ids[0] + self.arrays.at, k, &work, memory + size, distances,
+                labels, NULL, &unread,
+            )
+        return results
+
+    cdef size_t lay_out(self, uint8_t *memory, single_work *work) noexcept:
+        """As ListScan.lay_out."""
+        cdef uint8_t *at = memory
+        work.scores = <float *>take(&at, self.centre_norms.shape[0] * sizeof(float))
+        work.moved = <float *>take(&at, self.lists.mean.shape[0] * sizeof(float))
+        work.heap = <uint64_t *>take(&at, dpq_topk_capacity(self.nprobe) * sizeof(uint64_t))
+        work.keys = <int64_t *>take(&at, self.nprobe * sizeof(int64_t))
+        work.counts = <int64_t *>take(&at, self.nprobe * sizeof(int64_t))
+        work.hashes = <uint64_t *>take(&at, self.nprobe * sizeof(uint64_t))
+        return at - memory + 64
 
 
 cdef int64_t place_of(uint32_t position, const int64_t *keys, const int64_t *counts) noexcept nogil:
@@ -352,20 +529,3 @@ def read_words(uint64_t address, size_t n):
     cdef uint64_t[::1] out = words
     memcpy(&out[0], <const void *><uintptr_t>address, n * sizeof(uint64_t))
     return words
-
-
-def read_vectors(const int64_t[::1] numbers, uint64_t codes, uint64_t ids, size_t stride, size_t at,
-                 uint64_t[::1] code_addresses, uint64_t[::1] id_addresses, int64_t[::1] sizes):
-    """Addresses and sizes of some of the vectors in two std::vectors of FAISS's vectors.
-
-    Each of these takes `stride` words, of which number `at` is the address of its numbers and the next their count.
-    """
-    cdef size_t i
-    cdef int64_t number
-    cdef const uint64_t *all_codes = (<const uint64_t **><uintptr_t>codes)[0]
-    cdef const uint64_t *all_ids = (<const uint64_t **><uintptr_t>ids)[0]
-    for i in range(numbers.shape[0]):
-        number = numbers[i]
-        code_addresses[number] = all_codes[number * stride + at]
-        id_addresses[number] = all_ids[number * stride + at]
-        sizes[number] = <int64_t>all_ids[number * stride + at + 1]

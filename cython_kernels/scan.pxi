@@ -93,3 +93,119 @@ def scan(
             for i in range(k):
                 labels[q, i] = -1 if ids[q, i] == UINT32_MAX else first_id + ids[q, i]
     return counters.bounded, counters.rescored, counters.floated
+
+
+cdef class SingleScan(Single):
+    """One query's search of all codes of an index, by one thread.
+
+    derived : the DerivedCodes that `hashes`, `bins` and so on are of, as long as derived.hashes is `hashes`.
+    centre : (d,), what the query is moved by; None for inner products.
+    panels, bias, scale : of all codewords of the levels, and what their products are added to and times.
+    constant_panel : (1, d, 16), whose first product with the query all distances lack; None: its squared norm.
+    error_of_norm, error_constant : see ProgressiveQuantizer.table_errors. The others are those of `scan`.
+    """
+
+    cdef object derived, hashes, kept
+    cdef const uint64_t[::1] expected
+    cdef const float[::1] centre
+    cdef const float[:, :, ::1] panels, constant_panel
+    cdef const float[::1] bias
+    cdef float error_of_norm, error_constant
+    cdef size_t d
+    cdef dpq_database db
+
+    def __init__(
+        self,
+        object derived,
+        object hashes,
+        const float[::1] centre,
+        const float[:, :, ::1] panels,
+        const float[::1] bias,
+        const float[:, :, ::1] constant_panel,
+        float error_of_norm,
+        float error_constant,
+        const uint8_t[:, ::1] packed,
+        size_t nbits,
+        size_t levels,
+        const float[:, :, ::1] cross,
+        const float[::1] terms,
+        const uint8_t[::1] bins,
+        float term_min,
+        float term_step,
+        float radius,
+    ):
+        self.derived, self.hashes, self.expected = derived, hashes, hashes
+        self.centre, self.panels, self.bias, self.constant_panel = centre, panels, bias, constant_panel
+        self.error_of_norm, self.error_constant = error_of_norm, error_constant
+        self.d = panels.shape[1]
+        self.db = make_database(packed, nbits, levels, cross, terms)
+        self.db.term_bins = &bins[0] if bins is not None else NULL
+        self.db.term_min = term_min
+        self.db.term_step = term_step
+        self.db.radius = radius
+        self.kept = cross, terms, bins
+
+    def is_true(self):
+        """Whether the derived data is what it was."""
+        return self.derived.hashes is self.hashes
+
+    cdef search(self, cnp.ndarray x, size_t k):
+        cdef const float *query = query_of(x, self.d)
+        if query == NULL or not self.is_true():
+            return None
+        # Before scratch is taken: an allocation may run other code of this thread, which takes it too.
+        cdef float *distances = NULL
+        cdef int64_t *labels = NULL
+        results = empty_results(k, &distances, &labels)
+        cdef size_t n_hashes = self.expected.shape[0], width = self.panels.shape[0] * DPQ_PANEL
+        cdef size_t size = (self.d + width) * sizeof(float) + k * sizeof(uint32_t) + n_hashes * sizeof(uint64_t)
+        cdef uint8_t *at = &scratch_of_thread(size + 4 * 64 + kernels.single_scratch(k))[0]
+        cdef float *moved = <float *>take(&at, self.d * sizeof(float))
+        cdef float *table = <float *>take(&at, width * sizeof(float))
+        cdef uint32_t *ids = <uint32_t *>take(&at, k * sizeof(uint32_t))
+        cdef dpq_database db = self.db
+        db.hashes = <uint64_t *>take(&at, n_hashes * sizeof(uint64_t))
+        with nogil:
+            self.scan(&db, query, moved, table, at, k, distances, ids)
+            for i in range(k):
+                labels[i] = -1 if ids[i] == UINT32_MAX else <int64_t>ids[i]
+        same = memcmp(db.hashes, &self.expected[0], n_hashes * sizeof(uint64_t)) == 0
+        return results if same else None
+
+    cdef void scan(self, const dpq_database *db, const float *query, float *moved, float *table, uint8_t *scratch,
+                   size_t k, float *distances, uint32_t *ids) noexcept nogil:
+        """Distances, as FAISS gives them, and ids."""
+        cdef bint inner_product = self.centre is None
+        cdef dpq_queries queries
+        cdef dpq_counters unread
+        memset(&unread, 0, sizeof(unread))
+        cdef float norm, error, constant
+        cdef float products[DPQ_PANEL]
+        cdef size_t i
+        cdef double total = 0
+        for i in range(self.d):
+            moved[i] = query[i] if inner_product else query[i] - self.centre[i]
+            total += <double>moved[i] * moved[i]
+        norm = constant = <float>total
+        error = self.error_of_norm * <float>sqrt(total) + (self.error_constant + <float>1.2e-7 * norm)
+        kernels.linear(
+            moved, 1, self.d, &self.panels[0, 0, 0], self.panels.shape[0], &self.bias[0],
+            -1.0 if inner_product else -2.0, table, self.panels.shape[0] * DPQ_PANEL,
+        )
+        if inner_product:
+            memset(products, 0, sizeof(products))
+            kernels.linear(moved, 1, self.d, &self.constant_panel[0, 0, 0], 1, products, -1.0, products, DPQ_PANEL)
+            constant = products[0]
+        queries.tables = table
+        queries.norms = &norm
+        queries.table_errors = &error
+        queries.inner_product = inner_product
+        queries.nq = 1
+        kernels.scan_single(db, &queries, k, distances, ids, scratch, &unread)
+        for i in range(k):
+            if ids[i] == UINT32_MAX:
+                distances[i] = -FLT_MAX if inner_product else FLT_MAX
+            elif inner_product:
+                distances[i] = -(distances[i] + constant)
+            else:
+                distances[i] = max(distances[i] + constant, <float>0)

@@ -63,8 +63,8 @@ typedef struct {
 static inline dpq_database lists_database(const dpq_lists *lists, size_t list)
 {
     dpq_database db = {0};
-    db.codes = (const uint8_t *)(uintptr_t)lists->codes[list];
-    db.n = (size_t)lists->sizes[list];
+    db.codes = (const uint8_t *)(uintptr_t)lists->codes[list * lists->words];
+    db.n = (size_t)lists->sizes[list * lists->words];
     db.code_size = lists->code_size;
     db.nbits = lists->nbits;
     db.levels = lists->levels;

@@ -27,6 +27,7 @@ cdef extern from "kernels.h" nogil:
         const uint64_t *terms
         const uint64_t *allowed
         const int64_t *sizes
+        size_t words
         const float *term_min
         const float *term_step
         const float *term_magnitude

@@ -63,10 +63,9 @@ def opened(invlists: faiss.InvertedLists, keys: Labels) -> Iterator[OpenLists]:
     numbers = np.flatnonzero(probed)
     addresses = np.zeros((2, nlist), np.uint64)
     lists = OpenLists(numbers, np.zeros(nlist, np.int64), addresses[0], addresses[1], specific.code_size)
-    layout = vector_layout()
-    if isinstance(specific, faiss.ArrayInvertedLists) and layout is not None:
-        codes, ids = int(specific.codes.this), int(specific.ids)
-        _kernels.read_vectors(numbers, codes, ids, *layout, lists.codes, lists.ids, lists.sizes)
+    arrays = array_lists(specific)
+    if arrays is not None:
+        arrays.read(numbers, lists.codes, lists.ids, lists.sizes)
         yield lists
     else:
         yield from _opened_one_by_one(specific, lists)
@@ -116,6 +115,14 @@ def vector_layout() -> tuple[int, int] | None:
         found.append((words.shape[1], places))
     (stride, of_ids), (same_stride, of_codes) = found
     return (stride, of_ids[0]) if stride == same_stride and len(of_ids) == 1 and of_ids == of_codes else None
+
+
+def array_lists(invlists: faiss.InvertedLists) -> _kernels.ArrayLists | None:
+    """Where the lists' vectors are in memory; None unless it is a faiss.ArrayInvertedLists of known layout."""
+    specific, layout = faiss.downcast_InvertedLists(invlists), vector_layout()
+    if layout is None or not isinstance(specific, faiss.ArrayInvertedLists):
+        return None
+    return _kernels.ArrayLists(*layout, int(specific.codes.this), int(specific.ids), specific.code_size)
 
 
 class Centres:
@@ -320,13 +327,22 @@ def search_few(
     """`search` with less overhead around it, for a few queries of lists in memory that have not changed; else None."""
     if keys.size > _FEW_PROBES or not keys.size:
         return None
-    specific, layout = faiss.downcast_InvertedLists(invlists), vector_layout()
-    if layout is None or not isinstance(specific, faiss.ArrayInvertedLists):
+    arrays = array_lists(invlists)
+    if arrays is None:
         return None
     found = Found(np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64))
-    codes, ids = int(specific.codes.this), int(specific.ids)
-    done = derived.scan.search_arrays(xq, keys, max_codes, layout, codes, ids, specific.code_size, found.D, found.I)
-    return found if done else None
+    return found if derived.scan.search_arrays(xq, keys, max_codes, arrays, found.D, found.I) else None
+
+
+def single_scan(
+    derived: DerivedLists, invlists: faiss.InvertedLists, nprobe: int, max_codes: int
+) -> _kernels.SingleListScan | None:
+    """`search_few` of one query in the `nprobe` lists that `derived.nearest` gives; None where that cannot search."""
+    arrays = array_lists(invlists)
+    nprobe = min(nprobe, len(derived.sizes))
+    if arrays is None or nprobe > _FEW_PROBES:
+        return None
+    return _kernels.SingleListScan(derived, derived.scan, arrays, *derived._centre_panels, nprobe, max_codes)
 
 
 def search(

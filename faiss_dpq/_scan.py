@@ -125,6 +125,33 @@ def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Float
     return D, I
 
 
+def single_scan(derived: DerivedCodes, packed: Bytes) -> _kernels.SingleScan | None:
+    """`search` of all codes by one query, prepared; None where that has nothing to search, or more than one thread."""
+    hashes = derived.hashes  # first: they are the last to change
+    if not 0 < len(packed) == derived.n < 2 * _WORTH_A_THREAD:
+        return None
+    quantizer, inner_product = derived.quantizer, derived.metric == faiss.METRIC_INNER_PRODUCT
+    norms, n_panels = quantizer._codeword_norms, -(-derived.levels * quantizer.K // _kernels.PANEL)
+    return _kernels.SingleScan(
+        derived,
+        hashes,
+        None if inner_product else quantizer._centre,
+        quantizer._panels[:n_panels],
+        np.zeros_like(norms) if inner_product else norms,
+        _kernels.pack_panels(quantizer._centre[None]) if inner_product else None,
+        *quantizer._error_factors(derived.levels),
+        packed,
+        quantizer.nbits,
+        derived.levels,
+        quantizer._cross if derived.bins is not None else None,
+        derived.terms,
+        derived.bins,
+        derived.term_min,
+        derived.term_step,
+        derived.radius,
+    )
+
+
 def range_search(
     derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Floats, thresh: float
 ) -> tuple[npt.NDArray[np.int64], Floats, Labels]:

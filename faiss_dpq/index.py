@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from . import _kernels, _scan, _selection, training
+from . import _kernels, _scan, _selection, _watch, training
 from ._derived import DerivedCodes
 from ._tensors import accepts_tensors
 from .quantizer import (
@@ -84,6 +84,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
     # Class attributes: FAISS's __setattr__ refuses names that the class does not have.
     _cached: tuple[bytes, ProgressiveQuantizer] | None = None
     _derived_by_levels: dict[int, DerivedCodes] | None = None
+    _watched: _kernels.Watch | None = None
     _levels: int = 0
     _known_M: int = 0
     _prefix_weight: float = 0.0
@@ -404,6 +405,11 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         ValueError
             If x is not two-dimensional, D or I is not contiguous, or `levels` is not between 1 and M.
         """
+        watched = self._watched
+        if watched is not None and params is D is I is None and numeric_type == faiss.Float32:
+            single = watched.search(self.this, x, k, self._levels)
+            if single is not None:
+                return single
         x = self._checked_vectors(x, "search", numeric_type)
         if k < 1:
             raise AssertionError(f"IndexDPQ.search: k is {k}, expected at least 1")
@@ -412,11 +418,25 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         if I is not None:
             check_output(I, (len(x), k), np.int64, "IndexDPQ.search", "I")
         distances, labels = _scan.search(*self._searched(params), x, k)
+        if len(x) == 1 and params is None:
+            self._prepare_single()
         if D is not None:
             D[:] = distances
         if I is not None:
             I[:] = labels
         return distances if D is None else D, labels if I is None else I
+
+    def _prepare_single(self) -> None:
+        """Let later searches of one query, with the same parameters, go to the kernels at once."""
+        watched = self._watched
+        if watched is None or not watched.is_same(self.this):
+            codebooks = self.rq.codebooks
+            spans = [_watch.up_to(self, int(codebooks.this)), _watch.sample(codebooks, 4)]
+            watched = self._watched = _kernels.Watch(self.this, np.array(spans, np.uint64))
+        single = watched.singles.get(self._levels)
+        if single is None or not single.is_true():
+            derived, packed, _ = self._searched(None)
+            watched.singles[self._levels] = _scan.single_scan(derived, packed)
 
     def _searched(
         self, params: faiss.SearchParameters | None

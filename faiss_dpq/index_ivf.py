@@ -7,7 +7,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from . import _kernels, _lists, _selection, training
+from . import _kernels, _lists, _selection, _watch, training
 from ._scan import Labels
 from ._tensors import accepts_tensors, given
 from .index import PYTHON_STATE, IndexDPQ, _search_type, check_arguments, check_output
@@ -87,7 +87,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     _coarse: tuple[int, faiss.Index] | None = None
     _centres: tuple[tuple[Any, ...], Floats] | None = None
     _derived_by_levels: dict[int, tuple[Floats, _lists.DerivedLists]] | None = None
-    _watched: tuple[Any, ...] | None = None
+    _watched: _kernels.Watch | None = None
     _levels: int = 0
     _known_M: int = 0
     _prefix_weight: float = 0.0
@@ -370,11 +370,18 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         ValueError
             If x is not two-dimensional or `levels` is not between 1 and M.
         """
+        watched = self._watched
+        if watched is not None and params is D is I is None and numeric_type == faiss.Float32:
+            single = watched.search(self.this, x, k, self._levels)
+            if single is not None:
+                return single
         x = self._checked_vectors(x, "search", numeric_type)
         self._check_outputs("search", len(x), k, D=D, I=I)
         asked = self._asked(params)
         derived = self._derived_lists(asked.levels)
         found = self._search(derived, x, self._probed(x, asked, derived), k, asked)
+        if len(x) == 1 and params is None:
+            self._prepare_single(derived, asked)
         return _delivered(found, D, I)
 
     @accepts_tensors
@@ -530,6 +537,13 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
             counts = _lists.scanned_counts(keys, lists.sizes, asked.max_codes)
             return _lists.search(derived, lists, asked.selector, x, keys, counts, k)
 
+    def _prepare_single(self, derived: _lists.DerivedLists, asked: _Search) -> None:
+        """Let later searches of one query, with the same parameters, go to the kernels at once."""
+        watched = self._watched
+        if watched is not None and self._is_flat and self._levels not in watched.singles:
+            single = _lists.single_scan(derived, self.invlists, asked.nprobe, asked.max_codes)
+            watched.singles[self._levels] = single
+
     def _search_codes(
         self, derived: _lists.DerivedLists, x: Floats, keys: Labels, k: int, asked: _Search
     ) -> tuple[_lists.Found, Labels, Bytes]:
@@ -552,11 +566,10 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
 
     def _derived_lists(self, levels: int) -> _lists.DerivedLists:
         """What a search needs besides the lists themselves, brought up to date with codebooks and centres."""
-        watched = self._watched
         if self._derived_by_levels is None:
             self._derived_by_levels = {}
-        kept = self._derived_by_levels
-        if watched is not None and watched[0] == self._watch(*watched[1:]) and levels in kept:
+        kept, watched = self._derived_by_levels, self._watched
+        if watched is not None and watched.is_same(self.this) and levels in kept:
             return kept[levels][1]
         quantizer, centres = self.residual_quantizer, self._list_centres
         for number, (its_centres, derived) in list(kept.items()):
@@ -573,22 +586,20 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         """Whether the lists' own centres, by their distances, are what the coarse quantizer goes by."""
         return self._watched is not None and self.metric_type == faiss.METRIC_L2 and bool(self.by_residual)
 
-    def _start_watch(self) -> tuple[Any, ...] | None:
-        """Where codebooks and centres are in memory, for a coarse quantizer that is plain vectors; else None."""
+    def _start_watch(self) -> _kernels.Watch | None:
+        """What all but the codes, which are looked at list by list, is known by; None if it is not to be seen there.
+
+        It is, if the coarse quantizer is plain vectors.
+        """
         coarse, layout = self._coarse_quantizer, _lists.vector_layout()
         if layout is None or type(coarse) not in _FLAT or coarse.metric_type != self.metric_type:
             return None
-        places = int(self.this), int(self.rq.codebooks.this), int(coarse.codes.this), layout[1]
-        return self._watch(*places), *places
-
-    def _watch(self, own: int, codebooks: int, centres: int, at: int) -> tuple[Any, ...]:
-        """What changes with anything that searches derive from; the codes are looked at list by list."""
-        address = int(self.quantizer.this)
-        # Of other objects than those that were looked at, the places mean nothing.
-        if int(self.this) != own or self._coarse is None or self._coarse[0] != address:
-            return ()
-        samples = _kernels.sample_vector(codebooks, 0, 0), _kernels.sample_vector(centres, at, 1)
-        return (own, address, self.by_residual, self.metric_type, *samples)
+        codebooks, centres, invlists = self.rq.codebooks, coarse.codes, faiss.downcast_InvertedLists(self.invlists)
+        spans = [_watch.up_to(self, int(codebooks.this)), _watch.up_to(coarse, int(centres.this), 8 * layout[0])]
+        if isinstance(invlists, faiss.ArrayInvertedLists):
+            spans.append(_watch.up_to(invlists, int(invlists.ids)))
+        spans += [_watch.sample(codebooks, 4), _watch.sample(centres, 1)]
+        return _kernels.Watch(self.this, np.array(spans, np.uint64))
 
     # ---- prefixes, memory ------------------------------------------------------------------------------------------
 
