@@ -12,12 +12,20 @@ def encode_from_tables(
     uint16_t[:, ::1] codes,
     size_t block_size,
     float prefix_weight,
+    const float[:, ::1] own,
+    const float[::1] own_offsets,
+    const float[::1] directions,
+    const float[::1] parallels,
 ):
     """Beam search of rows of `x` (n, d) over M levels of K codewords; writes codes (n, M).
 
     `panels` and `bias` give the score of every codeword against x itself, ||c||^2 - 2<x, c>; the cross terms with the
     codewords chosen before come from `cross` (pairs, K, K). What prefixes are chosen by is their squared error plus
     `prefix_weight` times those of all shorter ones.
+
+    Where `directions` (n,) is not None, these errors include the square of a parallel error: of `parallels` (n,) less
+    direction * (own_offsets - score / 2) of every codeword chosen. The scores are those against `own` (n, d), if it is
+    not None.
 
     Levels run outside and the vectors of a block inside: a level's cross tables are read many times in a row.
     """
@@ -28,6 +36,9 @@ def encode_from_tables(
     cdef uint16_t[:, :, :, ::1] beam_codes = np.zeros((2, block_size, beam_size, M), np.uint16)
     cdef float[:, :, ::1] beam_scores = np.zeros((2, block_size, beam_size), np.float32)
     cdef float[:, :, ::1] beam_debts = np.zeros((2, block_size, beam_size), np.float32)
+    cdef float[:, :, ::1] beam_parallels = np.empty((2, block_size, beam_size), np.float32)
+    cdef float[:, ::1] own_tables = aligned_empty((block_size, ldt)) if own is not None else tables
+    cdef float[::1] products = aligned_empty(K)
     cdef float[::1] norms = np.einsum("ij,ij->i", x, x)
     cdef uintptr_t[::1] rows = np.empty(M, np.uintp)
     cdef float[::1] partial = aligned_empty(M * K)
@@ -43,6 +54,9 @@ def encode_from_tables(
     step.beam_stride = 0
     step.cross = &cross[0, 0, 0]
     step.prefix_weight = prefix_weight
+    step.directions = NULL
+    step.own_stride = ldt
+    step.products = &products[0]
     step.rows = <const float **>&rows[0]
     step.partial = &partial[0]
     step.slots = &slots[0]
@@ -58,6 +72,11 @@ def encode_from_tables(
             side = 0
             memset(&beam_scores[0, 0, 0], 0, here * sizeof(float))
             memset(&beam_debts[0, 0, 0], 0, here * sizeof(float))
+            if directions is not None:
+                step.directions = &directions[start]
+                memcpy(&beam_parallels[0, 0, 0], &parallels[start], here * sizeof(float))
+                for i in range(here):
+                    (&beam_scores[0, 0, 0])[i] = parallels[start + i] * parallels[start + i]
             for level in range(M):
                 panel = level * K // DPQ_PANEL
                 end_panel = ((level + 1) * K + DPQ_PANEL - 1) // DPQ_PANEL
@@ -67,15 +86,25 @@ def encode_from_tables(
                 )
                 step.level = level
                 step.tables = &tables[0, level * K - panel * DPQ_PANEL]
+                if own is not None:
+                    kernels.linear(
+                        &own[start, 0], here, d, &panels[panel, 0, 0], end_panel - panel, &bias[panel * DPQ_PANEL], -2,
+                        &own_tables[0, 0], ldt,
+                    )
+                if directions is not None:
+                    step.own_tables = &own_tables[0, level * K - panel * DPQ_PANEL]
+                    step.own_offsets = &own_offsets[level * K]
                 step.codes_in = &beam_codes[side, 0, 0, 0]
                 step.scores_in = &beam_scores[side, 0, 0]
                 step.debts_in = &beam_debts[side, 0, 0]
+                step.parallels_in = &beam_parallels[side, 0, 0]
                 side = 1 - side
                 # Entry counts are those of a full tree until it outgrows the beam; one code is left at the end.
                 step.beam_out = 1 if level + 1 == M else min(beam_size, step.beam_in * K)
                 step.codes_out = &beam_codes[side, 0, 0, 0]
                 step.scores_out = &beam_scores[side, 0, 0]
                 step.debts_out = &beam_debts[side, 0, 0]
+                step.parallels_out = &beam_parallels[side, 0, 0]
                 kernels.encode_level(&step)
                 step.beam_in = step.beam_out
             for i in range(here):
@@ -96,11 +125,20 @@ def encode_level_from_residuals(
     float prefix_weight,
     const float[:, ::1] debts_in,
     float[:, ::1] debts_out,
+    const float[:, ::1] own_tables,
+    const float[::1] own_offsets,
+    const float[::1] directions,
+    const float[:, ::1] parallels_in,
+    float[:, ::1] parallels_out,
 ):
-    """One step of the beam search where `tables` (n * beam_in, K) scores every beam entry's own residual."""
+    """One step of the beam search where `tables` (n * beam_in, K) scores every beam entry's own residual.
+
+    Parallel errors are found as in `encode_from_tables`, by `own_tables` (n, K), scores against the vectors themselves.
+    """
     cdef size_t extensions = codes_in.shape[1] * K, beam_out = codes_out.shape[1]
     cdef uint32_t[::1] slots = np.empty(beam_out + extensions, np.uint32)
     cdef float[::1] scores = aligned_empty(extensions + 16 + 4 * (beam_out + 16))
+    cdef float[::1] products = aligned_empty(K)
     cdef dpq_encode_step step
     step.n = codes_in.shape[0]
     step.K = K
@@ -115,6 +153,15 @@ def encode_level_from_residuals(
     step.prefix_weight = prefix_weight
     step.debts_in = &debts_in[0, 0]
     step.debts_out = &debts_out[0, 0]
+    step.directions = NULL
+    if directions is not None:
+        step.directions = &directions[0]
+        step.own_tables = &own_tables[0, 0]
+        step.own_stride = own_tables.shape[1]
+        step.own_offsets = &own_offsets[0]
+        step.parallels_in = &parallels_in[0, 0]
+        step.parallels_out = &parallels_out[0, 0]
+        step.products = &products[0]
     step.code_stride = codes_in.shape[2]
     step.codes_in = &codes_in[0, 0, 0]
     step.scores_in = &scores_in[0, 0]

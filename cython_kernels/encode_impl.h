@@ -12,7 +12,11 @@
  * So the guess decides how fast the best are found, and never which.
  *
  * With a prefix weight, an entry is scored by its error plus that weight times its errors at all shorter lengths: its
- * debt, which its extensions take over. */
+ * debt, which its extensions take over.
+ *
+ * With a parallel weight w, errors are |e|^2 + w <x / |x|, e>^2: errors along x change its inner products with the
+ * queries that it is near to. An entry's parallel error sqrt(w) <x / |x|, e> is what its parent's is less that product
+ * of the codeword. Products with x are in the tables already: <x, c> = offset - table / 2. */
 
 #include <float.h>
 #include <math.h>
@@ -39,8 +43,10 @@ typedef struct {
     size_t common, common_with_next; /* lengths of its prefixes in common with the entries before and after */
     const float *table;
     float *partial; /* [n_rows][K]: table + the first i rows, from i = 1 on */
-    float score;    /* of the entry itself */
-    uint32_t place; /* of its first extension */
+    float score;            /* of the entry itself, without its parallel error */
+    float parallel;         /* that error */
+    const float *products;  /* [K]: what the codewords take from it */
+    uint32_t place;         /* of its first extension */
 } beam_entry;
 
 DPQ_INLINE void keep(candidates *kept, float score, size_t place)
@@ -49,8 +55,8 @@ DPQ_INLINE void keep(candidates *kept, float score, size_t place)
     kept->places[kept->count++] = (uint32_t)place;
 }
 
-/* `vectors` (a constant) vectors of codewords from k on. */
-DPQ_INLINE void extend_by(size_t vectors, size_t k, size_t K, const beam_entry *entry, candidates *kept)
+/* `vectors` (a constant) vectors of codewords from k on; `parallel` (a constant): whether parallel errors count. */
+DPQ_INLINE void extend_by(size_t vectors, int parallel, size_t k, size_t K, const beam_entry *entry, candidates *kept)
 {
     const float *start = entry->common ? entry->partial + entry->common * K : entry->table;
     dpq_f32s sum[EXTEND_VECTORS];
@@ -66,6 +72,11 @@ DPQ_INLINE void extend_by(size_t vectors, size_t k, size_t K, const beam_entry *
     uint64_t within = 0;
     for (size_t j = 0; j < vectors; j++) {
         sum[j] = dpq_f32_add(sum[j], dpq_f32_all(entry->score));
+        if (parallel) {
+            const dpq_f32s product = dpq_f32_load(entry->products + k + j * DPQ_FW);
+            const dpq_f32s error = dpq_f32_sub(dpq_f32_all(entry->parallel), product);
+            sum[j] = dpq_f32_fma(error, error, sum[j]);
+        }
         within |= (uint64_t)dpq_f32_le(sum[j], dpq_f32_all(kept->limit)) << j * DPQ_FW;
     }
     if (!within)
@@ -79,18 +90,20 @@ DPQ_INLINE void extend_by(size_t vectors, size_t k, size_t K, const beam_entry *
     }
 }
 
-DPQ_INLINE void extend_entry(size_t K, const beam_entry *entry, candidates *kept)
+DPQ_INLINE void extend_entry(int parallel, size_t K, const beam_entry *entry, candidates *kept)
 {
     size_t k = 0;
     for (; k + EXTEND_WIDTH <= K; k += EXTEND_WIDTH)
-        extend_by(EXTEND_VECTORS, k, K, entry, kept);
+        extend_by(EXTEND_VECTORS, parallel, k, K, entry, kept);
     for (; k + DPQ_FW <= K; k += DPQ_FW)
-        extend_by(1, k, K, entry, kept);
+        extend_by(1, parallel, k, K, entry, kept);
     for (; k < K; k++) { /* K < DPQ_FW */
         float score = entry->table[k];
         for (size_t i = 0; i < entry->n_rows; i++)
             score += entry->rows[i][k];
         score += entry->score;
+        if (parallel)
+            score += (entry->parallel - entry->products[k]) * (entry->parallel - entry->products[k]);
         if (score <= kept->limit)
             keep(kept, score, entry->place + k);
     }
@@ -169,12 +182,20 @@ DPQ_INLINE size_t common_prefix(const uint16_t *a, const uint16_t *b, size_t len
     return i;
 }
 
+/* What every codeword takes from the parallel error of vector v. */
+DPQ_INLINE void find_products(const dpq_encode_step *step, size_t v)
+{
+    const float *table = step->own_tables + v * step->own_stride, direction = step->directions[v];
+    for (size_t k = 0; k < step->K; k++)
+        step->products[k] = direction * (step->own_offsets[k] - table[k] / 2);
+}
+
 DPQ_INLINE void extend_beam(const dpq_encode_step *step, size_t v, const uint16_t *codes, candidates *kept)
 {
     const size_t K = step->K, n_rows = step->cross ? step->level : 0;
     const size_t many = 3 * step->beam_out + 2 * DPQ_FW;
     const float *cross = n_rows ? step->cross + n_rows * (n_rows - 1) / 2 * K * K : NULL; /* pairs (0, level), ... */
-    beam_entry entry = {.rows = step->rows, .n_rows = n_rows, .partial = step->partial};
+    beam_entry entry = {.rows = step->rows, .n_rows = n_rows, .partial = step->partial, .products = step->products};
     kept->count = 0;
     for (size_t b = 0; b < step->beam_in; b++, codes += step->code_stride) {
         entry.common = entry.common_with_next;
@@ -184,7 +205,13 @@ DPQ_INLINE void extend_beam(const dpq_encode_step *step, size_t v, const uint16_
         entry.table = step->tables + v * step->vector_stride + b * step->beam_stride;
         entry.score = step->scores_in[v * step->beam_in + b];
         entry.place = (uint32_t)(b * K);
-        extend_entry(K, &entry, kept);
+        if (step->directions) {
+            entry.parallel = step->parallels_in[v * step->beam_in + b];
+            entry.score -= entry.parallel * entry.parallel;
+            extend_entry(1, K, &entry, kept);
+        } else {
+            extend_entry(0, K, &entry, kept);
+        }
         if (kept->count > many)
             tighten(kept, step->beam_out);
     }
@@ -238,6 +265,8 @@ static void encode_level(const dpq_encode_step *step)
         float *const scores_out = step->scores_out + v * wanted;
         const float norm = step->norms ? step->norms[v] * (1 + step->prefix_weight * (float)step->level) : 0;
         const float error = mean_of(step->scores_in + v * step->beam_in, step->beam_in) + norm;
+        if (step->directions)
+            find_products(step, v);
         kept.limit = guessed_limit(&guess, error, norm);
         extend_beam(step, v, codes_in, &kept);
         if (kept.count < wanted) {
@@ -259,6 +288,10 @@ static void encode_level(const dpq_encode_step *step)
                 const float more = step->prefix_weight * (scores_out[b] - debt);
                 step->debts_out[v * wanted + b] = debt + more;
                 scores_out[b] += more;
+            }
+            if (step->directions) {
+                const float before = step->parallels_in[v * step->beam_in + parent];
+                step->parallels_out[v * wanted + b] = before - step->products[code[step->level]];
             }
         }
     }

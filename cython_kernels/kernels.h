@@ -18,11 +18,19 @@ typedef struct {
     const float *cross;       /* [pair][K][K], doubled; NULL where `tables` already holds the residual's scores */
     size_t code_stride;       /* M: room for a whole code in every beam entry */
     const uint16_t *codes_in; /* [n][beam_in][code_stride] */
-    const float *scores_in;   /* [n][beam_in]: squared errors less the vectors' squared norms, plus the debts */
+    const float *scores_in;   /* [n][beam_in]: squared errors less the vectors' squared norms, plus the debts and the
+                               * squares of the parallel errors */
     const float *norms;       /* [n]: these, roughly; NULL where `scores_in` are the errors themselves */
     float prefix_weight;      /* >= 0 */
     const float *debts_in;    /* [n][beam_in]: prefix_weight * the sum of such errors at all lengths up to this one's; */
     float *debts_out;         /* [n][beam_out]; neither is used where prefix_weight is 0 */
+    const float *directions;  /* [n]: what takes <x, .> to the parallel error; NULL where that does not count */
+    const float *own_tables;  /* [n][own_stride]: score of every codeword against x itself */
+    size_t own_stride;
+    const float *own_offsets;  /* [K]: less half that score, <x, c> */
+    const float *parallels_in; /* [n][beam_in]: parallel errors */
+    float *parallels_out;      /* [n][beam_out] */
+    float *products;           /* scratch [K] */
     uint16_t *codes_out;      /* [n][beam_out][code_stride] */
     float *scores_out;        /* [n][beam_out] */
     uint32_t *parents_out;    /* [n][beam_out]: the beam entry extended; may be NULL */

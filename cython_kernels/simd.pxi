@@ -70,6 +70,13 @@ cdef extern from "kernels.h" nogil:
         float prefix_weight
         const float *debts_in
         float *debts_out
+        const float *directions
+        const float *own_tables
+        size_t own_stride
+        const float *own_offsets
+        const float *parallels_in
+        float *parallels_out
+        float *products
         uint16_t *codes_out
         float *scores_out
         uint32_t *parents_out

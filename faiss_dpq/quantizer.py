@@ -8,7 +8,8 @@ every codeword of the full dimension d. The code is (k_1, ..., k_M), and every p
 training and one encoding give all the lengths nbits, 2 nbits, ... M nbits.
 
 1. Encode (Eq. 26): choose k_1, k_2, ... in turn, each to come nearest to x; keep the `beam_size` best prefixes at
-   every level instead of only one.
+   every level instead of only one. For inner products, the part of the error that is parallel to x may count more than
+   the rest.
 2. Compare a query q with a code (Eq. 30), without reconstructing:
 
     ||q - sum_l c_l(k_l)||^2 = ||q||^2                                  a constant of the query
@@ -16,13 +17,15 @@ training and one encoding give all the lengths nbits, 2 nbits, ... M nbits.
                              + sum_{l<l'} 2<c_l(k_l), c_l'(k_l')>         the code's own cross terms
 
 Source: Gao, Zhu, Song, Zhao, Shen, "Beyond Product Quantization: Deep Progressive Quantization for Image Retrieval",
-IJCAI 2019; the codes are those of faiss.ResidualQuantizer.
+IJCAI 2019; the codes are those of faiss.ResidualQuantizer. The weight of parallel errors: Guo, Sun, Lindgren, Geng,
+Simcha, Chern, Kumar, "Accelerating Large-Scale Inference with Anisotropic Vector Quantization" (ScaNN), ICML 2020.
 """
 
 # Annotations of nested functions would be evaluated at every call.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -38,6 +41,8 @@ MAX_CROSS_TABLE_BYTES = 256 << 20
 
 _ENCODE_BLOCK = 1024  # vectors encoded together: each row of the cross tables is read several times a block
 _DECODE_BLOCK = 4096
+# Below this part of the codewords' lengths, rounded tables do not tell a vector's direction to a hundredth.
+_LEAST_LENGTH = 1e-4
 
 
 def default_beam_size(M: int) -> int:
@@ -51,6 +56,15 @@ def default_beam_size(M: int) -> int:
 def cross_table_bytes(M: int, K: int) -> int:
     """Size of the tables of <c_l(k), c_l'(k')> for all pairs of M levels of K codewords."""
     return M * (M - 1) // 2 * K * K * 4
+
+
+class _Parallel(NamedTuple):
+    """Of the errors along vectors, times the root of their weight; all None where they do not count."""
+
+    own: Floats | None  # (n, d): the vectors, where they are not those encoded
+    offsets: Floats | None  # (M K,): <own, c> of a centred codeword and half its table entry for `own`
+    directions: Floats | None  # (n,): what takes <own, c> to c's part in the error; 0 for vectors of no direction
+    errors: Floats | None  # (n,): before a codeword is chosen
 
 
 class ProgressiveQuantizer:
@@ -139,13 +153,38 @@ class ProgressiveQuantizer:
         codebooks[0] += self._centre
         return ProgressiveQuantizer(codebooks, shrinkage * self.shrinkage)
 
+    @cached_property
+    def _own_offsets(self) -> Floats:
+        """<x, c> of every centred codeword and half its table entry: ||c||^2 / 2 + <centre, c>, with x scaled."""
+        flat = self._centred.reshape(-1, self.d)
+        return self._codeword_norms[: len(flat)] / 2 + self.shrinkage * (flat @ self._centre)
+
+    def _parallel(self, x: Floats, encoded: Floats, weight: float, whole: Floats | None) -> _Parallel:
+        """What the kernels know of the parallel errors of vectors x, or of those of `whole` of which x are parts."""
+        if weight == 0:
+            return _Parallel(None, None, None, None)
+        own = self.shrinkage * x if whole is None else whole
+        lengths = np.sqrt(np.einsum("ij,ij->i", own, own, dtype=np.float64))
+        told = lengths > _LEAST_LENGTH * (np.linalg.norm(self._centre) + self._longest_codewords.max())
+        directions = np.divide(np.sqrt(weight), lengths, out=np.zeros(len(own)), where=told)
+        errors = directions * np.einsum("ij,ij->i", own, encoded, dtype=np.float64)
+        offsets = self._own_offsets if whole is None else self._codeword_norms * np.float32(0.5)
+        return _Parallel(whole, offsets, directions.astype(np.float32), errors.astype(np.float32))
+
     def derived_bytes(self) -> int:
         """Memory of the tables derived from the codebooks so far."""
         return sum(
             value.nbytes for name, value in vars(self).items() if name != "codebooks" and isinstance(value, np.ndarray)
         )
 
-    def encode(self, x: Floats, beam_size: int | None = None, prefix_weight: float = 0.0) -> Codes:
+    def encode(
+        self,
+        x: Floats,
+        beam_size: int | None = None,
+        prefix_weight: float = 0.0,
+        parallel_weight: float = 0.0,
+        whole: Floats | None = None,
+    ) -> Codes:
         """Codes of vectors by beam search over the levels (Eq. 26 is `beam_size` 1).
 
         Parameters
@@ -155,6 +194,11 @@ class ProgressiveQuantizer:
             Prefixes kept at every level; `default_beam_size(M)` by default.
         prefix_weight : float
             What the squared errors of all shorter lengths count for beside that of a prefix, in choosing what to keep.
+        parallel_weight : float
+            What the square of <x / ||x||, error> counts for beside the squared error, at every length. It is what the
+            error changes in inner products with queries near to x; Guo et al. choose eta = 1 + this weight.
+        whole : array, shape (n, d), float32, optional
+            The vectors whose inner products matter, where `x` are only parts of them: residuals to a list's centre.
 
         Returns
         -------
@@ -165,7 +209,8 @@ class ProgressiveQuantizer:
         encode = self._encode_by_residuals if self._cross is None else self._encode_by_tables
 
         def encode_slice(part: slice) -> None:
-            encode(x[part], beam_size, prefix_weight, codes[part])
+            of_whole = None if whole is None else whole[part]
+            encode(x[part], beam_size, prefix_weight, parallel_weight, of_whole, codes[part])
 
         parts = _parallel.slices(len(x), faiss.omp_get_max_threads(), multiple=16)
         _parallel.run(encode_slice, [(part,) for part in parts])
@@ -176,9 +221,18 @@ class ProgressiveQuantizer:
         centred = np.subtract(x, self._centre, order="C")
         return centred if self.shrinkage == 1 else np.multiply(centred, self.shrinkage, out=centred)
 
-    def _encode_by_tables(self, x: Floats, beam_size: int, prefix_weight: float, codes: Codes) -> None:
+    def _encode_by_tables(
+        self,
+        x: Floats,
+        beam_size: int,
+        prefix_weight: float,
+        parallel_weight: float,
+        whole: Floats | None,
+        codes: Codes,
+    ) -> None:
+        encoded = self._encoded(x)
         _kernels.encode_from_tables(
-            self._encoded(x),
+            encoded,
             self._panels,
             self._codeword_norms,
             self._cross,
@@ -188,25 +242,48 @@ class ProgressiveQuantizer:
             codes,
             min(_ENCODE_BLOCK, max(len(x), 1)),
             prefix_weight,
+            *self._parallel(x, encoded, parallel_weight, whole),
         )
 
-    def _encode_by_residuals(self, x: Floats, beam_size: int, prefix_weight: float, codes: Codes) -> None:
+    def _encode_by_residuals(
+        self,
+        x: Floats,
+        beam_size: int,
+        prefix_weight: float,
+        parallel_weight: float,
+        whole: Floats | None,
+        codes: Codes,
+    ) -> None:
         """The same search without cross tables: every beam entry keeps its residual, and is scored by it."""
         for start in range(0, len(x), _ENCODE_BLOCK):
-            residuals = self._encoded(x[start : start + _ENCODE_BLOCK])[:, None]
+            block = slice(start, start + _ENCODE_BLOCK)
+            encoded = self._encoded(x[block])
+            parallel = self._parallel(x[block], encoded, parallel_weight, None if whole is None else whole[block])
+            own = encoded if parallel.own is None else parallel.own
+            residuals = encoded[:, None]
             n = len(residuals)
             beam = np.zeros((n, 1, self.M), np.uint16)
-            scores, debts = np.zeros((n, 1), np.float32), np.zeros((n, 1), np.float32)
+            debts = np.zeros((n, 1), np.float32)
+            parallels = np.zeros_like(debts) if parallel.errors is None else parallel.errors[:, None]
+            scores = np.square(parallels)
             panels_a_level = self.K // _kernels.PANEL
             for level in range(self.M):
                 tables = np.empty((n * beam.shape[1], self.K), np.float32)
                 panels = slice(level * panels_a_level, (level + 1) * panels_a_level)
-                norms = self._codeword_norms[level * self.K : (level + 1) * self.K]
+                here = slice(level * self.K, (level + 1) * self.K)
+                norms = self._codeword_norms[here]
                 rows = np.ascontiguousarray(residuals).reshape(-1, self.d)
                 _kernels.linear(rows, self._panels[panels], norms, -2.0, tables)
+                own_tables = own_offsets = None
+                if parallel.offsets is not None:
+                    own_offsets = parallel.offsets[here]
+                    own_tables = np.empty((n, self.K), np.float32)
+                    _kernels.linear(own, self._panels[panels], norms, -2.0, own_tables)
                 width = min(beam_size, beam.shape[1] * self.K) if level + 1 < self.M else 1
                 extended = np.zeros((n, width, self.M), np.uint16)
-                extended_scores, extended_debts = (np.empty((n, width), np.float32) for _ in range(2))
+                extended_scores, extended_debts, extended_parallels = (
+                    np.empty((n, width), np.float32) for _ in range(3)
+                )
                 parents = np.empty((n, width), np.uint32)
                 _kernels.encode_level_from_residuals(
                     tables,
@@ -220,8 +297,13 @@ class ProgressiveQuantizer:
                     prefix_weight,
                     debts,
                     extended_debts,
+                    own_tables,
+                    own_offsets,
+                    parallel.directions,
+                    parallels,
+                    extended_parallels,
                 )
-                beam, scores, debts = extended, extended_scores, extended_debts
+                beam, scores, debts, parallels = extended, extended_scores, extended_debts, extended_parallels
                 residuals = np.take_along_axis(residuals, parents[..., None].astype(np.intp), axis=1)
                 residuals = residuals - self._centred[level][beam[..., level]]
             codes[start : start + n] = beam[:, 0]

@@ -15,16 +15,23 @@ def decode(codebooks, codes):
     return sum(codebooks[l].astype(np.float64)[codes[:, l]] for l in range(codes.shape[1]))
 
 
-def beam_search(codebooks, x, beam_size, prefix_weight=0):
+def beam_search(codebooks, x, beam_size, prefix_weight=0, parallel_weight=0, whole=None):
     """Codes of one vector x: the beam_size best prefixes are kept at every level (float64)."""
-    beam = [((), x.astype(np.float64), 0.0)]
+    x = x.astype(np.float64)
+    direction = x if whole is None else whole.astype(np.float64)
+    direction = direction / (np.linalg.norm(direction) or 1)
+
+    def error(residual):
+        return (residual**2).sum() + parallel_weight * (direction @ residual) ** 2
+
+    beam = [((), x, 0.0)]
     for level, codebook in enumerate(codebooks.astype(np.float64)):
         extended = [
             (
-                ((residual - c) ** 2).sum() + debt,
+                error(residual - c) + debt,
                 (*code, k),
                 residual - c,
-                debt + prefix_weight * ((residual - c) ** 2).sum(),
+                debt + prefix_weight * error(residual - c),
             )
             for code, residual, debt in beam
             for k, c in enumerate(codebook)

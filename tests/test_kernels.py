@@ -87,19 +87,36 @@ def errors(codebooks, x, codes):
     return ((x - naive.decode(codebooks, codes)) ** 2).sum(1)
 
 
-@given(shape=shapes, beam_size=st.integers(1, 12), by_tables=st.booleans(), prefix_weight=st.sampled_from([0, 0.1, 2]))
-def test_encode_is_beam_search(simd, shape, beam_size, by_tables, prefix_weight, monkeypatch):
+@given(
+    shape=shapes,
+    beam_size=st.integers(1, 12),
+    by_tables=st.booleans(),
+    prefix_weight=st.sampled_from([0, 0.1, 2]),
+    parallel_weight=st.sampled_from([0, 0.5, 4]),
+    offset=st.sampled_from([0.0, 30.0]),
+    residual=st.booleans(),
+)
+def test_encode_is_beam_search(
+    simd, shape, beam_size, by_tables, prefix_weight, parallel_weight, offset, residual, monkeypatch
+):
     if not by_tables and shape["nbits"] < 4:
         return  # cross tables of so few codewords always fit
     monkeypatch.setattr(quantizer_module, "MAX_CROSS_TABLE_BYTES", (1 << 40) if by_tables else -1)
     rng = np.random.default_rng(shape["seed"])
-    codebooks = naive.random_codebooks(rng, shape["M"], 1 << shape["nbits"], shape["d"])
-    x = rng.standard_normal((shape["n"], shape["d"])).astype(np.float32)
-    codes = ProgressiveQuantizer(codebooks).encode(x, beam_size, prefix_weight)
-    expected = np.array([naive.beam_search(codebooks, v, beam_size, prefix_weight) for v in x])
+    codebooks = naive.random_codebooks(rng, shape["M"], 1 << shape["nbits"], shape["d"], offset)
+    x = (offset + rng.standard_normal((shape["n"], shape["d"]))).astype(np.float32)
+    x[::7] = 0
+    whole = x[::-1].copy() if residual else None
+    codes = ProgressiveQuantizer(codebooks).encode(x, beam_size, prefix_weight, parallel_weight, whole)
+    expected = np.array(
+        [
+            naive.beam_search(codebooks, v, beam_size, prefix_weight, parallel_weight, of)
+            for v, of in zip(x, x if whole is None else whole, strict=True)
+        ]
+    )
     # Rounding may choose the other of two codewords that are equally near, and so another path.
     same = (codes == expected).all(1)
-    assert same.mean() > 0.9
+    assert same.sum() >= 0.9 * len(x) - 1
     np.testing.assert_allclose(errors(codebooks, x, codes)[same], errors(codebooks, x, expected)[same])
 
 
@@ -116,6 +133,24 @@ def test_a_code_does_not_depend_on_the_vectors_encoded_before(simd, beam_size):
     quantizer = ProgressiveQuantizer(codebooks)
     together = quantizer.encode(x, beam_size)
     np.testing.assert_array_equal(together, np.concatenate([quantizer.encode(v[None], beam_size) for v in x]))
+
+
+@pytest.mark.parametrize("by_tables", [True, False])
+def test_errors_along_a_vector_count_for_more(simd, by_tables, digits, monkeypatch):
+    monkeypatch.setattr(quantizer_module, "MAX_CROSS_TABLE_BYTES", (1 << 40) if by_tables else -1)
+    codebooks = naive.random_codebooks(np.random.default_rng(0), 4, 16, 64) + digits.mean(0) / 4
+    quantizer = ProgressiveQuantizer(codebooks).shrunk(0.9)
+    x = digits[:300]
+
+    def parallel_and_all(weight):
+        error = quantizer._encoded(x) + quantizer._centre - quantizer.decode(quantizer.encode(x, 8, 0, weight))
+        along = (x * error).sum(1) / np.linalg.norm(x, axis=1)
+        return (along**2).mean(), (error**2).sum(1).mean()
+
+    by_weight = np.array([parallel_and_all(weight) for weight in (0, 1, 10)])
+    assert (np.diff(by_weight[:, 0]) < 0).all()
+    assert (np.diff(by_weight[:, 1]) > 0).all()
+    assert by_weight.sum(1).argmin() == 1
 
 
 def test_encode_far_from_the_origin_is_as_good(simd, digits):
