@@ -91,6 +91,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     _levels: int = 0
     _known_M: int = 0
     _prefix_weight: float = 0.0
+    _parallel_weight: float | None = None
     _train_stats: training.TrainStats | None = None
 
     def __init__(
@@ -155,6 +156,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     levels = IndexDPQ.levels
     beam_size = IndexDPQ.beam_size
     prefix_weight = IndexDPQ.prefix_weight
+    parallel_weight = IndexDPQ.parallel_weight
     train_stats = IndexDPQ.train_stats
     assign = IndexDPQ.assign
     #: The trained quantizer of the residuals; FAISS's `quantizer` is the coarse one.
@@ -273,7 +275,8 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
 
     def _codes(self, quantizer: ProgressiveQuantizer, x: Floats, lists: Labels) -> Bytes:
         """Packed codes of vectors in given lists, shape (n, code_size)."""
-        codes = quantizer.encode(x - self._list_centres[lists], self.beam_size, self._prefix_weight)
+        residuals = x - self._list_centres[lists]
+        codes = quantizer.encode(residuals, self.beam_size, self._prefix_weight, self.parallel_weight, whole=x)
         return _kernels.pack_codes(codes, self._nbits)
 
     def _sa_codes(self, quantizer: ProgressiveQuantizer, x: Floats, lists: Labels) -> Bytes:

@@ -108,7 +108,7 @@ def deserialize_index(data: npt.NDArray[np.uint8], io_flags: int = 0) -> faiss.I
 
 
 def clone_index(index: faiss.Index) -> faiss.Index:
-    """faiss.clone_index, then `downcast_index`; `levels` and `train_stats` are kept, within wrappers too."""
+    """faiss.clone_index, then `downcast_index`; what files do not hold (`levels`, weights) is kept, in wrappers too."""
     clone = downcast_index(faiss.clone_index(index))
     set_python_state(clone, python_state(index))
     return clone

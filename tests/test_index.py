@@ -615,3 +615,46 @@ def test_prefix_weight_favours_the_prefixes_of_codes(digits):
         with pytest.raises(ValueError, match="prefix_weight"):
             index.prefix_weight = bad
     assert index.prefix_weight == 0.5
+
+
+@pytest.mark.parametrize("kind", ["flat", "lists"])
+def test_parallel_weight_ranks_unit_vectors_better_by_inner_products(digits, kind):
+    x = digits / np.linalg.norm(digits, axis=1, keepdims=True)
+    products = x @ x.T
+    np.fill_diagonal(products, -1)
+    nearest = products.argmax(1)
+    index = faiss_dpq.IndexDPQ(64, 8, 4, faiss.METRIC_INNER_PRODUCT)
+    if kind == "lists":
+        index = faiss_dpq.IndexIVFDPQ(faiss.IndexFlatIP(64), 64, 4, 8, 4, faiss.METRIC_INNER_PRODUCT)
+        index.nprobe = 4
+    index.train(x, effort="fast")
+
+    def found(index):
+        index.reset()
+        index.add(x)
+        return (index.search(x, 10)[1] == nearest[:, None]).any(1).mean()
+
+    by_default = found(index)
+    index.parallel_weight = 0
+    assert found(index) < by_default - 0.04
+
+
+def test_parallel_weight_is_the_metrics_unless_set(digits, tmp_path):
+    assert faiss_dpq.IndexDPQ(64, 4, 4).parallel_weight == 0
+    index = faiss_dpq.IndexDPQ(64, 4, 4, faiss.METRIC_INNER_PRODUCT)
+    index.train(digits)
+    default = index.parallel_weight
+    assert default > 0
+    for bad in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="parallel_weight"):
+            index.parallel_weight = bad
+    by_default = index.sa_encode(digits)
+    index.parallel_weight = 0.25
+    assert not np.array_equal(index.sa_encode(digits), by_default)
+    copies = copy.deepcopy(index), pickle.loads(pickle.dumps(index)), faiss_dpq.clone_index(index), index.truncate(2)
+    for other in copies:
+        assert other.parallel_weight == 0.25
+    faiss.write_index(index, str(tmp_path / "index"))
+    other = faiss_dpq.read_index(tmp_path / "index")
+    assert other.parallel_weight == default
+    np.testing.assert_array_equal(other.sa_encode(digits), by_default)

@@ -149,8 +149,9 @@ class DPQ(DeepQuantizer):
     def to_index(self, metric: int | None = None) -> IndexDPQ:
         """A trained, empty IndexDPQ with the model's codebooks.
 
-        Its `beam_size` is 1, the paper's greedy encoder (Eq. 26), so that its codes are those of `encode` and the first
-        levels are the best that a short code can be. A larger beam lowers the error of the full length.
+        Its `beam_size` is 1 and its `parallel_weight` 0, the paper's greedy encoder (Eq. 26), so that its codes are
+        those of `encode` and the first levels are the best that a short code can be. A larger beam lowers the error of
+        the full length.
 
         Parameters
         ----------
@@ -161,4 +162,5 @@ class DPQ(DeepQuantizer):
             self.quantizer.codebooks.cpu().numpy(), faiss.METRIC_L2 if metric is None else metric
         )
         index.beam_size = 1
+        index.parallel_weight = 0.0
         return index

@@ -392,6 +392,7 @@ def product_as_progressive(codebooks: npt.NDArray[np.float32], metric: int) -> I
         padded[:, m, :, m] = codebooks[m]
     index = IndexDPQ.from_codebooks(padded.reshape(depth * M, K, M * width), metric)
     index.beam_size = 1
+    index.parallel_weight = 0.0
     return index
 
 
