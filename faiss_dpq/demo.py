@@ -29,7 +29,7 @@ FAISS_TRAIN_CAP = 256 * 256  # max_points_per_centroid times codewords; OPQMatri
 FAISS_RQ_BEAM = 5
 # ST_norm_from_LUT, the search type that stores no norm and so keeps the bytes equal, adds up the
 # norm of every code for every query: all queries would take minutes.
-FAISS_RQ_TIMED_QUERIES = 50
+FAISS_RQ_TIMED_QUERIES = 20
 
 PREFIXES = f"prefixes of one IndexDPQ {CODE_SIZES[-1]}x8"
 _STYLES: dict[str, dict[str, Any]] = {
