@@ -32,13 +32,18 @@ Decoder = Callable[[Codes, Vectors], Vectors]  # of codes and their sums of code
 _HELD_OUT = 10  # of so many training vectors, one judges the network
 
 
+def _pairs(codes: Codes, i: int, j: int, K: int) -> np.ndarray:
+    """The numbers of two levels as one."""
+    return codes[:, i].astype(np.int64) * K + codes[:, j]
+
+
 def pairwise(codes: Codes, decoded: Vectors, x: Vectors, ridge: float) -> Decoder:
     """Corrections for pairs of numbers, of all pairs of levels."""
     K = int(codes.max()) + 1
     residuals = x - decoded
     tables = []
     for i, j in itertools.combinations(range(codes.shape[1]), 2):
-        pairs = codes[:, i].astype(np.int64) * K + codes[:, j]
+        pairs = _pairs(codes, i, j, K)
         table = np.zeros((K * K, x.shape[1]), np.float32)
         np.add.at(table, pairs, residuals)
         table /= (np.bincount(pairs, minlength=K * K) + ridge)[:, None]
@@ -46,12 +51,12 @@ def pairwise(codes: Codes, decoded: Vectors, x: Vectors, ridge: float) -> Decode
         tables.append((i, j, table))
 
     def decode(codes: Codes, decoded: Vectors) -> Vectors:
-        return decoded + sum(table[codes[:, i].astype(np.int64) * K + codes[:, j]] for i, j, table in tables)
+        return decoded + sum(table[_pairs(codes, i, j, K)] for i, j, table in tables)
 
     return decode
 
 
-def mlp(_: Codes, decoded: Vectors, x: Vectors, epochs: int) -> Decoder:
+def mlp(decoded: Vectors, x: Vectors, epochs: int) -> Decoder:
     """A network's corrections of reconstructions."""
     torch.manual_seed(0)
     d = x.shape[1]
@@ -110,7 +115,7 @@ def main() -> None:
     report("sum of codewords", lambda codes, decoded: decoded)
     for ridge in args.ridge:
         report(f"pairwise, ridge {ridge:g}", pairwise(codes, sums, vectors.train, ridge))
-    report("mlp", mlp(codes, sums, vectors.train, args.epochs))
+    report("mlp", mlp(sums, vectors.train, args.epochs))
     shrinkage = training.ranking_shrinkage(vectors.train, quantizer, beam_size=8, seed=index.rq.cp.seed)
     shrunk = quantizer.shrunk(shrinkage)
     report(f"sum of codewords, shrinkage {shrinkage}", lambda codes, _: shrunk.decode(codes))

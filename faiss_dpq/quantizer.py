@@ -159,7 +159,7 @@ class ProgressiveQuantizer:
         flat = self._centred.reshape(-1, self.d)
         return self._codeword_norms[: len(flat)] / 2 + self.shrinkage * (flat @ self._centre)
 
-    def _parallel(self, x: Floats, encoded: Floats, weight: float, whole: Floats | None) -> _Parallel:
+    def _parallel_errors(self, x: Floats, encoded: Floats, weight: float, whole: Floats | None) -> _Parallel:
         """What the kernels know of the parallel errors of vectors x, or of those of `whole` of which x are parts."""
         if weight == 0:
             return _Parallel(None, None, None, None)
@@ -242,7 +242,7 @@ class ProgressiveQuantizer:
             codes,
             min(_ENCODE_BLOCK, max(len(x), 1)),
             prefix_weight,
-            *self._parallel(x, encoded, parallel_weight, whole),
+            *self._parallel_errors(x, encoded, parallel_weight, whole),
         )
 
     def _encode_by_residuals(
@@ -258,7 +258,9 @@ class ProgressiveQuantizer:
         for start in range(0, len(x), _ENCODE_BLOCK):
             block = slice(start, start + _ENCODE_BLOCK)
             encoded = self._encoded(x[block])
-            parallel = self._parallel(x[block], encoded, parallel_weight, None if whole is None else whole[block])
+            parallel = self._parallel_errors(
+                x[block], encoded, parallel_weight, None if whole is None else whole[block]
+            )
             own = encoded if parallel.own is None else parallel.own
             residuals = encoded[:, None]
             n = len(residuals)
