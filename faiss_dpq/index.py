@@ -644,7 +644,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         index = IndexDPQ(self.d, levels, quantizer.nbits, self.metric_type)
         index._set_quantizer(ProgressiveQuantizer(quantizer.codebooks[:levels], quantizer.shrinkage))
         index.beam_size = self.beam_size
-        index._parallel_weight = self._parallel_weight
+        index._prefix_weight, index._parallel_weight = self._prefix_weight, self._parallel_weight
         for start in range(0, self.ntotal, _ADD_BLOCK):
             codes = self._unpacked_codes(slice(start, start + _ADD_BLOCK), levels)
             index.add_sa_codes(_kernels.pack_codes(codes, self._nbits))

@@ -62,14 +62,18 @@ def test_command_measures_once_and_reports(small, tmp_path, capsys, threads):
     rows = benchmark.read_rows(tmp_path / "report")
     assert [(row.method, row.size, row.nprobe) for row in rows] == [
         *[("IndexDPQ", 2, 0), ("PQ", 2, 0), ("IVF PQ", 2, 1), ("IVF PQ", 2, 4)],
-        ("prefix of 2", 1, 0),
+        *[("prefix of 2", 1, 0), ("prefix of 2", 2, 0)],
+        *[(f"prefix of 2, prefix_weight {weight}", size, 0) for weight in (0.1, 0.3) for size in (1, 2)],
     ]
+    assert rows[5].mse == pytest.approx(rows[0].mse)
+    assert rows[4].mse > rows[6].mse  # 1 of 2, without and with prefix_weight
     assert rows[3].recalls[2] >= rows[2].recalls[2]
     assert main([*arguments, *chosen]) == 0
     assert benchmark.read_rows(tmp_path / "report") == rows
     report = (tmp_path / "report" / "report.md").read_text()
     assert "| small | 2 | IVF PQ, nprobe 4 |" in report
     assert "| 1 of 2 |" in report
+    assert "| 2 of 2, prefix_weight 0.1 |" in report
     assert (tmp_path / "report" / "small.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
 

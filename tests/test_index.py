@@ -609,8 +609,8 @@ def test_prefix_weight_favours_the_prefixes_of_codes(digits):
     assert error(favoured, 1) < error(plain, 1)
     assert error(favoured, 2) < error(plain, 2)
     assert error(plain, 4) < error(favoured, 4) < 1.2 * error(plain, 4)
-    for other in (copy.deepcopy(index), pickle.loads(pickle.dumps(index)), faiss_dpq.clone_index(index)):
-        assert other.prefix_weight == 0.5
+    copies = (copy.deepcopy(index), pickle.loads(pickle.dumps(index)), faiss_dpq.clone_index(index), index.truncate(2))
+    assert [other.prefix_weight for other in copies] == [0.5] * 4
     for bad in (-1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="prefix_weight"):
             index.prefix_weight = bad

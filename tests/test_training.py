@@ -26,7 +26,7 @@ def test_stats_tell_what_training_did(digits):
     stats = index.train_stats
     assert (stats.n, len(stats.mse), stats.seconds > 0) == (len(digits), 4, True)
     assert len(stats.history) == stats.iterations + 1
-    assert stats.history[-1] == stats.mse[-1] < stats.history[0]
+    assert min(stats.history) < stats.history[0]
     assert stats.mse == sorted(stats.mse, reverse=True)
 
 
@@ -94,11 +94,52 @@ def test_conjugate_gradients_reach_the_same_codebooks(digits, monkeypatch):
     np.testing.assert_allclose(training._solve(*arguments), dense, atol=1e-3)
 
 
-def test_large_codebooks_train(digits):
-    x = np.repeat(digits, 3, axis=0) + np.random.default_rng(0).normal(0, 1, (3 * len(digits), 64))
-    index = faiss_dpq.IndexDPQ(64, 3, 12)
-    index.train(x.astype(np.float32), effort="fast")
-    assert index.train_stats.history[-1] < index.train_stats.history[0]
+def test_training_without_the_normal_matrix_is_as_good(digits, monkeypatch):
+    _, dense = training.train_codebooks(digits, 3, 4, effort="fast")
+    monkeypatch.setattr(training, "_DENSE_UNKNOWNS", 0)
+    _, matrix_free = training.train_codebooks(digits, 3, 4, effort="fast")
+    assert matrix_free.history[0] == dense.history[0]
+    assert matrix_free.mse[-1] == pytest.approx(dense.mse[-1], rel=0.02)
+    assert matrix_free.mse[-1] != dense.mse[-1]
+
+
+def test_the_codebooks_that_code_vectors_held_out_best_are_kept(digits, monkeypatch):
+    seen = []
+
+    def scripted_error(quantizer, held_out, beam_size):
+        seen.append(quantizer.codebooks)
+        return {0: 9.0, 3: 5.0, 6: 4.0}.get(len(seen) - 1, 7.0)
+
+    monkeypatch.setattr(training, "_coding_error", scripted_error)
+    codebooks, stats = training.train_codebooks(digits, 2, 4, effort=training.Effort(32, 4, 256))
+    np.testing.assert_array_equal(codebooks, seen[6])
+    # Turns 9 to 16, a quarter of 32, are no better than turns 1 to 8.
+    assert stats.iterations == 16
+    assert stats.history == [9, 7, 7, 5, 7, 7, 4, *[7] * 10]
+
+
+def test_vectors_held_out_are_not_learned_from(digits, monkeypatch):
+    held_out, learned = [], []
+    error, kmeans = training._coding_error, training._residual_kmeans
+    monkeypatch.setattr(training, "_coding_error", lambda q, x, beam: held_out.append(x) or error(q, x, beam))
+    monkeypatch.setattr(training, "_residual_kmeans", lambda x, *rest: learned.append(x) or kmeans(x, *rest))
+    training.train_codebooks(digits, 2, 4, effort="fast")
+    assert len(held_out[0]) == len(digits) // 10
+    together = np.concatenate([held_out[0], learned[0]])
+    np.testing.assert_array_equal(together[np.lexsort(together.T)], digits[np.lexsort(digits.T)])
+
+
+@pytest.mark.parametrize("n", [300, 600])
+def test_few_vectors_teach_more_than_they_teach_faiss(digits, n, M=8):
+    order = np.random.default_rng(0).permutation(len(digits))
+    x, unseen = digits[order[:n]], digits[order[1300:]]
+    stock = faiss.ResidualQuantizer(64, M, 8)
+    stock.cp.min_points_per_centroid = 1
+    stock.train(x)
+    theirs = faiss.vector_to_array(stock.codebooks).reshape(M, 256, 64)
+    ours, stats = training.train_codebooks(x, M, 8)
+    assert stats.iterations == 0  # too few to fit all codewords together
+    assert prefix_errors(ours, unseen, 16)[-1] < prefix_errors(theirs, unseen, 16)[-1]
 
 
 def test_weights_favour_their_prefix(digits):
@@ -217,7 +258,6 @@ def test_sgd_goes_on_from_least_squares(digits):
     np.testing.assert_allclose(index.codebooks, again.codebooks, rtol=1e-3, atol=1e-3)  # torch's threads round anew
     assert np.abs(index.codebooks - start.codebooks).max() > 0.1
     assert index.train_stats.mse[-1] < 1.1 * start.train_stats.mse[-1]
-    assert index.train_stats.history[-1] == index.train_stats.mse[-1]
 
 
 def test_sgd_says_what_is_missing_before_it_works(digits, monkeypatch):
@@ -251,7 +291,7 @@ def test_shrinkage_is_the_mildest_of_those_that_rank_about_best(directions, monk
     monkeypatch.setattr(training, "_RANKING_QUERIES", 150)
     codebooks, _ = training.train_codebooks(directions, 3, 4, effort="fast")
     quantizer = ProgressiveQuantizer(codebooks)
-    base = directions[np.sort(np.random.default_rng(5).permutation(3000)[:700])]
+    base = directions[np.random.default_rng(4).permutation(3000)[:700]]
     centre = codebooks[0].mean(0)
     decoded = quantizer.decode(quantizer.encode(base, 4))
     found = []
@@ -266,7 +306,7 @@ def test_shrinkage_is_the_mildest_of_those_that_rank_about_best(directions, monk
     found = np.array(found)
     behind = found[found.mean(1).argmax()] - found
     about_best = [s for s, b in zip(training.SHRINKAGES, behind, strict=True) if b.mean() <= b.std() / 150**0.5]
-    chosen = training.ranking_shrinkage(directions, quantizer, 4, seed=5)
+    chosen = training.ranking_shrinkage(directions, quantizer, 4, seed=4)
     assert chosen == about_best[0]
     assert chosen < 1
 
