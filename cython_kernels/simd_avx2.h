@@ -6,7 +6,7 @@
 #pragma GCC target("avx2,fma,bmi,popcnt")
 #endif
 
-enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4 }; /* of the 16 registers, two a panel */
+enum { LINEAR_ROWS = 6, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 4 }; /* of the 16 registers, two a panel */
 enum { DPQ_LEAST_BATCH = 3 };
 
 #define DPQ_QW 32u

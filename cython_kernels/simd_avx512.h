@@ -7,7 +7,7 @@
 #pragma GCC target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")
 #endif
 
-enum { LINEAR_ROWS = 12, LINEAR_PANELS = 8 }; /* of the 32 registers: as many as hide the multiply-add's latency */
+enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4, LINEAR_ROW_PANELS = 8 }; /* of the 32 registers */
 enum { DPQ_LEAST_BATCH = 12 };
 
 /* 64 queries wide the rows of 4x8 (80 KB) leave L1 and still win 1.6x over 32 wide: half the code

@@ -41,16 +41,28 @@ def test_linear_is_the_affine_product(simd, n, d, rows, scale, seed):
     assert np.isnan(out[:, width:]).all()
 
 
-@given(n=st.integers(2, 40), cut=st.integers(1, 39), d=st.integers(1, 30), seed=st.integers(0, 1000))
-def test_linear_does_not_depend_on_blocks(simd, n, cut, d, seed):
+@given(
+    n=st.integers(2, 40),
+    cut=st.integers(1, 39),
+    d=st.integers(1, 150) | st.just(3000),  # so many: several blocks of rows
+    n_panels=st.integers(1, 12),
+    panel_cut=st.integers(1, 11),
+    seed=st.integers(0, 1000),
+)
+def test_linear_does_not_depend_on_blocks(simd, n, cut, d, n_panels, panel_cut, seed):
     rng = np.random.default_rng(seed)
-    x = rng.standard_normal((n, d)).astype(np.float32)
-    panels = _kernels.pack_panels(rng.standard_normal((50, d)).astype(np.float32))
-    bias = np.zeros(panels.shape[0] * _kernels.PANEL, np.float32)
-    whole, parts = (np.empty((n, len(bias)), np.float32) for _ in range(2))
+    x = rng.standard_normal((n, d), np.float32)
+    panels = _kernels.pack_panels(rng.standard_normal((n_panels * _kernels.PANEL, d), np.float32))
+    bias = rng.standard_normal(len(panels) * _kernels.PANEL, np.float32)
+    whole, parts = (np.full((n, len(bias)), np.nan, np.float32) for _ in range(2))
     _kernels.linear(x, panels, bias, -2.0, whole)
-    for part in (slice(0, cut), slice(cut, n)):
-        _kernels.linear(x[part], panels, bias, -2.0, parts[part])
+    for some in (slice(0, panel_cut), slice(panel_cut, n_panels)):
+        columns = slice(some.start * _kernels.PANEL, some.stop * _kernels.PANEL)
+        for rows in (slice(0, cut), slice(cut, n)):
+            out = np.empty_like(parts[rows, columns])
+            if out.size:
+                _kernels.linear(x[rows], panels[some], bias[columns], -2.0, out)
+            parts[rows, columns] = out
     np.testing.assert_array_equal(whole, parts)
 
 
