@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define DPQ_HEAP_MAX_K 128u
+#define DPQ_HEAP_MAX_K 32u
 
 typedef struct {
     uint64_t *keys; /* k (heap) or 2k (reservoir) */
