@@ -29,19 +29,31 @@ DPQ_INLINE void linear_tile(size_t rows, size_t panels_here, const float *x, siz
         }
 }
 
+/* All columns of a tile. Never inlined: among the variables of outer loops, compilers run out of registers for sums. */
+#define LINEAR_TILE(name, rows, panels_here) \
+    static __attribute__((noinline)) void name(const float *x, size_t d, const float *panels, const float *bias, \
+                                               float scale, float *out, size_t ldo) \
+    { \
+        for (size_t begin = 0; begin < d; begin += DPQ_LINEAR_DEPTH) \
+            linear_tile(rows, panels_here, x, d, begin, begin + DPQ_LINEAR_DEPTH < d ? begin + DPQ_LINEAR_DEPTH : d, \
+                        panels, bias, scale, out, ldo); \
+    }
+LINEAR_TILE(linear_rows_by_panels, LINEAR_ROWS, LINEAR_PANELS)
+LINEAR_TILE(linear_rows_by_one, LINEAR_ROWS, 1)
+LINEAR_TILE(linear_one_by_panels, 1, LINEAR_ROW_PANELS)
+LINEAR_TILE(linear_one_by_one, 1, 1)
+
 /* All tiles, of at most n by n_panels. The last ones of a row or column of tiles begin where they still fit: what they
  * compute again comes out the same. */
-DPQ_INLINE void linear_tiles(size_t rows, size_t panels_here, const float *x, size_t n, size_t d, const float *panels,
+DPQ_INLINE void linear_tiles(__typeof__(linear_one_by_one) tile, size_t rows, size_t panels_here, const float *x, size_t n, size_t d, const float *panels,
                              size_t n_panels, const float *bias, float scale, float *out, size_t ldo)
 {
     for (size_t p = 0; p < n_panels; p += panels_here) {
         const size_t panel = p + panels_here <= n_panels ? p : n_panels - panels_here;
         for (size_t r = 0; r < n; r += rows) {
             const size_t row = r + rows <= n ? r : n - rows;
-            for (size_t begin = 0; begin < d; begin += DPQ_LINEAR_DEPTH)
-                linear_tile(rows, panels_here, x + row * d, d, begin, begin + DPQ_LINEAR_DEPTH < d ? begin + DPQ_LINEAR_DEPTH : d,
-                            panels + panel * d * DPQ_FW, bias + panel * DPQ_FW, scale,
-                            out + row * ldo + panel * DPQ_FW, ldo);
+            tile(x + row * d, d, panels + panel * d * DPQ_FW, bias + panel * DPQ_FW, scale,
+                 out + row * ldo + panel * DPQ_FW, ldo);
         }
     }
 }
@@ -50,13 +62,13 @@ static void linear_some_rows(const float *x, size_t n, size_t d, const float *pa
                              const float *bias, float scale, float *out, size_t ldo)
 {
     if (n >= LINEAR_ROWS && n_panels >= LINEAR_PANELS)
-        linear_tiles(LINEAR_ROWS, LINEAR_PANELS, x, n, d, panels, n_panels, bias, scale, out, ldo);
+        linear_tiles(linear_rows_by_panels, LINEAR_ROWS, LINEAR_PANELS, x, n, d, panels, n_panels, bias, scale, out, ldo);
     else if (n >= LINEAR_ROWS)
-        linear_tiles(LINEAR_ROWS, 1, x, n, d, panels, n_panels, bias, scale, out, ldo);
+        linear_tiles(linear_rows_by_one, LINEAR_ROWS, 1, x, n, d, panels, n_panels, bias, scale, out, ldo);
     else if (n_panels >= LINEAR_ROW_PANELS)
-        linear_tiles(1, LINEAR_ROW_PANELS, x, n, d, panels, n_panels, bias, scale, out, ldo);
+        linear_tiles(linear_one_by_panels, 1, LINEAR_ROW_PANELS, x, n, d, panels, n_panels, bias, scale, out, ldo);
     else
-        linear_tiles(1, 1, x, n, d, panels, n_panels, bias, scale, out, ldo);
+        linear_tiles(linear_one_by_one, 1, 1, x, n, d, panels, n_panels, bias, scale, out, ldo);
 }
 
 /* As many rows at a time as stay in L2 while all panels pass; a rest too short for a tile goes with the last of them. */

@@ -22,6 +22,7 @@
 #define DPQ_SPAN 4096u            /* vectors between two choices of byte or float scan */
 #define DPQ_MIN_SAMPLED_N 16384u  /* smaller databases go by float alone */
 #define DPQ_SAMPLED_A_RESULT 200u
+#define DPQ_INTERLEAVED 16u      /* table entries that are one cache line of every query */
 #define DPQ_STRIPS (DPQ_QW / DPQ_FW)
 /* A hit costs about as much as the float scan of two vectors for a strip; measured flat within 2x. */
 #define DPQ_MAX_HITS_PER_SPAN (DPQ_SPAN * 2)
@@ -347,9 +348,10 @@ static void dpq_interleave(const dpq_database *db, const dpq_queries *qs, dpq_gr
             uint32_t q = strip * DPQ_FW + i;
             from[i] = qs->tables + (g->first + (q < g->lanes ? q : 0)) * rows;
         }
-        for (size_t r = 0; r < rows; r++)
+        for (size_t r = 0; r < rows; r += DPQ_INTERLEAVED)
             for (uint32_t i = 0; i < DPQ_FW; i++)
-                to[r * DPQ_FW + i] = from[i][r];
+                for (size_t j = r; j < dpq_min(r + DPQ_INTERLEAVED, rows); j++)
+                    to[j * DPQ_FW + i] = from[i][j];
     }
 }
 
