@@ -54,9 +54,8 @@ typedef struct {
 typedef struct {
     uint16_t code[DPQ_CHUNK * DPQ_MAX_LEVELS];
     float start[DPQ_CHUNK];
-    float distance[DPQ_CHUNK * DPQ_FW];
     uint64_t within[DPQ_CHUNK + 8]; /* + 8: dpq_collect reads ahead */
-    dpq_hit hits[DPQ_CHUNK];
+    dpq_hit hits[DPQ_CHUNK + 1];    /* + 1: and writes before it looks */
     dpq_hit pending[DPQ_CHUNK]; /* of an earlier chunk, to be rescored exactly */
     size_t pendings;
 } dpq_workspace;
@@ -88,16 +87,17 @@ static void dpq_decode_chunk(const dpq_database *db, dpq_workspace *w, size_t fi
 }
 
 /* Hits are rare: most vectors are passed over eight at a time. */
-static inline size_t dpq_collect(const uint64_t *within, size_t first, size_t n, uint64_t live, dpq_hit *hits)
+static inline size_t dpq_collect(uint64_t *within, size_t first, size_t n, uint64_t live, dpq_hit *hits)
 {
     size_t found = 0;
+    memset(within + n, 0, 8 * sizeof *within);
     for (size_t i = 0; i < n; i += 8) {
         uint64_t any = 0;
         for (size_t j = i; j < i + 8; j++)
             any |= within[j];
         if (!(any & live))
             continue;
-        for (size_t j = i; j < dpq_min(i + 8, n); j++) {
+        for (size_t j = i; j < i + 8; j++) {
             hits[found] = (dpq_hit){(uint32_t)(first + j), within[j] & live};
             found += hits[found].queries != 0;
         }
@@ -105,7 +105,16 @@ static inline size_t dpq_collect(const uint64_t *within, size_t first, size_t n,
     return found;
 }
 
-/* distance[i][lane] of the decoded vectors; within[i]: lanes at or below their thresholds. */
+/* A decoded vector's distances from a strip's queries. */
+DPQ_INLINE dpq_f32s dpq_strip_sum(const float *rows, size_t K, const uint16_t *code, float start, uint32_t levels)
+{
+    dpq_f32s sum = dpq_f32_all(start);
+    for (uint32_t l = 0; l < levels; l++)
+        sum = dpq_f32_add(sum, dpq_f32_load(rows + (l * K + code[l]) * DPQ_FW));
+    return sum;
+}
+
+/* within[i]: lanes at or below their thresholds. */
 static inline void dpq_strip_sums(const dpq_database *db, const dpq_group *g, dpq_workspace *w,
                                   uint32_t strip, size_t n, uint32_t levels)
 {
@@ -113,12 +122,8 @@ static inline void dpq_strip_sums(const dpq_database *db, const dpq_group *g, dp
     const float *rows = g->rows32 + strip * levels * K * DPQ_FW;
     dpq_f32s threshold = dpq_f32_load(g->threshold + strip * DPQ_FW);
     for (size_t i = 0; i < n; i++) {
-        const uint16_t *code = w->code + i * levels;
-        dpq_f32s sum = dpq_f32_all(w->start[i]);
-        for (uint32_t l = 0; l < levels; l++)
-            sum = dpq_f32_add(sum, dpq_f32_load(rows + (l * K + code[l]) * DPQ_FW));
-        dpq_f32_store(w->distance + i * DPQ_FW, sum);
-        w->within[i] = dpq_f32_le(sum, threshold);
+        dpq_f32s distance = dpq_strip_sum(rows, K, w->code + i * levels, w->start[i], levels);
+        w->within[i] = dpq_f32_le(distance, threshold);
     }
 }
 
@@ -142,20 +147,35 @@ static inline void dpq_offer(dpq_group *g, uint32_t q, float distance, size_t v)
     }
 }
 
-/* Upper bounds of a strip's distances from sampled vectors: the greatest, and the least of every bucket. */
-static void dpq_strip_sample(const dpq_database *db, dpq_group *g, const dpq_workspace *w, uint32_t strip,
-                             size_t first, size_t stride, size_t bucket)
+/* Of a strip's distances from the decoded vectors first, first + stride, ...: the greatest, and the least of every
+ * bucket. */
+static inline void dpq_strip_extremes(const dpq_database *db, dpq_group *g, const dpq_workspace *w, uint32_t strip,
+                                      size_t first, size_t stride, uint32_t levels)
 {
+    const size_t K = dpq_codewords(db);
+    const float *rows = g->rows32 + strip * levels * K * DPQ_FW;
     dpq_f32s high = dpq_f32_load(g->high + strip * DPQ_FW);
+    size_t bucket = first / stride % g->buckets;
     for (size_t i = 0; i < DPQ_CHUNK; i++) {
         float *least = g->least + bucket * DPQ_QW + strip * DPQ_FW;
-        dpq_f32s distance = dpq_f32_load(w->distance + i * DPQ_FW);
+        dpq_f32s distance = dpq_strip_sum(rows, K, w->code + i * levels, w->start[i], levels);
         high = dpq_f32_max(high, distance);
         if (dpq_is_allowed(db, first + i * stride))
             dpq_f32_store(least, dpq_f32_min(dpq_f32_load(least), distance));
         bucket = bucket + 1 < g->buckets ? bucket + 1 : 0;
     }
     dpq_f32_store(g->high + strip * DPQ_FW, high);
+}
+
+static void dpq_strip_sample(const dpq_database *db, dpq_group *g, const dpq_workspace *w, uint32_t strip, size_t first,
+                             size_t stride)
+{
+    if (db->levels == 4)
+        dpq_strip_extremes(db, g, w, strip, first, stride, 4);
+    else if (db->levels == 8)
+        dpq_strip_extremes(db, g, w, strip, first, stride, 8);
+    else
+        dpq_strip_extremes(db, g, w, strip, first, stride, db->levels);
 }
 
 /* k buckets, so k vectors at least, are as near as this. A heap of the sampled distances would be tighter by few ranks
@@ -349,9 +369,11 @@ static void dpq_interleave(const dpq_database *db, const dpq_queries *qs, dpq_gr
             from[i] = qs->tables + (g->first + (q < g->lanes ? q : 0)) * rows;
         }
         for (size_t r = 0; r < rows; r += DPQ_INTERLEAVED)
-            for (uint32_t i = 0; i < DPQ_FW; i++)
+            for (uint32_t i = 0; i < DPQ_FW; i++) {
+                __builtin_prefetch(from[i] + r + 4 * DPQ_INTERLEAVED);
                 for (size_t j = r; j < dpq_min(r + DPQ_INTERLEAVED, rows); j++)
                     to[j * DPQ_FW + i] = from[i][j];
+            }
     }
 }
 
@@ -419,10 +441,8 @@ static void dpq_group_sample(const dpq_database *db, const dpq_queries *qs, dpq_
         g->least[i] = INFINITY;
     for (size_t i = 0; i < size; i += DPQ_CHUNK) {
         dpq_decode_chunk(db, w, i * stride, stride, DPQ_CHUNK, 1);
-        for (uint32_t strip = 0; strip * DPQ_FW < g->lanes; strip++) {
-            dpq_strip_scan(db, g, w, strip, DPQ_CHUNK);
-            dpq_strip_sample(db, g, w, strip, i * stride, stride, i % g->buckets);
-        }
+        for (uint32_t strip = 0; strip * DPQ_FW < g->lanes; strip++)
+            dpq_strip_sample(db, g, w, strip, i * stride, stride);
     }
     for (uint32_t strip = 0; strip * DPQ_FW < g->lanes; strip++) {
         dpq_strip_calibrate(db, qs, g, strip);
