@@ -28,10 +28,11 @@
 #define DPQ_MAX_HITS_PER_SPAN (DPQ_SPAN * 2)
 #define DPQ_FLOAT_SPANS 3u       /* then the bytes get another try: thresholds have fallen */
 
+/* Vectors, and the queries that they may be near to. */
 typedef struct {
-    uint32_t vector;
-    uint64_t queries;
-} dpq_hit;
+    uint64_t queries[DPQ_CHUNK + 8]; /* + 8: dpq_nonzero8 writes ahead */
+    uint32_t vector[DPQ_CHUNK + 8];
+} dpq_hits;
 
 typedef struct {
     uint8_t limit[DPQ_QW];
@@ -54,9 +55,8 @@ typedef struct {
 typedef struct {
     uint16_t code[DPQ_CHUNK * DPQ_MAX_LEVELS];
     float start[DPQ_CHUNK];
-    uint64_t within[DPQ_CHUNK + 8]; /* + 8: dpq_collect reads ahead */
-    dpq_hit hits[DPQ_CHUNK + 1];    /* + 1: and writes before it looks */
-    dpq_hit pending[DPQ_CHUNK]; /* of an earlier chunk, to be rescored exactly */
+    uint64_t within[DPQ_CHUNK + 8]; /* + 8: dpq_nonzero8 reads ahead */
+    dpq_hits hits, pending; /* pending: of an earlier chunk, to be rescored exactly */
     size_t pendings;
 } dpq_workspace;
 
@@ -86,22 +86,13 @@ static void dpq_decode_chunk(const dpq_database *db, dpq_workspace *w, size_t fi
     }
 }
 
-/* Hits are rare: most vectors are passed over eight at a time. */
-static inline size_t dpq_collect(uint64_t *within, size_t first, size_t n, uint64_t live, dpq_hit *hits)
+/* Vectors first + i, i < n, with queries of `live` in within[i] are hits. */
+static inline size_t dpq_collect(dpq_workspace *w, size_t first, size_t n, uint64_t live)
 {
     size_t found = 0;
-    memset(within + n, 0, 8 * sizeof *within);
-    for (size_t i = 0; i < n; i += 8) {
-        uint64_t any = 0;
-        for (size_t j = i; j < i + 8; j++)
-            any |= within[j];
-        if (!(any & live))
-            continue;
-        for (size_t j = i; j < i + 8; j++) {
-            hits[found] = (dpq_hit){(uint32_t)(first + j), within[j] & live};
-            found += hits[found].queries != 0;
-        }
-    }
+    memset(w->within + n, 0, 8 * sizeof *w->within);
+    for (size_t i = 0; i < n; i += 8)
+        found += dpq_nonzero8(w->within + i, live, (uint32_t)(first + i), w->hits.queries + found, w->hits.vector + found);
     return found;
 }
 
@@ -208,22 +199,23 @@ DPQ_INLINE void dpq_rescore_bounds(const dpq_database *db, dpq_group *g, dpq_wor
 {
     uint16_t code[DPQ_MAX_LEVELS];
     for (size_t h = 0; h < n; h++) {
-        size_t v = w->hits[h].vector;
+        size_t v = w->hits.vector[h];
         uint64_t near = 0;
         if (!dpq_is_allowed(db, v))
             continue;
         dpq_unpack(db, v, code);
         float edge = db->term_bins ? dpq_term_edge(db, db->term_bins[v]) : 0.0f;
-        for (uint64_t queries = w->hits[h].queries; queries; queries &= queries - 1) {
+        for (uint64_t queries = w->hits.queries[h]; queries; queries &= queries - 1) {
             uint32_t q = (uint32_t)__builtin_ctzll(queries);
             near |= (uint64_t)(dpq_lane_sum(db, g, q, code, edge) <= g->threshold[q]) << q;
             g->hits_in_span[q / DPQ_FW]++;
         }
-        w->pending[w->pendings] = (dpq_hit){(uint32_t)v, near};
+        w->pending.vector[w->pendings] = (uint32_t)v;
+        w->pending.queries[w->pendings] = near;
         w->pendings += near != 0;
     }
     for (size_t h = 0; h < w->pendings; h++) {
-        dpq_unpack(db, w->pending[h].vector, code);
+        dpq_unpack(db, w->pending.vector[h], code);
         dpq_prefetch_term(db, code);
     }
 }
@@ -232,10 +224,10 @@ DPQ_INLINE void dpq_rescore_pending(const dpq_database *db, dpq_group *g, dpq_wo
 {
     uint16_t code[DPQ_MAX_LEVELS];
     for (size_t h = 0; h < w->pendings; h++) {
-        size_t v = w->pending[h].vector;
+        size_t v = w->pending.vector[h];
         dpq_unpack(db, v, code);
         float term = dpq_term(db, v, code);
-        for (uint64_t queries = w->pending[h].queries; queries; queries &= queries - 1) {
+        for (uint64_t queries = w->pending.queries[h]; queries; queries &= queries - 1) {
             uint32_t q = (uint32_t)__builtin_ctzll(queries);
             dpq_offer(g, q, dpq_lane_sum(db, g, q, code, term), v);
         }
@@ -315,7 +307,7 @@ static void dpq_byte_chunk(const dpq_database *db, dpq_group *g, dpq_workspace *
     if (!live)
         return;
     dpq_byte_scan(db, g, w, first, n);
-    dpq_rescore(db, g, w, dpq_collect(w->within, first, n, live, w->hits));
+    dpq_rescore(db, g, w, dpq_collect(w, first, n, live));
 }
 
 static void dpq_float_chunk(const dpq_database *db, dpq_group *g, dpq_workspace *w, size_t first, size_t n)
@@ -327,9 +319,9 @@ static void dpq_float_chunk(const dpq_database *db, dpq_group *g, dpq_workspace 
         if (!decoded++)
             dpq_decode_chunk(db, w, first, 1, n, 0);
         dpq_strip_scan(db, g, w, strip, n);
-        size_t found = dpq_collect(w->within, first, n, dpq_lane_mask(g->lanes - strip * DPQ_FW) & 0xffff, w->hits);
+        size_t found = dpq_collect(w, first, n, dpq_lane_mask(g->lanes - strip * DPQ_FW) & 0xffff);
         for (size_t h = 0; h < found; h++)
-            w->hits[h].queries <<= strip * DPQ_FW;
+            w->hits.queries[h] <<= strip * DPQ_FW;
         dpq_rescore(db, g, w, found);
     }
 }

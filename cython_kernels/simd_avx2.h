@@ -1,4 +1,5 @@
 /* AVX2: 32 uint8 lanes, 16 float lanes in two registers. */
+#include "nonzero8.h"
 #include <immintrin.h>
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt"))), apply_to = function)

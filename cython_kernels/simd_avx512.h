@@ -78,6 +78,18 @@ static inline dpq_u8s dpq_u8_interleave4(dpq_u8s a)
     return _mm512_permutexvar_epi8(_mm512_add_epi8(step, column), a);
 }
 
+/* As in nonzero8.h, without a branch that depends on the masks. */
+static inline size_t dpq_nonzero8(const uint64_t *masks, uint64_t live, uint32_t first, uint64_t *kept,
+                                  uint32_t *numbers)
+{
+    __m512i eight = _mm512_and_si512(_mm512_loadu_si512(masks), _mm512_set1_epi64((long long)live));
+    __mmask8 some = _mm512_test_epi64_mask(eight, eight);
+    __m256i number = _mm256_add_epi32(_mm256_set1_epi32((int)first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    _mm512_storeu_si512(kept, _mm512_maskz_compress_epi64(some, eight));
+    _mm256_storeu_si256((__m256i *)numbers, _mm256_maskz_compress_epi32(some, number));
+    return (size_t)_mm_popcnt_u32(some);
+}
+
 typedef __m512 dpq_f32s;
 static inline dpq_f32s dpq_f32_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void dpq_f32_store(float *p, dpq_f32s a) { _mm512_storeu_ps(p, a); }

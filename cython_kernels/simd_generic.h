@@ -1,4 +1,5 @@
 /* The scalar twin: plain loops over lanes, which a compiler may vectorise for its baseline. */
+#include "nonzero8.h"
 #include <math.h>
 
 #define DPQ_QW 32u

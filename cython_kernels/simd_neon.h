@@ -1,4 +1,5 @@
 /* NEON (AArch64): 32 uint8 lanes in two registers, 16 float lanes in four. */
+#include "nonzero8.h"
 #include <arm_neon.h>
 
 #define DPQ_QW 32u
