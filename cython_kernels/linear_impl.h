@@ -45,8 +45,9 @@ LINEAR_TILE(linear_one_by_one, 1, 1)
 
 /* All tiles, of at most n by n_panels. The last ones of a row or column of tiles begin where they still fit: what they
  * compute again comes out the same. */
-DPQ_INLINE void linear_tiles(__typeof__(linear_one_by_one) tile, size_t rows, size_t panels_here, const float *x, size_t n, size_t d, const float *panels,
-                             size_t n_panels, const float *bias, float scale, float *out, size_t ldo)
+DPQ_INLINE void linear_tiles(__typeof__(linear_one_by_one) tile, size_t rows, size_t panels_here, const float *x,
+                             size_t n, size_t d, const float *panels, size_t n_panels, const float *bias, float scale,
+                             float *out, size_t ldo)
 {
     for (size_t p = 0; p < n_panels; p += panels_here) {
         const size_t panel = p + panels_here <= n_panels ? p : n_panels - panels_here;
@@ -62,7 +63,8 @@ static void linear_some_rows(const float *x, size_t n, size_t d, const float *pa
                              const float *bias, float scale, float *out, size_t ldo)
 {
     if (n >= LINEAR_ROWS && n_panels >= LINEAR_PANELS)
-        linear_tiles(linear_rows_by_panels, LINEAR_ROWS, LINEAR_PANELS, x, n, d, panels, n_panels, bias, scale, out, ldo);
+        linear_tiles(linear_rows_by_panels, LINEAR_ROWS, LINEAR_PANELS, x, n, d, panels, n_panels, bias, scale, out,
+                     ldo);
     else if (n >= LINEAR_ROWS)
         linear_tiles(linear_rows_by_one, LINEAR_ROWS, 1, x, n, d, panels, n_panels, bias, scale, out, ldo);
     else if (n_panels >= LINEAR_ROW_PANELS)
@@ -71,7 +73,7 @@ static void linear_some_rows(const float *x, size_t n, size_t d, const float *pa
         linear_tiles(linear_one_by_one, 1, 1, x, n, d, panels, n_panels, bias, scale, out, ldo);
 }
 
-/* As many rows at a time as stay in L2 while all panels pass; a rest too short for a tile goes with the last of them. */
+/* As many rows at a time as stay in L2 while all panels pass; a rest too short for a tile goes with the last. */
 static void linear(const float *x, size_t n, size_t d, const float *panels, size_t n_panels, const float *bias,
                    float scale, float *out, size_t ldo)
 {

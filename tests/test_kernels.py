@@ -294,6 +294,31 @@ def test_byte_bounds_lose_no_neighbour(simd, nbits, M, levels, metric, data):
             assert judged_by_bytes or (nbits == 6 and nq == 1) or data == "duplicates"
 
 
+@pytest.mark.parametrize("k", [1, 33, 700, 1300])  # the latter two: more than fill a sample's buckets, or a sample
+@pytest.mark.parametrize("allowed", ["all", "the far half", "few"])
+def test_sampled_thresholds_lose_no_neighbour(simd, k, allowed):
+    """First thresholds come from as many allowed vectors as are looked for."""
+    rng = np.random.default_rng(k)
+    n, d, M, K = 20_000, 12, 4, 256
+    quantizer = ProgressiveQuantizer(naive.random_codebooks(rng, M, K, d))
+    codes = rng.integers(0, K, (n, M)).astype(np.uint16)
+    packed = _kernels.pack_codes(codes, 8)
+    xq = (2 + rng.standard_normal((40, d))).astype(np.float32)
+    tables, _, norms = quantizer.tables(xq, M)
+    errors = quantizer.table_errors(norms, M)
+    terms = quantizer.cross_terms(codes)
+    from_all = ((quantizer.decode(codes) - 2) ** 2).sum(1)
+    mask = {"all": from_all >= 0, "the far half": from_all > np.median(from_all), "few": rng.random(n) < 0.01}[allowed]
+    members = np.flatnonzero(mask)
+    scan.radius = _kernels.radius(packed, 8, M, quantizer._cross, quantizer._codeword_norms, 1e-3)
+    bits = np.packbits(mask, bitorder="little")
+    D, I, _ = scan(tables, norms, False, packed, 8, M, quantizer._cross, None, bits, 0, k, errors.max())
+    expected = naive.scan(tables, terms[members], codes[members], members, k, K)
+    found = expected[1] >= 0
+    np.testing.assert_array_equal(I, expected[1])
+    np.testing.assert_array_equal(D[found], expected[0][found])
+
+
 @pytest.mark.parametrize("n", [1, 255, 256, 257, 5000])
 def test_hash_notices_any_change(simd, n):
     rng = np.random.default_rng(n)
