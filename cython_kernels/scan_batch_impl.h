@@ -10,7 +10,8 @@
  * lower (upper) edge of the term's bin is a lower (upper) bound of the float distance itself.
  *
  *   sample     strided over the database, so that its order does not matter: upper bounds give every
- *              query a first threshold and the range that its byte step has to resolve
+ *              query a first threshold and the range that its byte step has to resolve. The threshold
+ *              is the k-th least of the least bounds of buckets
  *   byte scan  per chunk: hits, rescoring, limits tightened
  *   float scan of the strips whose queries let too many vectors through, and of small databases
  */
@@ -21,15 +22,21 @@
 #define DPQ_CHUNK 256u            /* vectors between two updates of the limits */
 #define DPQ_SPAN 4096u            /* vectors between two choices of byte or float scan */
 #define DPQ_MIN_SAMPLED_N 16384u  /* smaller databases go by float alone */
+#define DPQ_SAMPLED_A_RESULT 200u
+#define DPQ_INTERLEAVED 16u      /* table entries that are one cache line of every query */
+#define DPQ_INTERLEAVED 16u       /* entries of a query's table that are one cache line */
+#define DPQ_LEAST_SAMPLE 4096u
+#define DPQ_SAMPLED_A_RESULT 200u /* measured flat within 2x */
 #define DPQ_STRIPS (DPQ_QW / DPQ_FW)
-/* A hit costs about as much as the float scan of two vectors for a strip; measured flat within 2x. */
-#define DPQ_MAX_HITS_PER_SPAN (DPQ_SPAN / 2)
+/* Measured flat within 2x; a quarter of it costs 7 % at k = 1000. */
+#define DPQ_MAX_HITS_PER_SPAN (DPQ_SPAN * 2)
 #define DPQ_FLOAT_SPANS 3u       /* then the bytes get another try: thresholds have fallen */
 
+/* Vectors, and the queries that they may be near to. */
 typedef struct {
-    uint32_t vector;
-    uint64_t queries;
-} dpq_hit;
+    uint64_t queries[DPQ_CHUNK + 8]; /* + 8: dpq_nonzero8 writes ahead */
+    uint32_t vector[DPQ_CHUNK + 8];
+} dpq_hits;
 
 typedef struct {
     uint8_t limit[DPQ_QW];
@@ -44,15 +51,16 @@ typedef struct {
     float *rows32;
     uint8_t *rows8;
     uint64_t *keys;
+    size_t buckets;  /* of sampled vectors */
+    float *least;    /* [buckets][DPQ_QW], of the sampled distances */
+    uint64_t *order; /* [buckets] */
 } dpq_group;
 
 typedef struct {
     uint16_t code[DPQ_CHUNK * DPQ_MAX_LEVELS];
     float start[DPQ_CHUNK];
-    float distance[DPQ_CHUNK * DPQ_FW];
-    uint64_t within[DPQ_CHUNK + 8]; /* + 8: dpq_collect reads ahead */
-    dpq_hit hits[DPQ_CHUNK];
-    dpq_hit pending[DPQ_CHUNK]; /* of an earlier chunk, to be rescored exactly */
+    uint64_t within[DPQ_CHUNK + 8]; /* + 8: dpq_nonzero8 reads ahead */
+    dpq_hits hits, pending; /* pending: of an earlier chunk, to be rescored exactly */
     size_t pendings;
 } dpq_workspace;
 
@@ -82,25 +90,27 @@ static void dpq_decode_chunk(const dpq_database *db, dpq_workspace *w, size_t fi
     }
 }
 
-/* Hits are rare: most vectors are passed over eight at a time. */
-static inline size_t dpq_collect(const uint64_t *within, size_t first, size_t n, uint64_t live, dpq_hit *hits)
+/* Vectors first + i, i < n, with queries of `live` in within[i] are hits. */
+static inline size_t dpq_collect(dpq_workspace *w, size_t first, size_t n, uint64_t live)
 {
     size_t found = 0;
-    for (size_t i = 0; i < n; i += 8) {
-        uint64_t any = 0;
-        for (size_t j = i; j < i + 8; j++)
-            any |= within[j];
-        if (!(any & live))
-            continue;
-        for (size_t j = i; j < dpq_min(i + 8, n); j++) {
-            hits[found] = (dpq_hit){(uint32_t)(first + j), within[j] & live};
-            found += hits[found].queries != 0;
-        }
-    }
+    memset(w->within + n, 0, 8 * sizeof *w->within);
+    for (size_t i = 0; i < n; i += 8)
+        found += dpq_nonzero8(w->within + i, live, (uint32_t)(first + i), w->hits.queries + found,
+                              w->hits.vector + found);
     return found;
 }
 
-/* distance[i][lane] of the decoded vectors; within[i]: lanes at or below their thresholds. */
+/* A decoded vector's distances from a strip's queries. */
+DPQ_INLINE dpq_f32s dpq_strip_sum(const float *rows, size_t K, const uint16_t *code, float start, uint32_t levels)
+{
+    dpq_f32s sum = dpq_f32_all(start);
+    for (uint32_t l = 0; l < levels; l++)
+        sum = dpq_f32_add(sum, dpq_f32_load(rows + (l * K + code[l]) * DPQ_FW));
+    return sum;
+}
+
+/* within[i]: lanes at or below their thresholds. */
 static inline void dpq_strip_sums(const dpq_database *db, const dpq_group *g, dpq_workspace *w,
                                   uint32_t strip, size_t n, uint32_t levels)
 {
@@ -108,12 +118,8 @@ static inline void dpq_strip_sums(const dpq_database *db, const dpq_group *g, dp
     const float *rows = g->rows32 + strip * levels * K * DPQ_FW;
     dpq_f32s threshold = dpq_f32_load(g->threshold + strip * DPQ_FW);
     for (size_t i = 0; i < n; i++) {
-        const uint16_t *code = w->code + i * levels;
-        dpq_f32s sum = dpq_f32_all(w->start[i]);
-        for (uint32_t l = 0; l < levels; l++)
-            sum = dpq_f32_add(sum, dpq_f32_load(rows + (l * K + code[l]) * DPQ_FW));
-        dpq_f32_store(w->distance + i * DPQ_FW, sum);
-        w->within[i] = dpq_f32_le(sum, threshold);
+        dpq_f32s distance = dpq_strip_sum(rows, K, w->code + i * levels, w->start[i], levels);
+        w->within[i] = dpq_f32_le(distance, threshold);
     }
 }
 
@@ -137,36 +143,54 @@ static inline void dpq_offer(dpq_group *g, uint32_t q, float distance, size_t v)
     }
 }
 
-static void dpq_strip_high(dpq_group *g, const dpq_workspace *w, uint32_t strip, size_t n)
+/* Of a strip's distances from the decoded vectors first, first + stride, ...: the greatest, and the least of every
+ * bucket. */
+static inline void dpq_strip_extremes(const dpq_database *db, dpq_group *g, const dpq_workspace *w, uint32_t strip,
+                                      size_t first, size_t stride, uint32_t levels)
 {
+    const size_t K = dpq_codewords(db);
+    const float *rows = g->rows32 + strip * levels * K * DPQ_FW;
     dpq_f32s high = dpq_f32_load(g->high + strip * DPQ_FW);
-    for (size_t i = 0; i < n; i++)
-        high = dpq_f32_max(high, dpq_f32_load(w->distance + i * DPQ_FW));
+    size_t bucket = first / stride % g->buckets;
+    for (size_t i = 0; i < DPQ_CHUNK; i++) {
+        float *least = g->least + bucket * DPQ_QW + strip * DPQ_FW;
+        dpq_f32s distance = dpq_strip_sum(rows, K, w->code + i * levels, w->start[i], levels);
+        high = dpq_f32_max(high, distance);
+        if (dpq_is_allowed(db, first + i * stride))
+            dpq_f32_store(least, dpq_f32_min(dpq_f32_load(least), distance));
+        bucket = bucket + 1 < g->buckets ? bucket + 1 : 0;
+    }
     dpq_f32_store(g->high + strip * DPQ_FW, high);
 }
 
-/* Upper bounds of sampled distances go through the top-k, whose threshold then bounds the answer's. */
-static void dpq_sample_chunk(const dpq_database *db, dpq_group *g, dpq_workspace *w, size_t first, size_t stride)
+static void dpq_strip_sample(const dpq_database *db, dpq_group *g, const dpq_workspace *w, uint32_t strip, size_t first,
+                             size_t stride)
 {
-    dpq_decode_chunk(db, w, first, stride, DPQ_CHUNK, 1);
-    for (uint32_t strip = 0; strip * DPQ_FW < g->lanes; strip++) {
-        uint32_t lanes = g->lanes - strip * DPQ_FW;
-        dpq_strip_scan(db, g, w, strip, DPQ_CHUNK);
-        dpq_strip_high(g, w, strip, DPQ_CHUNK);
-        size_t found = dpq_collect(w->within, 0, DPQ_CHUNK, dpq_lane_mask(lanes), w->hits);
-        for (size_t h = 0; h < found; h++) {
-            size_t i = w->hits[h].vector;
-            if (!dpq_is_allowed(db, first + i * stride))
-                continue;
-            for (uint64_t queries = w->hits[h].queries; queries; queries &= queries - 1) {
-                uint32_t lane = (uint32_t)__builtin_ctzll(queries);
-                dpq_offer(g, strip * DPQ_FW + lane, w->distance[i * DPQ_FW + lane], first + i * stride);
-            }
-        }
-    }
+    if (db->levels == 4)
+        dpq_strip_extremes(db, g, w, strip, first, stride, 4);
+    else if (db->levels == 8)
+        dpq_strip_extremes(db, g, w, strip, first, stride, 8);
+    else
+        dpq_strip_extremes(db, g, w, strip, first, stride, db->levels);
 }
 
-static inline float dpq_lane_sum(const dpq_database *db, const dpq_group *g, uint32_t q, const uint16_t *code, float start)
+/* k buckets, so k vectors at least, are as near as this. A heap of the sampled distances would be tighter by few ranks
+ * and costs several times as much. */
+static float dpq_sample_threshold(dpq_group *g, uint32_t q, size_t k)
+{
+    float threshold = -INFINITY;
+    if (g->buckets < k)
+        return INFINITY;
+    for (size_t i = 0; i < g->buckets; i++)
+        g->order[i] = dpq_key(g->least[i * DPQ_QW + q], (uint32_t)i);
+    dpq_select(g->order, g->buckets, k);
+    for (size_t i = 0; i < k; i++)
+        threshold = fmaxf(threshold, dpq_key_distance(g->order[i]));
+    return threshold;
+}
+
+static inline float dpq_lane_sum(const dpq_database *db, const dpq_group *g, uint32_t q, const uint16_t *code,
+                                 float start)
 {
     size_t K = dpq_codewords(db);
     const float *table = g->rows32 + (q / DPQ_FW) * db->levels * K * DPQ_FW + q % DPQ_FW;
@@ -177,36 +201,39 @@ static inline float dpq_lane_sum(const dpq_database *db, const dpq_group *g, uin
 
 /* Hits whose float lower bound is within the threshold become pending, and the cross entries that their
  * terms need are fetched: these lie apart in megabytes, so the scan of another chunk goes in between. */
-static void dpq_rescore_bounds(const dpq_database *db, dpq_group *g, dpq_workspace *w, const dpq_hit *hits, size_t n)
+DPQ_INLINE void dpq_rescore_bounds(const dpq_database *db, dpq_group *g, dpq_workspace *w, size_t n)
 {
+    uint16_t code[DPQ_MAX_LEVELS];
     for (size_t h = 0; h < n; h++) {
-        uint16_t code[DPQ_MAX_LEVELS];
-        size_t v = hits[h].vector;
+        size_t v = w->hits.vector[h];
         uint64_t near = 0;
         if (!dpq_is_allowed(db, v))
             continue;
         dpq_unpack(db, v, code);
         float edge = db->term_bins ? dpq_term_edge(db, db->term_bins[v]) : 0.0f;
-        for (uint64_t queries = hits[h].queries; queries; queries &= queries - 1) {
+        for (uint64_t queries = w->hits.queries[h]; queries; queries &= queries - 1) {
             uint32_t q = (uint32_t)__builtin_ctzll(queries);
             near |= (uint64_t)(dpq_lane_sum(db, g, q, code, edge) <= g->threshold[q]) << q;
             g->hits_in_span[q / DPQ_FW]++;
         }
-        if (near)
-            dpq_prefetch_term(db, code);
-        w->pending[w->pendings] = (dpq_hit){(uint32_t)v, near};
+        w->pending.vector[w->pendings] = (uint32_t)v;
+        w->pending.queries[w->pendings] = near;
         w->pendings += near != 0;
+    }
+    for (size_t h = 0; h < w->pendings; h++) {
+        dpq_unpack(db, w->pending.vector[h], code);
+        dpq_prefetch_term(db, code);
     }
 }
 
-static void dpq_rescore_pending(const dpq_database *db, dpq_group *g, dpq_workspace *w)
+DPQ_INLINE void dpq_rescore_pending(const dpq_database *db, dpq_group *g, dpq_workspace *w)
 {
+    uint16_t code[DPQ_MAX_LEVELS];
     for (size_t h = 0; h < w->pendings; h++) {
-        uint16_t code[DPQ_MAX_LEVELS];
-        size_t v = w->pending[h].vector;
+        size_t v = w->pending.vector[h];
         dpq_unpack(db, v, code);
         float term = dpq_term(db, v, code);
-        for (uint64_t queries = w->pending[h].queries; queries; queries &= queries - 1) {
+        for (uint64_t queries = w->pending.queries[h]; queries; queries &= queries - 1) {
             uint32_t q = (uint32_t)__builtin_ctzll(queries);
             dpq_offer(g, q, dpq_lane_sum(db, g, q, code, term), v);
         }
@@ -214,10 +241,24 @@ static void dpq_rescore_pending(const dpq_database *db, dpq_group *g, dpq_worksp
     w->pendings = 0;
 }
 
+DPQ_INLINE void dpq_rescore_shape(dpq_database db, uint32_t nbits, uint32_t levels, dpq_group *g, dpq_workspace *w,
+                                  size_t hits)
+{
+    db.nbits = nbits;
+    db.levels = levels;
+    dpq_rescore_pending(&db, g, w);
+    dpq_rescore_bounds(&db, g, w, hits);
+}
+
+/* The shape is a constant of each call: with variables, a hit took twice the time. */
 static void dpq_rescore(const dpq_database *db, dpq_group *g, dpq_workspace *w, size_t hits)
 {
-    dpq_rescore_pending(db, g, w);
-    dpq_rescore_bounds(db, g, w, w->hits, hits);
+    if (db->nbits == 8 && db->levels == 4)
+        dpq_rescore_shape(*db, 8, 4, g, w, hits);
+    else if (db->nbits == 8 && db->levels == 8)
+        dpq_rescore_shape(*db, 8, 8, g, w, hits);
+    else
+        dpq_rescore_shape(*db, db->nbits, db->levels, g, w, hits);
 }
 
 /* within[i]: queries whose limit the byte sum of vector first + i does not pass. `kind` and `levels`
@@ -272,7 +313,7 @@ static void dpq_byte_chunk(const dpq_database *db, dpq_group *g, dpq_workspace *
     if (!live)
         return;
     dpq_byte_scan(db, g, w, first, n);
-    dpq_rescore(db, g, w, dpq_collect(w->within, first, n, live, w->hits));
+    dpq_rescore(db, g, w, dpq_collect(w, first, n, live));
 }
 
 static void dpq_float_chunk(const dpq_database *db, dpq_group *g, dpq_workspace *w, size_t first, size_t n)
@@ -284,9 +325,9 @@ static void dpq_float_chunk(const dpq_database *db, dpq_group *g, dpq_workspace 
         if (!decoded++)
             dpq_decode_chunk(db, w, first, 1, n, 0);
         dpq_strip_scan(db, g, w, strip, n);
-        size_t found = dpq_collect(w->within, first, n, dpq_lane_mask(g->lanes - strip * DPQ_FW) & 0xffff, w->hits);
+        size_t found = dpq_collect(w, first, n, dpq_lane_mask(g->lanes - strip * DPQ_FW) & 0xffff);
         for (size_t h = 0; h < found; h++)
-            w->hits[h].queries <<= strip * DPQ_FW;
+            w->hits.queries[h] <<= strip * DPQ_FW;
         dpq_rescore(db, g, w, found);
     }
 }
@@ -314,7 +355,8 @@ static void dpq_scan_span(const dpq_database *db, dpq_group *g, dpq_workspace *w
     }
 }
 
-/* Unused lanes repeat the first query, so that nothing depends on what was there. */
+/* Unused lanes repeat the first query, so that nothing depends on what was there. Tables of many queries lie in L3,
+ * and the lines of 16 of them are no stream that the processor would fetch by itself. */
 static void dpq_interleave(const dpq_database *db, const dpq_queries *qs, dpq_group *g)
 {
     size_t rows = db->levels * dpq_codewords(db);
@@ -325,9 +367,12 @@ static void dpq_interleave(const dpq_database *db, const dpq_queries *qs, dpq_gr
             uint32_t q = strip * DPQ_FW + i;
             from[i] = qs->tables + (g->first + (q < g->lanes ? q : 0)) * rows;
         }
-        for (size_t r = 0; r < rows; r++)
-            for (uint32_t i = 0; i < DPQ_FW; i++)
-                to[r * DPQ_FW + i] = from[i][r];
+        for (size_t r = 0; r < rows; r += DPQ_INTERLEAVED)
+            for (uint32_t i = 0; i < DPQ_FW; i++) {
+                __builtin_prefetch(from[i] + r + 4 * DPQ_INTERLEAVED);
+                for (size_t j = r; j < dpq_min(r + DPQ_INTERLEAVED, rows); j++)
+                    to[j * DPQ_FW + i] = from[i][j];
+            }
     }
 }
 
@@ -375,27 +420,36 @@ static void dpq_strip_rows8(const dpq_database *db, dpq_group *g, uint32_t strip
         dpq_f32_floor_u8(to + (rows + i) * DPQ_QW, dpq_f32_mul(dpq_f32_all(dpq_term_edge(db, i)), scales));
 }
 
-/* One vector in 64, up to 4,096; four times k where k is large, to bound the first rescoring. */
+/* Fewer vectors leave more hits to the scan, in proportion to k; a larger part costs more than the hits. */
 static size_t dpq_sample_size(const dpq_database *db, size_t k)
 {
-    size_t size = dpq_min(4096, db->n / 64);
-    if (size < 4 * k)
-        size = dpq_min(4 * k, db->n / 16);
+    size_t wanted = DPQ_SAMPLED_A_RESULT * k;
+    size_t size = dpq_min(wanted < DPQ_LEAST_SAMPLE ? DPQ_LEAST_SAMPLE : wanted, db->n / 8);
     return (size + DPQ_CHUNK - 1) / DPQ_CHUNK * DPQ_CHUNK;
+}
+
+/* Of so many, a tenth of k is lost by two of the k nearest in one bucket. */
+static size_t dpq_buckets(const dpq_database *db, size_t k)
+{
+    return db->n < DPQ_MIN_SAMPLED_N ? 0 : dpq_min(4 * k, dpq_sample_size(db, k));
 }
 
 static void dpq_group_sample(const dpq_database *db, const dpq_queries *qs, dpq_group *g, dpq_workspace *w, size_t k)
 {
     size_t size = dpq_sample_size(db, k), stride = db->n / size;
-    for (size_t i = 0; i < size; i += DPQ_CHUNK)
-        dpq_sample_chunk(db, g, w, i * stride, stride);
+    for (size_t i = 0; i < g->buckets * DPQ_QW; i++)
+        g->least[i] = INFINITY;
+    for (size_t i = 0; i < size; i += DPQ_CHUNK) {
+        dpq_decode_chunk(db, w, i * stride, stride, DPQ_CHUNK, 1);
+        for (uint32_t strip = 0; strip * DPQ_FW < g->lanes; strip++)
+            dpq_strip_sample(db, g, w, strip, i * stride, stride);
+    }
     for (uint32_t strip = 0; strip * DPQ_FW < g->lanes; strip++) {
         dpq_strip_calibrate(db, qs, g, strip);
         dpq_strip_rows8(db, g, strip);
     }
     for (uint32_t q = 0; q < g->lanes; q++) {
-        dpq_topk_end(&g->top[q]);
-        g->threshold[q] = g->top[q].size == k ? dpq_key_distance(g->top[q].keys[k - 1]) : INFINITY;
+        g->threshold[q] = dpq_sample_threshold(g, q, k);
         g->limit[q] = dpq_bound_limit(&g->bound[q], g->threshold[q]);
         dpq_topk_begin(&g->top[q], g->top[q].keys, k, g->threshold[q]);
     }
@@ -413,11 +467,11 @@ static void dpq_group_scan(const dpq_database *db, const dpq_queries *qs, dpq_gr
         g->bound[q] = (dpq_bound){0, 0, 0};
     }
     memset(g->float_spans, db->n < DPQ_MIN_SAMPLED_N ? 0xff : 0, sizeof g->float_spans);
-    if (db->n >= DPQ_MIN_SAMPLED_N)
+    if (g->buckets)
         dpq_group_sample(db, qs, g, w, k);
     for (size_t v = 0; v < db->n; v += DPQ_SPAN)
         dpq_scan_span(db, g, w, v, dpq_min(DPQ_SPAN, db->n - v), counters);
-    dpq_rescore_pending(db, g, w);
+    dpq_rescore(db, g, w, 0);
 }
 
 /* Missing neighbours (fewer than k allowed vectors): +inf and UINT32_MAX. */
@@ -446,10 +500,16 @@ static void dpq_batch_layout(const dpq_database *db, size_t k, char **at, dpq_gr
     float *rows32 = dpq_take(at, rows * DPQ_QW * sizeof(float));
     uint8_t *rows8 = dpq_take(at, (rows + 256) * DPQ_QW);
     uint64_t *keys = dpq_take(at, dpq_topk_capacity(k) * DPQ_QW * sizeof(uint64_t));
+    size_t buckets = dpq_buckets(db, k);
+    float *least = dpq_take(at, buckets * DPQ_QW * sizeof(float));
+    uint64_t *order = dpq_take(at, buckets * sizeof(uint64_t));
     if (g) {
         group->rows32 = rows32;
         group->rows8 = rows8;
         group->keys = keys;
+        group->buckets = buckets;
+        group->least = least;
+        group->order = order;
         *g = group;
         *w = work;
     }

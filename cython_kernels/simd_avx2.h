@@ -1,4 +1,5 @@
 /* AVX2: 32 uint8 lanes, 16 float lanes in two registers. */
+#include "nonzero8.h"
 #include <immintrin.h>
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt"))), apply_to = function)
@@ -6,7 +7,7 @@
 #pragma GCC target("avx2,fma,bmi,popcnt")
 #endif
 
-enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4 }; /* of the 16 registers, two a panel */
+enum { LINEAR_ROWS = 6, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 4 }; /* of the 16 registers, two a panel */
 enum { DPQ_LEAST_BATCH = 3 };
 
 #define DPQ_QW 32u

@@ -1,11 +1,12 @@
 /* The scalar twin: plain loops over lanes, which a compiler may vectorise for its baseline. */
+#include "nonzero8.h"
 #include <math.h>
 
 #define DPQ_QW 32u
 #define DPQ_FW 16u
 #define DPQ_HASH_VECTOR 16 /* bytes of a register */
 
-enum { LINEAR_ROWS = 2, LINEAR_PANELS = 2 };
+enum { LINEAR_ROWS = 2, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 2 };
 enum { DPQ_LEAST_BATCH = 2 };
 
 typedef struct { uint8_t lane[DPQ_QW]; } dpq_u8s;

@@ -1,4 +1,5 @@
 /* NEON (AArch64): 32 uint8 lanes in two registers, 16 float lanes in four. */
+#include "nonzero8.h"
 #include <arm_neon.h>
 
 #define DPQ_QW 32u
@@ -99,7 +100,7 @@ static inline dpq_u8s dpq_u8_interleave4(dpq_u8s a)
     return DPQ_U8_PAIR(vqtbl2q_u8(a, first), vqtbl2q_u8(a, vaddq_u8(first, vdupq_n_u8(4))));
 }
 
-enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4 };
+enum { LINEAR_ROWS = 6, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 4 };
 enum { DPQ_LEAST_BATCH = 3 }; /* not measured: AVX2's */
 
 typedef float32x4x4_t dpq_f32s;

@@ -57,11 +57,22 @@ def cross_terms(const uint16_t[:, ::1] codes, size_t levels, const float[:, :, :
 
 def squared_norms(const float[:, ::1] x, float[::1] out):
     """out[i] = ||x[i]||^2, summed in float64."""
-    cdef size_t n = x.shape[0], d = x.shape[1], i, j
-    cdef double total
+    cdef size_t n = x.shape[0], d = x.shape[1], i, j, row
+    cdef double[4] totals  # of four rows side by side: each waits for its own addition before
+    cdef const float *rows
+    cdef double value
     with nogil:
-        for i in range(n):
-            total = 0
+        for i in range(0, n - n % 4, 4):
+            rows = &x[i, 0]
+            totals[0] = totals[1] = totals[2] = totals[3] = 0
             for j in range(d):
-                total += <double>x[i, j] * x[i, j]
-            out[i] = <float>total
+                for row in range(4):
+                    value = rows[row * d + j]
+                    totals[row] += value * value
+            for row in range(4):
+                out[i + row] = <float>totals[row]
+        for i in range(n - n % 4, n):
+            totals[0] = 0
+            for j in range(d):
+                totals[0] += <double>x[i, j] * x[i, j]
+            out[i] = <float>totals[0]

@@ -349,7 +349,7 @@ class ProgressiveQuantizer:
         """
         rows = (levels or self.M) * self.K
         n_panels = -(-rows // _kernels.PANEL)
-        tables = np.empty((len(xq), n_panels * _kernels.PANEL), np.float32)
+        tables = _kernels.aligned_empty((len(xq), n_panels * _kernels.PANEL))
         norms = np.empty(len(xq), np.float32)
         if metric == faiss.METRIC_L2:
             xq = np.subtract(xq, self._centre, order="C")

@@ -41,16 +41,28 @@ def test_linear_is_the_affine_product(simd, n, d, rows, scale, seed):
     assert np.isnan(out[:, width:]).all()
 
 
-@given(n=st.integers(2, 40), cut=st.integers(1, 39), d=st.integers(1, 30), seed=st.integers(0, 1000))
-def test_linear_does_not_depend_on_blocks(simd, n, cut, d, seed):
+@given(
+    n=st.integers(2, 40),
+    cut=st.integers(1, 39),
+    d=st.integers(1, 150) | st.just(3000),  # so many: several blocks of rows
+    n_panels=st.integers(1, 12),
+    panel_cut=st.integers(1, 11),
+    seed=st.integers(0, 1000),
+)
+def test_linear_does_not_depend_on_blocks(simd, n, cut, d, n_panels, panel_cut, seed):
     rng = np.random.default_rng(seed)
-    x = rng.standard_normal((n, d)).astype(np.float32)
-    panels = _kernels.pack_panels(rng.standard_normal((50, d)).astype(np.float32))
-    bias = np.zeros(panels.shape[0] * _kernels.PANEL, np.float32)
-    whole, parts = (np.empty((n, len(bias)), np.float32) for _ in range(2))
+    x = rng.standard_normal((n, d), np.float32)
+    panels = _kernels.pack_panels(rng.standard_normal((n_panels * _kernels.PANEL, d), np.float32))
+    bias = rng.standard_normal(len(panels) * _kernels.PANEL, np.float32)
+    whole, parts = (np.full((n, len(bias)), np.nan, np.float32) for _ in range(2))
     _kernels.linear(x, panels, bias, -2.0, whole)
-    for part in (slice(0, cut), slice(cut, n)):
-        _kernels.linear(x[part], panels, bias, -2.0, parts[part])
+    for some in (slice(0, panel_cut), slice(panel_cut, n_panels)):
+        columns = slice(some.start * _kernels.PANEL, some.stop * _kernels.PANEL)
+        for rows in (slice(0, cut), slice(cut, n)):
+            out = np.empty_like(parts[rows, columns])
+            if out.size:
+                _kernels.linear(x[rows], panels[some], bias[columns], -2.0, out)
+            parts[rows, columns] = out
     np.testing.assert_array_equal(whole, parts)
 
 
@@ -280,6 +292,31 @@ def test_byte_bounds_lose_no_neighbour(simd, nbits, M, levels, metric, data):
             np.testing.assert_array_equal(I, expected[1][:nq])
             judged_by_bytes, _, _ = counts
             assert judged_by_bytes or (nbits == 6 and nq == 1) or data == "duplicates"
+
+
+@pytest.mark.parametrize("k", [1, 33, 700, 1300])  # the latter two: more than fill a sample's buckets, or a sample
+@pytest.mark.parametrize("allowed", ["all", "the far half", "few"])
+def test_sampled_thresholds_lose_no_neighbour(simd, k, allowed):
+    """First thresholds come from as many allowed vectors as are looked for."""
+    rng = np.random.default_rng(k)
+    n, d, M, K = 20_000, 12, 4, 256
+    quantizer = ProgressiveQuantizer(naive.random_codebooks(rng, M, K, d))
+    codes = rng.integers(0, K, (n, M)).astype(np.uint16)
+    packed = _kernels.pack_codes(codes, 8)
+    xq = (2 + rng.standard_normal((40, d))).astype(np.float32)
+    tables, _, norms = quantizer.tables(xq, M)
+    errors = quantizer.table_errors(norms, M)
+    terms = quantizer.cross_terms(codes)
+    from_all = ((quantizer.decode(codes) - 2) ** 2).sum(1)
+    mask = {"all": from_all >= 0, "the far half": from_all > np.median(from_all), "few": rng.random(n) < 0.01}[allowed]
+    members = np.flatnonzero(mask)
+    scan.radius = _kernels.radius(packed, 8, M, quantizer._cross, quantizer._codeword_norms, 1e-3)
+    bits = np.packbits(mask, bitorder="little")
+    D, I, _ = scan(tables, norms, False, packed, 8, M, quantizer._cross, None, bits, 0, k, errors.max())
+    expected = naive.scan(tables, terms[members], codes[members], members, k, K)
+    found = expected[1] >= 0
+    np.testing.assert_array_equal(I, expected[1])
+    np.testing.assert_array_equal(D[found], expected[0][found])
 
 
 @pytest.mark.parametrize("n", [1, 255, 256, 257, 5000])
