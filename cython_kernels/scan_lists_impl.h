@@ -42,7 +42,7 @@ typedef struct {
 } dpq_lists_query;
 
 typedef struct {
-    dpq_single one; /* its table8, start, slope, limit and hits are used */
+    dpq_lookups one; /* its table8, start, slope, limit and hits are used */
     int inner_product;
     size_t nprobe;
     dpq_counters *counters;
@@ -279,7 +279,7 @@ static dpq_lists_part lists_part(const dpq_lists *lists, const dpq_lists_query *
 /* ---- one query ---- */
 
 /* Copies a query's byte tables to where, and as, the look-ups want them. */
-static void lists_load_table8(const dpq_lists *lists, const dpq_lists_query *q, dpq_single *one)
+static void lists_load_table8(const dpq_lists *lists, const dpq_lists_query *q, dpq_lookups *one)
 {
     size_t K = (size_t)1 << lists->nbits;
     for (uint32_t l = 0; l < lists->levels; l++) {
@@ -290,7 +290,7 @@ static void lists_load_table8(const dpq_lists *lists, const dpq_lists_query *q, 
 }
 
 /* The last `wanted` of the vectors before `end`, whose register overlaps vectors that are done. */
-static size_t lists_last_hits(const dpq_database *db, dpq_single *one, size_t end, size_t wanted)
+static size_t lists_last_hits(const dpq_database *db, dpq_lookups *one, size_t end, size_t wanted)
 {
     size_t found = dpq_one_filter(db, one, end - DPQ_QW, DPQ_QW), kept = 0;
     for (size_t h = 0; h < found; h++) {

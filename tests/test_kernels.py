@@ -172,7 +172,9 @@ def test_encode_gives_valid_codes_for_nan_and_overflow(simd, beam_size):
     assert quantizer.encode(x, beam_size).max() < 16
 
 
-def scan(tables, norms, inner_product, packed, nbits, levels, cross, terms, allowed, first_id, k, error=1e-3):
+def scan(
+    tables, norms, inner_product, packed, nbits, levels, cross, terms, allowed, first_id, k, error=1e-3, n_threads=1
+):
     """_kernels.scan, with bins and radius made as DerivedCodes makes them."""
     n = len(packed)
     bins, term_min, term_step = None, 0.0, 0.0
@@ -197,6 +199,7 @@ def scan(tables, norms, inner_product, packed, nbits, levels, cross, terms, allo
         scan.radius,
         allowed,
         None,
+        n_threads,
         first_id,
         D,
         I,

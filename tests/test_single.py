@@ -124,12 +124,10 @@ def test_the_second_search_of_one_query_is_short(kind, monkeypatch):
         assert not is_short(index, longer, monkeypatch)
 
 
-def test_what_several_threads_search_is_not_short(monkeypatch):
-    monkeypatch.setattr(_scan, "_WORTH_A_THREAD", 300)
+def test_what_several_threads_search_is_short_too(threads, monkeypatch):
+    monkeypatch.setattr(_scan, "_WORTH_A_KERNEL_THREAD", 100)
+    threads(3)
     index, x = flat(np.random.default_rng(0)), np.zeros((1, 9), np.float32)
-    index.search(x, 4)
-    assert not is_short(index, x, monkeypatch)
-    index.remove_ids(np.arange(1))
     index.search(x, 4)
     assert is_short(index, x, monkeypatch)
 
