@@ -1,14 +1,16 @@
 /* Scan for one query: byte look-ups in registers, DPQ_QW vectors at a time.
  *
- * Codes stay row-major. Four bytes of each of DPQ_QW consecutive vectors are read as four registers of
- * dwords, register r holding vectors r Q .. r Q + Q - 1 (Q = DPQ_QW / 4), and their bytes transposed
- * across registers by shifts and picks alone, which leaves the shuffle port to the look-ups:
+ * Codes stay row-major. Those of 4, 8 or 16 bytes are read as so many registers, which hold w = 16 / bytes of the vectors
+ * in every lane of 16 bytes; of other sizes, four bytes at a time of each vector, as if these were all. Zipping the bytes
+ * of two registers, which moves one bit of a byte's register number to the end of its place in the lane, and the first bit
+ * of its place to the register number, makes planes of them in four turns:
  *
- *      register r, dword j: b0 b1 b2 b3 of vector r Q + j
- *   -> plane b, byte 4 j + r: byte b of vector r Q + j
+ *      register r, lane, byte p s + b:   byte b of vector (r lanes + lane) w + p        (s = 16 / w bytes)
+ *   -> plane b, lane, byte r w + p
  *
- * The order within a plane does not matter as long as term bins get the same one; only a hit's
- * position is translated back. The bound, and what is done with hits, are the batch scan's.
+ * The order within a plane does not matter as long as term bins get the same one; only a hit's position is translated
+ * back. Where few planes are wanted, the compiler leaves out what makes the others. The bound, and what is done with hits,
+ * are the batch scan's.
  */
 #include "dpq_threads.h"
 #include "dpq_topk.h"
@@ -238,6 +240,15 @@ static double dpq_one_magnitude(const dpq_database *db, const float *table)
     return sum;
 }
 
+/* Levels that the tables are filled up to with zeros, so that the compiler needs to know few numbers of them. */
+static inline uint32_t dpq_filled_levels(uint32_t levels)
+{
+    uint32_t filled = 2;
+    while (filled < levels)
+        filled *= 2;
+    return filled;
+}
+
 /* Edges are evenly spaced, so a bin's entry needs no table: bin * slope / 256 rounded down, slope itself
  * rounded down to an integer, loses the one spare unit at most. slope < 2^16 because the bound's span
  * of less than 256 units includes a bin's width. */
@@ -255,101 +266,136 @@ static void dpq_one_build(const dpq_database *db, const float *table, const dpq_
         if (K == 256)
             dpq_lookup256_prepare(look->table8 + l * 256);
     }
+    memset(look->table8 + db->levels * 256, 0, (dpq_filled_levels(db->levels) - db->levels) * 256);
 }
 
-/* In: four registers of dwords; out: their four byte planes (layout above). */
-static inline void dpq_transpose4(dpq_u8s r[4])
+/* n registers to n planes, n being 4, 8 or 16; in the order of `dpq_plane`. */
+DPQ_INLINE void dpq_transpose(dpq_u8s *r, uint32_t n)
 {
-    dpq_u8s a = dpq_u32_pick(0x0000ffff, r[0], dpq_u32_shl(r[2], 16));
-    dpq_u8s b = dpq_u32_pick(0x0000ffff, r[1], dpq_u32_shl(r[3], 16));
-    dpq_u8s c = dpq_u32_pick(0x0000ffff, dpq_u32_shr(r[0], 16), r[2]);
-    dpq_u8s d = dpq_u32_pick(0x0000ffff, dpq_u32_shr(r[1], 16), r[3]);
-    r[0] = dpq_u32_pick(0x00ff00ff, a, dpq_u32_shl(b, 8));
-    r[1] = dpq_u32_pick(0x00ff00ff, dpq_u32_shr(a, 8), b);
-    r[2] = dpq_u32_pick(0x00ff00ff, c, dpq_u32_shl(d, 8));
-    r[3] = dpq_u32_pick(0x00ff00ff, dpq_u32_shr(c, 8), d);
+#pragma GCC unroll 4
+    for (uint32_t turn = 0, step = n / 2; turn < 4; turn++, step = step > 1 ? step / 2 : n / 2) {
+#pragma GCC unroll 16
+        for (uint32_t i = 0; i < n; i++)
+            if (!(i & step))
+                dpq_u8_zip(&r[i], &r[i + step]);
+    }
 }
 
-/* Bytes at .. at + 3 of DPQ_QW rows. */
-static inline void dpq_load_planes(const uint8_t *row, size_t code_size, size_t at, dpq_u8s plane[4])
+/* Where plane b is: of eight, the first bit of the register number has had two turns. */
+DPQ_INLINE uint32_t dpq_plane(uint32_t n, uint32_t b)
 {
-    for (size_t r = 0; r < 4; r++)
-        plane[r] = dpq_u32_column(row + r * DPQ_QUARTER * code_size, code_size, at);
-    dpq_transpose4(plane);
+    return n == 8 ? b % 2 * 4 + b / 2 : b;
 }
 
-/* Sums of the bytes at .. at + bytes - 1 (at most 4), `skip` of the loaded four being none of these. */
-static inline dpq_u8s dpq_add_planes(dpq_u8s sum, const dpq_lookups *look, const uint8_t *row, size_t code_size,
-                                     uint32_t at, uint32_t skip, uint32_t levels, uint32_t nbits)
+/* Adds the entries of n planes, bytes first .. first + n - 1 of the codes; of these before `from` nothing. */
+DPQ_INLINE dpq_u8s dpq_add_planes(dpq_u8s sum, const dpq_lookups *look, dpq_u8s *r, uint32_t n, uint32_t first,
+                                  uint32_t from, uint32_t levels, uint32_t nbits)
 {
-    dpq_u8s plane[4], low = dpq_u8_all(15);
-    dpq_load_planes(row, code_size, at - skip, plane);
-    for (uint32_t b = skip; b < 4; b++) {
-        uint32_t byte = at - skip + b;
+    dpq_u8s low = dpq_u8_all(15);
+    dpq_transpose(r, n);
+#pragma GCC unroll 16
+    for (uint32_t b = 0; b < n; b++) {
+        uint32_t byte = first + b;
+        dpq_u8s plane = r[dpq_plane(n, b)];
+        if (byte < from)
+            continue;
         if (nbits == 8 && byte < levels)
-            sum = dpq_u8_add(sum, dpq_lookup256(look->table8 + byte * 256, plane[b]));
+            sum = dpq_u8_add(sum, dpq_lookup256(look->table8 + byte * 256, plane));
         if (nbits == 4 && 2 * byte < levels)
-            sum = dpq_u8_add(sum, dpq_lookup16(look->table8 + 2 * byte * 256, dpq_u8_and(plane[b], low)));
+            sum = dpq_u8_add(sum, dpq_lookup16(look->table8 + 2 * byte * 256, dpq_u8_and(plane, low)));
         if (nbits == 4 && 2 * byte + 1 < levels)
             sum = dpq_u8_add(sum, dpq_lookup16(look->table8 + (2 * byte + 1) * 256,
-                                               dpq_u8_and(dpq_u32_shr(plane[b], 4), low)));
+                                               dpq_u8_and(dpq_u32_shr(plane, 4), low)));
     }
     return sum;
 }
 
-/* Hits among DPQ_QW vectors, in plane order; code_size >= 4. The last group of four bytes is moved back
- * to end with the row, so that nothing beyond the codes is read. */
-static inline uint64_t dpq_one_block(const dpq_database *db, const dpq_lookups *look, size_t first, dpq_u8s limit,
-                                     size_t code_size, uint32_t levels, uint32_t nbits)
+/* Of codes of any size but `whole` ones, 4 bytes at a time, and at least 4. The last four are moved back to end with the
+ * row, so that nothing beyond the codes is read. */
+static inline dpq_u8s dpq_add_columns(dpq_u8s sum, const dpq_lookups *look, const uint8_t *row, size_t code_size,
+                                      uint32_t levels, uint32_t nbits)
+{
+    uint32_t bytes = (levels * nbits + 7) / 8;
+    for (uint32_t at = 0; at < bytes; at += 4) {
+        uint32_t begin = at + 4 > code_size ? (uint32_t)code_size - 4 : at;
+        dpq_u8s r[4];
+        for (uint32_t i = 0; i < 4; i++)
+            r[i] = dpq_u32_column(row + i * DPQ_QUARTER * code_size, code_size, begin);
+        sum = dpq_add_planes(sum, look, r, 4, begin, at, levels, nbits);
+    }
+    return sum;
+}
+
+/* Hits among DPQ_QW vectors, in plane order. whole: code_size is 4, 8 or 16, and known to the compiler; only then can
+ * there be a hash, which goes on with these vectors. */
+DPQ_INLINE uint64_t dpq_one_block(const dpq_database *db, const dpq_lookups *look, size_t first, dpq_u8s limit,
+                                  size_t code_size, int whole, uint32_t levels, uint32_t nbits, dpq_hash *hash)
 {
     const uint8_t *row = db->codes + first * code_size;
-    uint32_t bytes = (levels * nbits + 7) / 8;
     dpq_u8s sum = dpq_u8_all(look->start);
-    for (uint32_t at = 0; at < bytes; at += 4) {
-        uint32_t skip = at + 4 > code_size ? at + 4 - (uint32_t)code_size : 0;
-        sum = dpq_add_planes(sum, look, row, code_size, at, skip, levels, nbits);
-    }
+    if (whole) {
+        dpq_u8s r[16];
+#pragma GCC unroll 16
+        for (uint32_t i = 0; i < code_size; i++)
+            r[i] = dpq_u8_load(row + i * DPQ_QW);
+        if (hash)
+#pragma GCC unroll 16
+            for (uint32_t i = 0; i < code_size; i++)
+                hash_register(hash, i % HASH_VECTORS, r[i]);
+        sum = dpq_add_planes(sum, look, r, (uint32_t)code_size, 0, 0, levels, nbits);
+    } else
+        sum = dpq_add_columns(sum, look, row, code_size, levels, nbits);
     if (db->term_bins) {
-        dpq_u8s bins = dpq_u8_interleave4(dpq_u8_load(db->term_bins + first));
+        dpq_u8s bins = dpq_u8_by_lanes(dpq_u8_load(db->term_bins + first), whole ? 16 / (uint32_t)code_size : 4);
         sum = dpq_u8_add(sum, dpq_u8_scale(bins, look->slope));
     }
     return dpq_u8_le(sum, limit);
 }
 
-static inline size_t dpq_one_blocks(const dpq_database *db, dpq_lookups *look, size_t first, size_t n,
-                                    size_t code_size, uint32_t levels, uint32_t nbits)
+DPQ_INLINE size_t dpq_one_blocks(const dpq_database *db, dpq_lookups *look, size_t first, size_t n, size_t code_size,
+                                 int whole, uint32_t levels, uint32_t nbits, dpq_hash *hash)
 {
+    const uint32_t w = whole ? 16 / (uint32_t)code_size : 4, lanes = DPQ_QW / 16;
     dpq_u8s limit = dpq_u8_all(look->limit);
+    dpq_hash state;
     size_t found = 0;
+    if (hash)
+        state = *hash;
     for (size_t v = first; v < first + n; v += DPQ_QW) {
-        uint64_t within = dpq_one_block(db, look, v, limit, code_size, levels, nbits);
+        uint64_t within = dpq_one_block(db, look, v, limit, code_size, whole, levels, nbits, hash ? &state : NULL);
         for (; within; within &= within - 1) {
-            uint32_t position = (uint32_t)__builtin_ctzll(within);
-            look->hits[found++] = (uint32_t)v + position % 4 * DPQ_QUARTER + position / 4;
+            uint32_t position = (uint32_t)__builtin_ctzll(within), lane = position / 16, in_lane = position % 16;
+            look->hits[found++] = (uint32_t)v + (in_lane / w * lanes + lane) * w + in_lane % w;
         }
     }
+    if (hash)
+        *hash = state;
     return found;
 }
 
-/* n is a multiple of DPQ_QW. */
-static size_t dpq_one_filter(const dpq_database *db, dpq_lookups *look, size_t first, size_t n)
+/* n is a multiple of DPQ_QW. hash: goes on with these codes, whose bytes are a multiple of HASH_STEP; or NULL. Its
+ * additions fill the time in which look-ups wait for each other, where the size of codes is known. */
+static size_t dpq_one_filter(const dpq_database *db, dpq_lookups *look, size_t first, size_t n, dpq_hash *hash)
 {
-    size_t size = db->code_size;
-    uint32_t levels = db->levels;
-    if (db->nbits == 8) {
-        if (size == 4 && levels == 4)
-            return dpq_one_blocks(db, look, first, n, 4, 4, 8);
-        if (size == 8 && levels == 8)
-            return dpq_one_blocks(db, look, first, n, 8, 8, 8);
-        if (size == 16 && levels == 16)
-            return dpq_one_blocks(db, look, first, n, 16, 16, 8);
-        return dpq_one_blocks(db, look, first, n, size, levels, 8);
-    }
-    if (size == 4 && levels == 8)
-        return dpq_one_blocks(db, look, first, n, 4, 8, 4);
-    if (size == 8 && levels == 16)
-        return dpq_one_blocks(db, look, first, n, 8, 16, 4);
-    return dpq_one_blocks(db, look, first, n, size, levels, 4);
+#define DPQ_WHOLE(SIZE, LEVELS, NBITS)                                          \
+    if (db->code_size == SIZE && db->nbits == NBITS && db->levels <= LEVELS)    \
+        return dpq_one_blocks(db, look, first, n, SIZE, 1, LEVELS, NBITS, hash)
+    DPQ_WHOLE(4, 2, 8);
+    DPQ_WHOLE(4, 4, 8);
+    DPQ_WHOLE(8, 2, 8);
+    DPQ_WHOLE(8, 4, 8);
+    DPQ_WHOLE(8, 8, 8);
+    DPQ_WHOLE(16, 2, 8);
+    DPQ_WHOLE(16, 4, 8);
+    DPQ_WHOLE(16, 8, 8);
+    DPQ_WHOLE(16, 16, 8);
+    DPQ_WHOLE(4, 8, 4);
+    DPQ_WHOLE(8, 8, 4);
+    DPQ_WHOLE(8, 16, 4);
+#undef DPQ_WHOLE
+    if (hash)
+        hash_more(hash, dpq_row(db, first), n * db->code_size);
+    return dpq_one_blocks(db, look, first, n, db->code_size, 0, db->levels, db->nbits == 8 ? 8 : 4, NULL);
 }
 
 /* Look-ups know 8- and 4-bit codes; other widths, and databases too small for a sample, go by float. */
@@ -371,37 +417,48 @@ static void dpq_one_begin_thread(const dpq_single_search *search, dpq_single *s)
     const dpq_lookups *made = &search->singles[0].look;
     s->pendings = 0;
     if (search->bytes && &s->look != made) {
-        memcpy(s->look.table8, made->table8, search->db->levels * 256);
+        memcpy(s->look.table8, made->table8, dpq_filled_levels(search->db->levels) * 256);
         s->look.slope = made->slope;
         s->look.start = made->start;
     }
 }
 
-/* While its codes are on their way to the cache for the scan anyway. */
-static uint64_t hash_codes(const dpq_database *db, size_t first)
+/* By look-ups; the codes' hash is taken along. */
+static void dpq_one_byte_scan(dpq_single_search *search, dpq_single *s, size_t first, size_t end)
 {
-    size_t n = db->n - first < DPQ_HASH_BLOCK ? db->n - first : DPQ_HASH_BLOCK;
-    return hash_bytes(dpq_row(db, first), n * db->code_size);
+    const dpq_database *db = search->db;
+    dpq_hash hash;
+    for (size_t n, v = first; v < end; v += n) {
+        n = end - v < DPQ_ONE_CHUNK ? end - v : DPQ_ONE_CHUNK;
+        size_t whole = n / DPQ_QW * DPQ_QW, in_block = v % DPQ_HASH_BLOCK;
+        int hashing = db->hashes && n == DPQ_ONE_CHUNK;
+        if (in_block == 0)
+            hash_begin(&hash);
+        dpq_one_follow(search, s);
+        size_t found = dpq_one_filter(db, &s->look, v, whole, hashing ? &hash : NULL);
+        dpq_one_rescore(search, s, found);
+        s->counters.bounded += whole;
+        s->counters.rescored += found;
+        if (whole < n)
+            dpq_one_float_chunk(search, s, v + whole, n - whole);
+        if (db->hashes && (v + n == db->n || in_block + n == DPQ_HASH_BLOCK))
+            db->hashes[v / DPQ_HASH_BLOCK] =
+                hash_end(&hash, dpq_row(db, v), hashing ? 0 : n * db->code_size, (in_block + n) * db->code_size);
+    }
 }
 
-static void dpq_one_scan(dpq_single_search *search, dpq_single *s, size_t first, size_t end)
+static void dpq_one_float_scan(dpq_single_search *search, dpq_single *s, size_t first, size_t end)
 {
     const dpq_database *db = search->db;
     for (size_t n, v = first; v < end; v += n) {
-        n = dpq_first_chunks(search->bytes ? DPQ_ONE_CHUNK : v, DPQ_ONE_CHUNK);
+        size_t left = db->n - v;
+        n = dpq_first_chunks(v, DPQ_ONE_CHUNK);
         n = end - v < n ? end - v : n;
         if (db->hashes && v % DPQ_HASH_BLOCK == 0)
-            db->hashes[v / DPQ_HASH_BLOCK] = hash_codes(db, v);
-        size_t whole = search->bytes ? n / DPQ_QW * DPQ_QW : 0;
+            db->hashes[v / DPQ_HASH_BLOCK] =
+                hash_bytes(dpq_row(db, v), (left < DPQ_HASH_BLOCK ? left : DPQ_HASH_BLOCK) * db->code_size);
         dpq_one_follow(search, s);
-        if (whole) {
-            size_t found = dpq_one_filter(db, &s->look, v, whole);
-            dpq_one_rescore(search, s, found);
-            s->counters.bounded += whole;
-            s->counters.rescored += found;
-        }
-        if (whole < n)
-            dpq_one_float_chunk(search, s, v + whole, n - whole);
+        dpq_one_float_chunk(search, s, v, n);
     }
 }
 
@@ -411,7 +468,10 @@ static void dpq_one_work(void *context, size_t thread)
     dpq_single *s = search->singles + thread;
     dpq_one_begin_thread(search, s);
     for (size_t n, first; (n = dpq_one_take(search, thread, DPQ_ONE_PIECE, &first));)
-        dpq_one_scan(search, s, first, first + n);
+        if (search->bytes)
+            dpq_one_byte_scan(search, s, first, first + n);
+        else
+            dpq_one_float_scan(search, s, first, first + n);
     dpq_one_rescore_pending(search, s);
 }
 
