@@ -101,7 +101,7 @@ static inline size_t dpq_collect(const uint64_t *within, size_t first, size_t n,
 }
 
 /* distance[i][lane] of the decoded vectors; within[i]: lanes at or below their thresholds. */
-static inline void dpq_strip_sums(const dpq_database *db, const dpq_group *g, dpq_workspace *w,
+DPQ_INLINE void dpq_strip_sums(const dpq_database *db, const dpq_group *g, dpq_workspace *w,
                                   uint32_t strip, size_t n, uint32_t levels)
 {
     size_t K = dpq_codewords(db);
@@ -120,7 +120,9 @@ static inline void dpq_strip_sums(const dpq_database *db, const dpq_group *g, dp
 static void dpq_strip_scan(const dpq_database *db, const dpq_group *g, dpq_workspace *w, uint32_t strip,
                            size_t n)
 {
-    if (db->levels == 4)
+    if (db->levels == 2)
+        dpq_strip_sums(db, g, w, strip, n, 2);
+    else if (db->levels == 4)
         dpq_strip_sums(db, g, w, strip, n, 4);
     else if (db->levels == 8)
         dpq_strip_sums(db, g, w, strip, n, 8);
@@ -222,7 +224,7 @@ static void dpq_rescore(const dpq_database *db, dpq_group *g, dpq_workspace *w, 
 
 /* within[i]: queries whose limit the byte sum of vector first + i does not pass. `kind` and `levels`
  * are constants of each call: 8 and 4 read the codes in place, 16 the decoded ones. */
-static inline void dpq_byte_sums(const dpq_database *db, const dpq_group *g, dpq_workspace *w, size_t first,
+DPQ_INLINE void dpq_byte_sums(const dpq_database *db, const dpq_group *g, dpq_workspace *w, size_t first,
                                  size_t n, uint32_t kind, uint32_t levels)
 {
     size_t K = kind == 16 ? dpq_codewords(db) : (size_t)1 << kind;
@@ -244,7 +246,9 @@ static inline void dpq_byte_sums(const dpq_database *db, const dpq_group *g, dpq
 
 static void dpq_byte_scan(const dpq_database *db, const dpq_group *g, dpq_workspace *w, size_t first, size_t n)
 {
-    if (db->nbits == 8 && db->levels == 4)
+    if (db->nbits == 8 && db->levels == 2)
+        dpq_byte_sums(db, g, w, first, n, 8, 2);
+    else if (db->nbits == 8 && db->levels == 4)
         dpq_byte_sums(db, g, w, first, n, 8, 4);
     else if (db->nbits == 8 && db->levels == 8)
         dpq_byte_sums(db, g, w, first, n, 8, 8);
