@@ -240,10 +240,11 @@ static double dpq_one_magnitude(const dpq_database *db, const float *table)
     return sum;
 }
 
-/* Levels that the tables are filled up to with zeros, so that the compiler needs to know few numbers of them. */
+/* Levels that the tables are filled up to with zeros, so that the compiler needs to know few numbers of them: those of
+ * dpq_one_filter. */
 static inline uint32_t dpq_filled_levels(uint32_t levels)
 {
-    uint32_t filled = 2;
+    uint32_t filled = 8;
     while (filled < levels)
         filled *= 2;
     return filled;
