@@ -170,7 +170,8 @@ cdef class SingleScan(Single):
         cdef float *distances = NULL
         cdef int64_t *labels = NULL
         results = empty_results(k, &distances, &labels)
-        cdef size_t n_threads = self.threads(), n_hashes = self.expected.shape[0], width = self.panels.shape[0] * DPQ_PANEL
+        cdef size_t n_threads = self.threads(), n_hashes = self.expected.shape[0]
+        cdef size_t width = self.panels.shape[0] * DPQ_PANEL
         cdef size_t size = (self.d + width) * sizeof(float) + k * sizeof(uint32_t) + n_hashes * sizeof(uint64_t)
         cdef uint8_t *at = &scratch_of_thread(size + 4 * 64 + kernels.single_scratch(k, n_threads))[0]
         cdef float *moved = <float *>take(&at, self.d * sizeof(float))

@@ -88,7 +88,6 @@ def test_search_without_cross_tables(metric, monkeypatch):
 @pytest.mark.parametrize("most_vectors", [1 << 31, 4096])
 def test_search_does_not_depend_on_threads_or_blocks(metric, nq, most_vectors, threads, monkeypatch):
     monkeypatch.setattr(_scan, "_WORTH_A_THREAD", 1)
-    monkeypatch.setattr(_scan, "_WORTH_A_KERNEL_THREAD", 1)
     monkeypatch.setattr(_scan, "_MOST_VECTORS", most_vectors)
     rng = np.random.default_rng(nq)
     index, _ = filled_index(rng, 9001, 12, 4, 3, metric)  # 4,096 different codes: many ties

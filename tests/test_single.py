@@ -127,7 +127,7 @@ def test_the_second_search_of_one_query_is_short(kind, monkeypatch):
 
 
 def test_what_several_threads_search_is_short_too(threads, monkeypatch):
-    monkeypatch.setattr(_scan, "_WORTH_A_KERNEL_THREAD", 100)
+    monkeypatch.setattr(_scan, "_WORTH_A_THREAD", 100)
     threads(3)
     index, x = flat(np.random.default_rng(0)), np.zeros((1, 9), np.float32)
     index.search(x, 4)
@@ -158,7 +158,7 @@ def test_the_second_search_of_a_prefix_is_short_too(monkeypatch):
 @pytest.fixture
 def worth_threads(monkeypatch):
     """Threads for indexes of some blocks of hashes."""
-    monkeypatch.setattr(_scan, "_WORTH_A_KERNEL_THREAD", 1000)
+    monkeypatch.setattr(_scan, "_WORTH_A_THREAD", 1000)
 
 
 @pytest.mark.parametrize("metric", METRICS)
