@@ -209,14 +209,15 @@ static float dpq_one_sample(dpq_single_search *search)
 {
     const dpq_database *db = search->db;
     size_t stride = db->n / DPQ_ONE_SAMPLE, k = search->top.k;
-    float high = -INFINITY;
+    float high = -INFINITY, least = INFINITY; /* that is no use */
     dpq_one_share(search, DPQ_ONE_SAMPLE, DPQ_ONE_SAMPLE_PIECE);
     dpq_run_together(search->n_threads, dpq_one_sample_pieces, search);
     for (size_t i = 0; i < DPQ_ONE_SAMPLE; i++) {
-        uint64_t key = dpq_key(search->upper[i], (uint32_t)(i * stride));
-        high = search->upper[i] > high ? search->upper[i] : high;
-        if (key < search->top.limit && dpq_is_allowed(db, i * stride))
-            dpq_topk_push(&search->top, key);
+        float upper = search->upper[i];
+        high = upper > high ? upper : high;
+        if (upper < least && dpq_is_allowed(db, i * stride) &&
+            dpq_topk_push(&search->top, dpq_key(upper, (uint32_t)(i * stride))))
+            least = dpq_topk_threshold(&search->top);
     }
     float threshold = dpq_topk_end(&search->top) == k ? dpq_key_distance(search->top.keys[k - 1]) : INFINITY;
     dpq_topk_begin(&search->top, search->top.keys, k, threshold);
