@@ -459,6 +459,7 @@ static void dpq_one_float_scan(dpq_single_search *search, dpq_single *s, size_t 
         if (db->hashes && v % DPQ_HASH_BLOCK == 0)
             db->hashes[v / DPQ_HASH_BLOCK] =
                 hash_bytes(dpq_row(db, v), (left < DPQ_HASH_BLOCK ? left : DPQ_HASH_BLOCK) * db->code_size);
+        dpq_one_rescore_pending(search, s); /* at once: the first threshold is worth more than the time to fetch */
         dpq_one_follow(search, s);
         dpq_one_float_chunk(search, s, v, n);
     }

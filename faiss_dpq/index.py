@@ -429,7 +429,7 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         ValueError
             If x is not two-dimensional, D or I is not contiguous, or `levels` is not between 1 and M.
         """
-        watched, prefix = self._watched, self._prefix_of(params)
+        watched, prefix = self._watched, self._levels if params is None else self._prefix_of(params)
         if watched is not None and prefix is not None and D is I is None and numeric_type == faiss.Float32:
             single = watched.search(self.this, x, k, prefix)
             if single is not None:
@@ -450,10 +450,8 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
             I[:] = labels
         return distances if D is None else D, labels if I is None else I
 
-    def _prefix_of(self, params: faiss.SearchParameters | None) -> int | None:
+    def _prefix_of(self, params: faiss.SearchParameters) -> int | None:
         """The levels that a search compares, 0 for all; None where its parameters say more than that."""
-        if params is None:
-            return self._levels
         if type(params) is SearchParametersDPQ and params.sel is None:
             return params.levels or self._levels
         return None
