@@ -92,12 +92,16 @@ def indexes(dataset: data.Dataset, M: int, kinds: list[str], cache: Path | None)
     return ready
 
 
-def contenders(dataset: data.Dataset, M: int, peers: list[str], cache: Path | None) -> dict[str, Contender]:
-    """Ours first, then the peers asked for."""
+def contenders(
+    dataset: data.Dataset, M: int, peers: list[str], levels: list[int], cache: Path | None
+) -> dict[str, Contender]:
+    """Ours first, then searches of fewer levels of it, then the peers asked for."""
     kinds = ["ours", *(kind for kind in ("pq", "fastscan") if kind in peers)]
     built = indexes(dataset, M, kinds, cache)
     ours = built["ours"]
     entered = {"ours": Contender(f"{OURS} {M}x8", ours.search)}
+    for some in levels:
+        entered[f"{some} levels"] = Contender(f"{OURS} {M}x8, {some} levels", _prefix_search(ours, some))
     for kind, name, multiple in (("pq", f"IndexPQ {M}x8", M), ("fastscan", f"IndexPQFastScan {2 * M}x4", 2 * M)):
         if kind in built:
             zeros = -dataset.d % multiple
@@ -110,6 +114,11 @@ def contenders(dataset: data.Dataset, M: int, peers: list[str], cache: Path | No
     if "scann" in peers:
         entered["scann"] = Contender(f"scann {2 * M}x4", _scann_search(dataset, M), "approximate")
     return entered
+
+
+def _prefix_search(index: faiss_dpq.IndexDPQ, levels: int) -> Search:
+    params = faiss_dpq.SearchParametersDPQ(levels=levels)
+    return lambda x, k: index.search(x, k, params=params)
 
 
 def _padding_search(index: faiss.Index, multiple: int) -> Search:
@@ -221,7 +230,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     results = []
     for name, M in itertools.product(args.dataset, args.M):
         dataset = data.load(name, args.n)
-        entered = contenders(dataset, M, args.peers, args.cache)
+        entered = contenders(dataset, M, args.peers, args.levels, args.cache)
         verify(entered["ours"].search.__self__, dataset.queries)
         print(f"\n{name}: {dataset.n:,} x {dataset.d}; {M} bytes a vector; {OURS} equals the plain numpy search")
         for contender in entered.values():
@@ -249,7 +258,7 @@ def _row(result: dict[str, Any], n: int) -> tuple[object, ...]:
         result["timed_queries"],
         f"{1e6 * seconds:.1f}",
         f"{n / seconds / 1e9:.3f}",
-        "" if result["name"].startswith(OURS) else result["times_ours"],
+        "" if result["name"].startswith(OURS) and "levels" not in result["name"] else result["times_ours"],
         "" if one_thread_count else result["speed_up"],
     )
 
@@ -261,6 +270,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", nargs="+", choices=data.NAMES, default=["clustered"])
     parser.add_argument("--n", type=int, default=1_000_000, help="size of the clustered data set")
     parser.add_argument("--M", **several, default=[4], help="bytes a vector")
+    parser.add_argument("--levels", **several, default=[], help="enter searches of so many levels of ours, too")
     parser.add_argument("--nq", **several, default=[1, 1000], help="queries a call")
     parser.add_argument("--k", **several, default=[10])
     parser.add_argument("--threads", **several, default=[1], help="speed-up is over the first number")

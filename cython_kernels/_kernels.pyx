@@ -2,7 +2,7 @@
 """The compiled kernels of faiss_dpq: tables, encode, scan. cython_kernels/README.md explains them.
 
 Private: arguments are checked by the Python callers, which also decide blocks and threads. Everything here releases
-the GIL while it computes and keeps no state but the chosen instruction set.
+the GIL while it computes and keeps no state but the chosen instruction set and the threads of threads.c.
 """
 
 import os

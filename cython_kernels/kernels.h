@@ -47,14 +47,14 @@ typedef struct {
                    float scale, float *out, size_t ldo);
     void (*encode_level)(const dpq_encode_step *step);
     uint64_t (*hash)(const uint8_t *bytes, size_t n);
-    /* The scans. scratch: that many bytes, any alignment, one a thread. distances, ids: nq x k, ascending by
+    /* The scans. scratch: that many bytes, any alignment, one a call. distances, ids: nq x k, ascending by
      * (distance, id); where fewer than k vectors are allowed, +inf and UINT32_MAX. counters are added to. */
     size_t (*batch_scratch)(const dpq_database *db, size_t k);
     void (*scan_batch)(const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,
                        void *scratch, dpq_counters *counters);
-    size_t (*single_scratch)(size_t k);
-    void (*scan_single)(const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,
-                        void *scratch, dpq_counters *counters);
+    size_t (*single_scratch)(size_t k, size_t n_threads);
+    void (*scan_single)(const dpq_database *db, const dpq_queries *queries, size_t k, size_t n_threads,
+                        float *distances, uint32_t *ids, void *scratch, dpq_counters *counters);
     /* The same for inverted lists; positions number what a query scans, in the order of its probes. */
     size_t (*lists_scratch)(const dpq_lists *lists, const dpq_probes *probes, size_t k);
     void (*scan_lists)(const dpq_lists *lists, const dpq_probes *probes, size_t k, float *distances,

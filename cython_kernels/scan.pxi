@@ -2,6 +2,14 @@
 
 import threading
 
+from faiss import omp_get_max_threads
+
+cdef extern from "linear_together.h" nogil:
+    void dpq_linear_together(
+        const dpq_kernels *chosen, size_t n_threads, const float *x, size_t d, const float *panels, size_t n_panels,
+        const float *bias, float scale, float *out,
+    )
+
 _kept = threading.local()
 
 
@@ -29,6 +37,7 @@ def scan(
     float radius,
     const uint8_t[::1] allowed,
     uint64_t[::1] hashes,
+    size_t n_threads,
     int64_t first_id,
     float[:, ::1] distances,
     int64_t[:, ::1] labels,
@@ -41,6 +50,7 @@ def scan(
     cross, terms, bins, term_min, term_step, radius : of `packed`; see derived.pxi. bins is None for no terms.
     allowed : bit i & 7 of byte i >> 3 tells whether code i takes part; None for all.
     hashes : (ceil(n / HASH_BLOCK),), written, for one query only: what `hash_blocks` gives; or None.
+    n_threads : that queries scanned one by one are scanned with, at most.
     distances, labels : (nq, k), written; (inf, -1) where there are fewer.
 
     Returns (vectors judged by bytes, of these rescored in float32, vectors scanned in float32), summed over queries.
@@ -73,7 +83,7 @@ def scan(
     if nq - batched >= kernels.least_batch and hashes is None:
         batched = nq
     cdef size_t scratch_size = max(
-        kernels.batch_scratch(&db, k) if batched else 0, kernels.single_scratch(k) if batched < nq else 0
+        kernels.batch_scratch(&db, k) if batched else 0, kernels.single_scratch(k, n_threads) if batched < nq else 0
     )
     cdef uint8_t[::1] scratch = scratch_of_thread(scratch_size)
     cdef uint32_t[:, ::1] ids = np.empty((nq, k), np.uint32)
@@ -87,7 +97,7 @@ def scan(
         queries.nq = nq - batched
         if batched < nq:
             kernels.scan_single(
-                &db, &queries, k, &distances[batched, 0], &ids[batched, 0], &scratch[0], &counters
+                &db, &queries, k, n_threads, &distances[batched, 0], &ids[batched, 0], &scratch[0], &counters
             )
         for q in range(nq):
             for i in range(k):
@@ -96,8 +106,9 @@ def scan(
 
 
 cdef class SingleScan(Single):
-    """One query's search of all codes of an index, by one thread.
+    """One query's search of all codes of an index.
 
+    worth_a_thread : vectors that a thread has to have for itself to be worth taking.
     derived : the DerivedCodes that `hashes`, `bins` and so on are of, as long as derived.hashes is `hashes`.
     centre : (d,), what the query is moved by; None for inner products.
     panels, bias, scale : of all codewords of the levels, and what their products are added to and times.
@@ -111,11 +122,12 @@ cdef class SingleScan(Single):
     cdef const float[:, :, ::1] panels, constant_panel
     cdef const float[::1] bias
     cdef float error_of_norm, error_constant
-    cdef size_t d
+    cdef size_t d, worth_a_thread
     cdef dpq_database db
 
     def __init__(
         self,
+        size_t worth_a_thread,
         object derived,
         object hashes,
         const float[::1] centre,
@@ -134,6 +146,7 @@ cdef class SingleScan(Single):
         float term_step,
         float radius,
     ):
+        self.worth_a_thread = worth_a_thread
         self.derived, self.hashes, self.expected = derived, hashes, hashes
         self.centre, self.panels, self.bias, self.constant_panel = centre, panels, bias, constant_panel
         self.error_of_norm, self.error_constant = error_of_norm, error_constant
@@ -157,23 +170,29 @@ cdef class SingleScan(Single):
         cdef float *distances = NULL
         cdef int64_t *labels = NULL
         results = empty_results(k, &distances, &labels)
-        cdef size_t n_hashes = self.expected.shape[0], width = self.panels.shape[0] * DPQ_PANEL
+        cdef size_t n_threads = self.threads(), n_hashes = self.expected.shape[0]
+        cdef size_t width = self.panels.shape[0] * DPQ_PANEL
         cdef size_t size = (self.d + width) * sizeof(float) + k * sizeof(uint32_t) + n_hashes * sizeof(uint64_t)
-        cdef uint8_t *at = &scratch_of_thread(size + 4 * 64 + kernels.single_scratch(k))[0]
+        cdef uint8_t *at = &scratch_of_thread(size + 4 * 64 + kernels.single_scratch(k, n_threads))[0]
         cdef float *moved = <float *>take(&at, self.d * sizeof(float))
         cdef float *table = <float *>take(&at, width * sizeof(float))
         cdef uint32_t *ids = <uint32_t *>take(&at, k * sizeof(uint32_t))
         cdef dpq_database db = self.db
         db.hashes = <uint64_t *>take(&at, n_hashes * sizeof(uint64_t))
         with nogil:
-            self.scan(&db, query, moved, table, at, k, distances, ids)
+            self.scan(&db, query, n_threads, moved, table, at, k, distances, ids)
             for i in range(k):
                 labels[i] = -1 if ids[i] == UINT32_MAX else <int64_t>ids[i]
         same = memcmp(db.hashes, &self.expected[0], n_hashes * sizeof(uint64_t)) == 0
         return results if same else None
 
-    cdef void scan(self, const dpq_database *db, const float *query, float *moved, float *table, uint8_t *scratch,
-                   size_t k, float *distances, uint32_t *ids) noexcept nogil:
+    cdef size_t threads(self) except 0:
+        """How many are worth taking; FAISS is asked, for 70 ns, only where its answer matters."""
+        cdef size_t most = self.db.n // self.worth_a_thread
+        return 1 if most <= 1 else max(1, min(most, <size_t>omp_get_max_threads()))
+
+    cdef void scan(self, const dpq_database *db, const float *query, size_t n_threads, float *moved, float *table,
+                   uint8_t *scratch, size_t k, float *distances, uint32_t *ids) noexcept nogil:
         """Distances, as FAISS gives them, and ids."""
         cdef bint inner_product = self.centre is None
         cdef dpq_queries queries
@@ -188,9 +207,9 @@ cdef class SingleScan(Single):
             total += <double>moved[i] * moved[i]
         norm = constant = <float>total
         error = self.error_of_norm * <float>sqrt(total) + (self.error_constant + <float>1.2e-7 * norm)
-        kernels.linear(
-            moved, 1, self.d, &self.panels[0, 0, 0], self.panels.shape[0], &self.bias[0],
-            -1.0 if inner_product else -2.0, table, self.panels.shape[0] * DPQ_PANEL,
+        dpq_linear_together(
+            kernels, n_threads, moved, self.d, &self.panels[0, 0, 0], self.panels.shape[0], &self.bias[0],
+            -1.0 if inner_product else -2.0, table,
         )
         if inner_product:
             memset(products, 0, sizeof(products))
@@ -201,7 +220,7 @@ cdef class SingleScan(Single):
         queries.table_errors = &error
         queries.inner_product = inner_product
         queries.nq = 1
-        kernels.scan_single(db, &queries, k, distances, ids, scratch, &unread)
+        kernels.scan_single(db, &queries, k, n_threads, distances, ids, scratch, &unread)
         for i in range(k):
             if ids[i] == UINT32_MAX:
                 distances[i] = -FLT_MAX if inner_product else FLT_MAX

@@ -22,8 +22,6 @@
 #define DPQ_CHUNK 256u            /* vectors between two updates of the limits */
 #define DPQ_SPAN 4096u            /* vectors between two choices of byte or float scan */
 #define DPQ_MIN_SAMPLED_N 16384u  /* smaller databases go by float alone */
-#define DPQ_SAMPLED_A_RESULT 200u
-#define DPQ_INTERLEAVED 16u      /* table entries that are one cache line of every query */
 #define DPQ_INTERLEAVED 16u       /* entries of a query's table that are one cache line */
 #define DPQ_LEAST_SAMPLE 4096u
 #define DPQ_SAMPLED_A_RESULT 200u /* measured flat within 2x */
@@ -111,7 +109,7 @@ DPQ_INLINE dpq_f32s dpq_strip_sum(const float *rows, size_t K, const uint16_t *c
 }
 
 /* within[i]: lanes at or below their thresholds. */
-static inline void dpq_strip_sums(const dpq_database *db, const dpq_group *g, dpq_workspace *w,
+DPQ_INLINE void dpq_strip_sums(const dpq_database *db, const dpq_group *g, dpq_workspace *w,
                                   uint32_t strip, size_t n, uint32_t levels)
 {
     size_t K = dpq_codewords(db);
@@ -126,7 +124,9 @@ static inline void dpq_strip_sums(const dpq_database *db, const dpq_group *g, dp
 static void dpq_strip_scan(const dpq_database *db, const dpq_group *g, dpq_workspace *w, uint32_t strip,
                            size_t n)
 {
-    if (db->levels == 4)
+    if (db->levels == 2)
+        dpq_strip_sums(db, g, w, strip, n, 2);
+    else if (db->levels == 4)
         dpq_strip_sums(db, g, w, strip, n, 4);
     else if (db->levels == 8)
         dpq_strip_sums(db, g, w, strip, n, 8);
@@ -263,7 +263,7 @@ static void dpq_rescore(const dpq_database *db, dpq_group *g, dpq_workspace *w, 
 
 /* within[i]: queries whose limit the byte sum of vector first + i does not pass. `kind` and `levels`
  * are constants of each call: 8 and 4 read the codes in place, 16 the decoded ones. */
-static inline void dpq_byte_sums(const dpq_database *db, const dpq_group *g, dpq_workspace *w, size_t first,
+DPQ_INLINE void dpq_byte_sums(const dpq_database *db, const dpq_group *g, dpq_workspace *w, size_t first,
                                  size_t n, uint32_t kind, uint32_t levels)
 {
     size_t K = kind == 16 ? dpq_codewords(db) : (size_t)1 << kind;
@@ -285,7 +285,9 @@ static inline void dpq_byte_sums(const dpq_database *db, const dpq_group *g, dpq
 
 static void dpq_byte_scan(const dpq_database *db, const dpq_group *g, dpq_workspace *w, size_t first, size_t n)
 {
-    if (db->nbits == 8 && db->levels == 4)
+    if (db->nbits == 8 && db->levels == 2)
+        dpq_byte_sums(db, g, w, first, n, 8, 2);
+    else if (db->nbits == 8 && db->levels == 4)
         dpq_byte_sums(db, g, w, first, n, 8, 4);
     else if (db->nbits == 8 && db->levels == 8)
         dpq_byte_sums(db, g, w, first, n, 8, 8);

@@ -42,7 +42,7 @@ typedef struct {
 } dpq_lists_query;
 
 typedef struct {
-    dpq_single one; /* its table8, start, slope, limit and hits are used */
+    dpq_lookups one; /* its table8, start, slope, limit and hits are used */
     int inner_product;
     size_t nprobe;
     dpq_counters *counters;
@@ -279,7 +279,7 @@ static dpq_lists_part lists_part(const dpq_lists *lists, const dpq_lists_query *
 /* ---- one query ---- */
 
 /* Copies a query's byte tables to where, and as, the look-ups want them. */
-static void lists_load_table8(const dpq_lists *lists, const dpq_lists_query *q, dpq_single *one)
+static void lists_load_table8(const dpq_lists *lists, const dpq_lists_query *q, dpq_lookups *one)
 {
     size_t K = (size_t)1 << lists->nbits;
     for (uint32_t l = 0; l < lists->levels; l++) {
@@ -287,12 +287,13 @@ static void lists_load_table8(const dpq_lists *lists, const dpq_lists_query *q, 
         if (K == 256)
             dpq_lookup256_prepare(one->table8 + l * 256);
     }
+    memset(one->table8 + lists->levels * 256, 0, (dpq_filled_levels(lists->levels) - lists->levels) * 256);
 }
 
 /* The last `wanted` of the vectors before `end`, whose register overlaps vectors that are done. */
-static size_t lists_last_hits(const dpq_database *db, dpq_single *one, size_t end, size_t wanted)
+static size_t lists_last_hits(const dpq_database *db, dpq_lookups *one, size_t end, size_t wanted)
 {
-    size_t found = dpq_one_filter(db, one, end - DPQ_QW, DPQ_QW), kept = 0;
+    size_t found = dpq_one_filter(db, one, end - DPQ_QW, DPQ_QW, NULL), kept = 0;
     for (size_t h = 0; h < found; h++) {
         one->hits[kept] = one->hits[h];
         kept += one->hits[h] >= end - wanted;
@@ -312,7 +313,7 @@ static void lists_byte_scan(const dpq_lists_part *part, dpq_lists_scan *s, dpq_l
         n = dpq_min(DPQ_ONE_CHUNK, part->count - v);
         size_t whole = n - n % DPQ_QW;
         s->one.limit = (uint8_t)limit;
-        lists_rescore(part, s, q, dpq_one_filter(&part->db, &s->one, v, whole));
+        lists_rescore(part, s, q, dpq_one_filter(&part->db, &s->one, v, whole, NULL));
         if (v + n < DPQ_QW)
             lists_float_chunk(part, s, q, v, n);
         else if (whole < n)

@@ -97,10 +97,10 @@ cdef extern from "kernels.h" nogil:
             const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,
             void *scratch, dpq_counters *counters,
         ) noexcept nogil
-        size_t (*single_scratch)(size_t k) noexcept nogil
+        size_t (*single_scratch)(size_t k, size_t n_threads) noexcept nogil
         void (*scan_single)(
-            const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,
-            void *scratch, dpq_counters *counters,
+            const dpq_database *db, const dpq_queries *queries, size_t k, size_t n_threads, float *distances,
+            uint32_t *ids, void *scratch, dpq_counters *counters,
         ) noexcept nogil
         size_t (*lists_scratch)(const dpq_lists *lists, const dpq_probes *probes, size_t k) noexcept nogil
         void (*scan_lists)(
@@ -136,6 +136,11 @@ def simd_level():
 def batch_width():
     """Queries that the batch scan takes together."""
     return kernels.batch_width
+
+
+def least_batch():
+    """Queries that are worth taking together: fewer are scanned one by one."""
+    return kernels.least_batch
 
 
 def set_simd_level(str name):

@@ -12,7 +12,6 @@ enum { DPQ_LEAST_BATCH = 3 };
 
 #define DPQ_QW 32u
 #define DPQ_FW 16u
-#define DPQ_HASH_VECTOR 32 /* bytes of a register */
 
 typedef __m256i dpq_u8s;
 static inline dpq_u8s dpq_u8_load(const void *p) { return _mm256_loadu_si256(p); }
@@ -23,14 +22,13 @@ static inline uint64_t dpq_u8_le(dpq_u8s a, dpq_u8s b)
 {
     return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(a, b), a));
 }
-static inline dpq_u8s dpq_u32_shl(dpq_u8s a, int bits) { return _mm256_slli_epi32(a, bits); }
 static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits) { return _mm256_srli_epi32(a, bits); }
-/* a where mask has ones, else b; whole words need no mask register */
-static inline dpq_u8s dpq_u32_pick(uint32_t mask, dpq_u8s a, dpq_u8s b)
+/* Every 16 bytes of a, each followed by that of b: the first half to a, the other to b. */
+static inline void dpq_u8_zip(dpq_u8s *a, dpq_u8s *b)
 {
-    if (mask == 0xffff)
-        return _mm256_blend_epi16(b, a, 0x55);
-    return _mm256_blendv_epi8(b, a, _mm256_set1_epi32((int)mask));
+    dpq_u8s low = _mm256_unpacklo_epi8(*a, *b);
+    *b = _mm256_unpackhi_epi8(*a, *b);
+    *a = low;
 }
 
 /* a * slope / 256 modulo 256, rounded down: of a 16-bit product just the high byte is kept */
@@ -41,32 +39,10 @@ static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
     __m256i odd = _mm256_mullo_epi16(_mm256_srli_epi16(a, 8), slopes);
     return _mm256_or_si256(_mm256_srli_epi16(even, 8), _mm256_andnot_si256(low_byte, odd));
 }
-/* Even (odd: 1) dwords of two registers in order. */
-static inline __m256i dpq_u32_alternate(__m256i a, __m256i b, int odd)
-{
-    __m256 x = _mm256_castsi256_ps(a), y = _mm256_castsi256_ps(b);
-    __m256 picked = odd ? _mm256_shuffle_ps(x, y, 0xdd) : _mm256_shuffle_ps(x, y, 0x88);
-    return _mm256_permute4x64_epi64(_mm256_castps_si256(picked), 0xd8);
-}
-/* Even (odd: 1) qwords of two registers in order. */
-static inline __m256i dpq_u64_alternate(__m256i a, __m256i b, int odd)
-{
-    __m256i picked = odd ? _mm256_unpackhi_epi64(a, b) : _mm256_unpacklo_epi64(a, b);
-    return _mm256_permute4x64_epi64(picked, 0xd8);
-}
-/* Bytes at .. at + 3 of 8 rows. Rows of 8 and 16 bytes are whole registers to pick from. */
+/* Bytes at .. at + 3 of 8 rows. */
 static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size_t at)
 {
     __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    if (code_size == 4)
-        return dpq_u8_load(rows);
-    if (code_size == 8)
-        return dpq_u32_alternate(dpq_u8_load(rows), dpq_u8_load(rows + 32), at / 4);
-    if (code_size == 16) {
-        __m256i first = dpq_u64_alternate(dpq_u8_load(rows), dpq_u8_load(rows + 32), at / 8);
-        __m256i second = dpq_u64_alternate(dpq_u8_load(rows + 64), dpq_u8_load(rows + 96), at / 8);
-        return dpq_u32_alternate(first, second, at / 4 % 2);
-    }
     return _mm256_i32gather_epi32((const int *)(const void *)(rows + at),
                                   _mm256_mullo_epi32(lane, _mm256_set1_epi32((int)code_size)), 1);
 }
@@ -96,13 +72,14 @@ static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
     }
     return _mm256_blendv_epi8(lo, hi, index);
 }
-/* [4][8] to [8][4]: byte 8 r + j goes to 4 j + r. Dwords first, so that each lane holds its own rows. */
-static inline dpq_u8s dpq_u8_interleave4(dpq_u8s a)
+/* [16 / w][2][w] to [2][16 / w][w] for w = 1, 2, 4: first within each lane, whose halves then go to their own */
+static inline dpq_u8s dpq_u8_by_lanes(dpq_u8s a, uint32_t w)
 {
-    __m256i dwords = _mm256_permutevar8x32_epi32(a, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
-    __m256i bytes = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,
-                                     0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    return _mm256_shuffle_epi8(dwords, bytes);
+    __m256i step = _mm256_set1_epi32(w == 4 ? 0x03020100 : w == 2 ? 0x05040100 : 0x06040200);
+    __m256i lane = _mm256_setr_epi32(0, 0, 1, 1, 0, 0, 1, 1), half = _mm256_setr_epi32(0, 8, 0, 8, 0, 8, 0, 8);
+    __m256i first = _mm256_add_epi32(half, _mm256_mullo_epi32(lane, _mm256_set1_epi32((int)w)));
+    __m256i each = _mm256_mullo_epi32(first, _mm256_set1_epi32(0x01010101));
+    return _mm256_permute4x64_epi64(_mm256_shuffle_epi8(a, _mm256_add_epi8(step, each)), 0xd8);
 }
 
 typedef struct { __m256 lo, hi; } dpq_f32s;

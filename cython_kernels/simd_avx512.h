@@ -1,10 +1,10 @@
-/* AVX-512 (F, BW, VL, DQ, VBMI): 64 uint8 lanes, 16 float lanes. */
+/* AVX-512 (F, BW, VL, DQ, VBMI) and VAES: 64 uint8 lanes, 16 float lanes. */
 #include <immintrin.h>
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"))), \
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,vaes"))), \
                              apply_to = function)
 #else
-#pragma GCC target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")
+#pragma GCC target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,vaes")
 #endif
 
 enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4, LINEAR_ROW_PANELS = 8 }; /* of the 32 registers */
@@ -14,7 +14,6 @@ enum { DPQ_LEAST_BATCH = 12 };
  * reads and adds a query. */
 #define DPQ_QW 64u
 #define DPQ_FW 16u
-#define DPQ_HASH_VECTOR 64 /* bytes of a register */
 
 typedef __m512i dpq_u8s;
 static inline dpq_u8s dpq_u8_load(const void *p) { return _mm512_loadu_si512(p); }
@@ -22,13 +21,17 @@ static inline dpq_u8s dpq_u8_all(uint8_t a) { return _mm512_set1_epi8((char)a); 
 static inline dpq_u8s dpq_u8_add(dpq_u8s a, dpq_u8s b) { return _mm512_add_epi8(a, b); }
 static inline dpq_u8s dpq_u8_and(dpq_u8s a, dpq_u8s b) { return _mm512_and_si512(a, b); }
 static inline uint64_t dpq_u8_le(dpq_u8s a, dpq_u8s b) { return _mm512_cmple_epu8_mask(a, b); }
-static inline dpq_u8s dpq_u32_shl(dpq_u8s a, int bits) { return _mm512_slli_epi32(a, (unsigned)bits); }
 static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits) { return _mm512_srli_epi32(a, (unsigned)bits); }
-/* a where mask has ones, else b */
-static inline dpq_u8s dpq_u32_pick(uint32_t mask, dpq_u8s a, dpq_u8s b)
+/* Every 16 bytes of a, each followed by that of b: the first half to a, the other to b. */
+static inline void dpq_u8_zip(dpq_u8s *a, dpq_u8s *b)
 {
-    return _mm512_ternarylogic_epi32(_mm512_set1_epi32((int)mask), a, b, 0xca);
+    dpq_u8s low = _mm512_unpacklo_epi8(*a, *b);
+    *b = _mm512_unpackhi_epi8(*a, *b);
+    *a = low;
 }
+
+#define DPQ_HAS_STIR
+static inline dpq_u8s dpq_u8_stir(dpq_u8s a, dpq_u8s b) { return _mm512_aesenc_epi128(a, b); }
 
 /* a * slope / 256 modulo 256, rounded down: of a 16-bit product just the high byte is kept */
 static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
@@ -38,20 +41,10 @@ static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
     __m512i odd = _mm512_mullo_epi16(_mm512_srli_epi16(a, 8), slopes);
     return _mm512_or_si512(_mm512_srli_epi16(even, 8), _mm512_andnot_si512(low_byte, odd));
 }
-/* Bytes at .. at + 3 of 16 rows. Rows of 8 and 16 bytes are whole registers to pick from. */
+/* Bytes at .. at + 3 of 16 rows. */
 static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size_t at)
 {
     __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    __m512i stride = _mm512_set1_epi32((int)code_size / 4), start = _mm512_set1_epi32((int)at / 4);
-    __m512i pick = _mm512_add_epi32(_mm512_mullo_epi32(lane, stride), start);
-    if (code_size == 4)
-        return dpq_u8_load(rows);
-    if (code_size == 8)
-        return _mm512_permutex2var_epi32(dpq_u8_load(rows), pick, dpq_u8_load(rows + 64));
-    if (code_size == 16)
-        return _mm512_mask_blend_epi32(
-            0xff00, _mm512_permutex2var_epi32(dpq_u8_load(rows), pick, dpq_u8_load(rows + 64)),
-            _mm512_permutex2var_epi32(dpq_u8_load(rows + 128), pick, dpq_u8_load(rows + 192)));
     return _mm512_i32gather_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32((int)code_size)), rows + at, 1);
 }
 
@@ -69,13 +62,15 @@ static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
 {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), index);
 }
-/* [4][16] to [16][4]: byte 16 r + j goes to 4 j + r */
-static inline dpq_u8s dpq_u8_interleave4(dpq_u8s a)
+/* [16 / w][4][w] to [4][16 / w][w] for w = 1, 2, 4: four bytes of the result come from places 4 w apart, w of each */
+static inline dpq_u8s dpq_u8_by_lanes(dpq_u8s a, uint32_t w)
 {
-    __m512i step = _mm512_set1_epi32(0x30201000);
-    __m512i column = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                                        _mm512_set1_epi32(0x01010101));
-    return _mm512_permutexvar_epi8(_mm512_add_epi8(step, column), a);
+    __m512i step = _mm512_set1_epi32(w == 4 ? 0x03020100 : w == 2 ? 0x09080100 : 0x0c080400);
+    __m512i lane = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+    __m512i quarter = _mm512_set_epi32(48, 32, 16, 0, 48, 32, 16, 0, 48, 32, 16, 0, 48, 32, 16, 0);
+    __m512i first = _mm512_add_epi32(quarter, _mm512_mullo_epi32(lane, _mm512_set1_epi32((int)w)));
+    __m512i each = _mm512_mullo_epi32(first, _mm512_set1_epi32(0x01010101));
+    return _mm512_permutexvar_epi8(_mm512_add_epi8(step, each), a);
 }
 
 /* As in nonzero8.h, without a branch that depends on the masks. */

@@ -4,7 +4,6 @@
 
 #define DPQ_QW 32u
 #define DPQ_FW 16u
-#define DPQ_HASH_VECTOR 16 /* bytes of a register */
 
 enum { LINEAR_ROWS = 2, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 2 };
 enum { DPQ_LEAST_BATCH = 2 };
@@ -46,15 +45,6 @@ static inline dpq_u8s dpq_u8_and(dpq_u8s a, dpq_u8s b)
         a.lane[i] &= b.lane[i];
     return a;
 }
-static inline dpq_u8s dpq_u32_shl(dpq_u8s a, int bits)
-{
-    uint32_t words[DPQ_QW / 4];
-    memcpy(words, a.lane, DPQ_QW);
-    for (uint32_t i = 0; i < DPQ_QW / 4; i++)
-        words[i] <<= bits;
-    memcpy(a.lane, words, DPQ_QW);
-    return a;
-}
 static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits)
 {
     uint32_t words[DPQ_QW / 4];
@@ -64,16 +54,25 @@ static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits)
     memcpy(a.lane, words, DPQ_QW);
     return a;
 }
-/* a where mask has ones, else b */
-static inline dpq_u8s dpq_u32_pick(uint32_t mask, dpq_u8s a, dpq_u8s b)
+/* The one thing that compilers make no vector code of: bytes of two vectors in a new order. */
+typedef uint8_t dpq_bytes __attribute__((vector_size(16)));
+#ifdef __clang__
+#define DPQ_SHUFFLE __builtin_shufflevector
+#else
+#define DPQ_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (dpq_bytes){__VA_ARGS__})
+#endif
+/* Every 16 bytes of a, each followed by that of b: the first half to a, the other to b. */
+static inline void dpq_u8_zip(dpq_u8s *a, dpq_u8s *b)
 {
-    uint32_t from[DPQ_QW / 4], to[DPQ_QW / 4];
-    memcpy(from, a.lane, DPQ_QW);
-    memcpy(to, b.lane, DPQ_QW);
-    for (uint32_t i = 0; i < DPQ_QW / 4; i++)
-        to[i] = (from[i] & mask) | (to[i] & ~mask);
-    memcpy(b.lane, to, DPQ_QW);
-    return b;
+    for (uint32_t lane = 0; lane < DPQ_QW; lane += 16) {
+        dpq_bytes x, y, low, high;
+        memcpy(&x, a->lane + lane, 16);
+        memcpy(&y, b->lane + lane, 16);
+        low = DPQ_SHUFFLE(x, y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        high = DPQ_SHUFFLE(x, y, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        memcpy(a->lane + lane, &low, 16);
+        memcpy(b->lane + lane, &high, 16);
+    }
 }
 /* a * slope / 256 modulo 256, rounded down */
 static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
@@ -101,12 +100,12 @@ static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
 {
     return dpq_lookup256(table, index);
 }
-/* [4][8] to [8][4] */
-static inline dpq_u8s dpq_u8_interleave4(dpq_u8s a)
+/* [16 / w][2][w] to [2][16 / w][w] */
+static inline dpq_u8s dpq_u8_by_lanes(dpq_u8s a, uint32_t w)
 {
     dpq_u8s b;
     for (uint32_t i = 0; i < DPQ_QW; i++)
-        b.lane[i % (DPQ_QW / 4) * 4 + i / (DPQ_QW / 4)] = a.lane[i];
+        b.lane[i] = a.lane[(i % 16 / w * 2 + i / 16) * w + i % w];
     return b;
 }
 

@@ -4,7 +4,6 @@
 
 #define DPQ_QW 32u
 #define DPQ_FW 16u
-#define DPQ_HASH_VECTOR 16 /* bytes of a register */
 
 typedef uint8x16x2_t dpq_u8s;
 #define DPQ_U8_PAIR(lo, hi) ((dpq_u8s){{(lo), (hi)}})
@@ -36,19 +35,16 @@ static inline uint8x16_t dpq_u32_shift(uint8x16_t a, int left)
 {
     return vreinterpretq_u8_u32(vshlq_u32(vreinterpretq_u32_u8(a), vdupq_n_s32(left)));
 }
-static inline dpq_u8s dpq_u32_shl(dpq_u8s a, int bits)
-{
-    return DPQ_U8_PAIR(dpq_u32_shift(a.val[0], bits), dpq_u32_shift(a.val[1], bits));
-}
 static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits)
 {
     return DPQ_U8_PAIR(dpq_u32_shift(a.val[0], -bits), dpq_u32_shift(a.val[1], -bits));
 }
-/* a where mask has ones, else b */
-static inline dpq_u8s dpq_u32_pick(uint32_t mask, dpq_u8s a, dpq_u8s b)
+/* Every 16 bytes of a, each followed by that of b: the first half to a, the other to b. */
+static inline void dpq_u8_zip(dpq_u8s *a, dpq_u8s *b)
 {
-    uint8x16_t pick = vreinterpretq_u8_u32(vdupq_n_u32(mask));
-    return DPQ_U8_PAIR(vbslq_u8(pick, a.val[0], b.val[0]), vbslq_u8(pick, a.val[1], b.val[1]));
+    dpq_u8s low = DPQ_U8_PAIR(vzip1q_u8(a->val[0], b->val[0]), vzip1q_u8(a->val[1], b->val[1]));
+    *b = DPQ_U8_PAIR(vzip2q_u8(a->val[0], b->val[0]), vzip2q_u8(a->val[1], b->val[1]));
+    *a = low;
 }
 /* a * slope / 256 modulo 256, rounded down: of a 16-bit product just the high byte is kept */
 static inline uint8x16_t dpq_u8_scale_half(uint8x16_t a, uint16_t slope)
@@ -66,8 +62,6 @@ static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
 static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size_t at)
 {
     uint32_t dwords[8];
-    if (code_size == 4)
-        return dpq_u8_load(rows);
     for (uint32_t i = 0; i < 8; i++)
         memcpy(dwords + i, rows + i * code_size + at, 4);
     return dpq_u8_load(dwords);
@@ -93,11 +87,16 @@ static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
     uint8x16_t row = vld1q_u8(table);
     return DPQ_U8_PAIR(vqtbl1q_u8(row, index.val[0]), vqtbl1q_u8(row, index.val[1]));
 }
-/* [4][8] to [8][4]: byte 8 r + j goes to 4 j + r */
-static inline dpq_u8s dpq_u8_interleave4(dpq_u8s a)
+/* [16 / w][2][w] to [2][16 / w][w] for w = 1, 2, 4 */
+static inline dpq_u8s dpq_u8_by_lanes(dpq_u8s a, uint32_t w)
 {
-    const uint8x16_t first = {0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27};
-    return DPQ_U8_PAIR(vqtbl2q_u8(a, first), vqtbl2q_u8(a, vaddq_u8(first, vdupq_n_u8(4))));
+    uint16x8_t word0 = vreinterpretq_u16_u8(a.val[0]), word1 = vreinterpretq_u16_u8(a.val[1]);
+    uint32x4_t dword0 = vreinterpretq_u32_u8(a.val[0]), dword1 = vreinterpretq_u32_u8(a.val[1]);
+    if (w == 1)
+        return DPQ_U8_PAIR(vuzp1q_u8(a.val[0], a.val[1]), vuzp2q_u8(a.val[0], a.val[1]));
+    if (w == 2)
+        return DPQ_U8_PAIR(vreinterpretq_u8_u16(vuzp1q_u16(word0, word1)), vreinterpretq_u8_u16(vuzp2q_u16(word0, word1)));
+    return DPQ_U8_PAIR(vreinterpretq_u8_u32(vuzp1q_u32(dword0, dword1)), vreinterpretq_u8_u32(vuzp2q_u32(dword0, dword1)));
 }
 
 enum { LINEAR_ROWS = 6, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 4 };

@@ -14,8 +14,8 @@ cdef class Watch:
     spans : (address, bytes, pieces, distance) of each: so many pieces of so many bytes, their beginnings so far
         apart. They are compared in this order, up to the first that differs: one reached through a pointer comes
         after the pointer's.
-    singles : filled by the owner: what searches by one query while nothing changes, by the index's `_levels`; None
-        where nothing does.
+    singles : filled by the owner: what searches by one query while nothing changes, by the levels that it compares, 0
+        for all; None where nothing does.
     """
 
     cdef object this

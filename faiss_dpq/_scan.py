@@ -15,7 +15,7 @@ from ._derived import Bytes, DerivedCodes
 from .quantizer import Floats
 
 _TABLE_BYTES = 64 << 20  # of distance tables held at a time
-_WORTH_A_THREAD = 1 << 17  # distances; about 50 us of scanning, several times what it costs to start a task
+_WORTH_A_THREAD = 1 << 17  # distances; 15 us of one query's scan, more of a batch's: what it costs to wake a thread
 _SPARSE = 1 / 8  # selections below this share of the vectors are copied together and scanned as a small index
 _MOST_VECTORS = 1 << 31  # of one scan, which numbers them in 32 bits
 _FIRST_RANGE_K = 256  # results that a range search looks for at first
@@ -126,13 +126,14 @@ def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Float
 
 
 def single_scan(derived: DerivedCodes, packed: Bytes) -> _kernels.SingleScan | None:
-    """`search` of all codes by one query, prepared; None where that has nothing to search, or more than one thread."""
+    """`search` of all codes by one query, prepared; None where that has nothing to search, or more than one scan's."""
     hashes = derived.hashes  # first: they are the last to change
-    if not 0 < len(packed) == derived.n < 2 * _WORTH_A_THREAD:
+    if not 0 < len(packed) == derived.n <= _MOST_VECTORS:
         return None
     quantizer, inner_product = derived.quantizer, derived.metric == faiss.METRIC_INNER_PRODUCT
     norms, n_panels = quantizer._codeword_norms, -(-derived.levels * quantizer.K // _kernels.PANEL)
     return _kernels.SingleScan(
+        _WORTH_A_THREAD,
         derived,
         hashes,
         None if inner_product else quantizer._centre,
@@ -227,7 +228,14 @@ def _scan_block(
     values, constants, norms = tables
     errors = quantizer.table_errors(norms, derived.levels)
 
-    def scan(queries: slice, some: _Vectors, hashes: npt.NDArray[np.uint64] | None, D: Floats, I: Labels) -> None:
+    def scan(
+        queries: slice,
+        some: _Vectors,
+        hashes: npt.NDArray[np.uint64] | None,
+        D: Floats,
+        I: Labels,
+        n_threads: int = 1,
+    ) -> None:
         _kernels.scan(
             values[queries],
             norms[queries],
@@ -244,6 +252,7 @@ def _scan_block(
             derived.radius,
             some.allowed,
             hashes,
+            n_threads,
             some.ids if isinstance(some.ids, int) else 0,
             D,
             I,
@@ -254,8 +263,11 @@ def _scan_block(
 
     all_queries = slice(0, nq)
     width = _kernels.batch_width()
-    n_threads = min(faiss.omp_get_max_threads(), len(vectors) * nq // _WORTH_A_THREAD)
-    if n_threads <= 1 and len(vectors) <= _MOST_VECTORS:
+    n_threads = max(1, min(faiss.omp_get_max_threads(), len(vectors) * nq // _WORTH_A_THREAD))
+    if nq < _kernels.least_batch() and len(vectors) <= _MOST_VECTORS:
+        # Scanned one by one, with all threads each.
+        scan(all_queries, vectors, hashes, D, I, n_threads)
+    elif n_threads == 1 and len(vectors) <= _MOST_VECTORS:
         scan(all_queries, vectors, hashes, D, I)
     elif nq < 4 * width * n_threads or len(vectors) > _MOST_VECTORS:
         # Few queries: every thread scans a part of the vectors for all of them.

@@ -429,9 +429,9 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         ValueError
             If x is not two-dimensional, D or I is not contiguous, or `levels` is not between 1 and M.
         """
-        watched = self._watched
-        if watched is not None and params is D is I is None and numeric_type == faiss.Float32:
-            single = watched.search(self.this, x, k, self._levels)
+        watched, prefix = self._watched, self._levels if params is None else self._prefix_of(params)
+        if watched is not None and prefix is not None and D is I is None and numeric_type == faiss.Float32:
+            single = watched.search(self.this, x, k, prefix)
             if single is not None:
                 return single
         x = self._checked_vectors(x, "search", numeric_type)
@@ -442,25 +442,31 @@ class IndexDPQ(faiss.IndexResidualQuantizer):
         if I is not None:
             check_output(I, (len(x), k), np.int64, "IndexDPQ.search", "I")
         distances, labels = _scan.search(*self._searched(params), x, k)
-        if len(x) == 1 and params is None:
-            self._prepare_single()
+        if len(x) == 1 and prefix is not None:
+            self._prepare_single(prefix, params)
         if D is not None:
             D[:] = distances
         if I is not None:
             I[:] = labels
         return distances if D is None else D, labels if I is None else I
 
-    def _prepare_single(self) -> None:
+    def _prefix_of(self, params: faiss.SearchParameters) -> int | None:
+        """The levels that a search compares, 0 for all; None where its parameters say more than that."""
+        if type(params) is SearchParametersDPQ and params.sel is None:
+            return params.levels or self._levels
+        return None
+
+    def _prepare_single(self, prefix: int, params: faiss.SearchParameters | None) -> None:
         """Let later searches of one query, with the same parameters, go to the kernels at once."""
         watched = self._watched
         if watched is None or not watched.is_same(self.this):
             codebooks = self.rq.codebooks
             spans = [_watch.up_to(self, int(codebooks.this)), _watch.sample(codebooks, 4)]
             watched = self._watched = _kernels.Watch(self.this, np.array(spans, np.uint64))
-        single = watched.singles.get(self._levels)
+        single = watched.singles.get(prefix)
         if single is None or not single.is_true():
-            derived, packed, _ = self._searched(None)
-            watched.singles[self._levels] = _scan.single_scan(derived, packed)
+            derived, packed, _ = self._searched(params)
+            watched.singles[prefix] = _scan.single_scan(derived, packed)
 
     def _searched(
         self, params: faiss.SearchParameters | None

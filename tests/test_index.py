@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import faiss_dpq
-from faiss_dpq import _kernels, _scan
+from faiss_dpq import _kernels, _scan, training
 from faiss_dpq import quantizer as quantizer_module
 
 FLT_MAX = np.finfo(np.float32).max
@@ -627,7 +627,8 @@ def test_parallel_weight_ranks_unit_vectors_better_by_inner_products(digits, kin
     if kind == "lists":
         index = faiss_dpq.IndexIVFDPQ(faiss.IndexFlatIP(64), 64, 4, 8, 4, faiss.METRIC_INNER_PRODUCT)
         index.nprobe = 4
-    index.train(x, effort="fast")
+    index.rq.cp.seed = 1
+    index.train(x, effort=training.Effort(0, 4, 256))  # it is the encoder that is looked at
 
     def found(index):
         index.reset()

@@ -184,7 +184,9 @@ def test_encode_gives_valid_codes_for_nan_and_overflow(simd, beam_size):
     assert quantizer.encode(x, beam_size).max() < 16
 
 
-def scan(tables, norms, inner_product, packed, nbits, levels, cross, terms, allowed, first_id, k, error=1e-3):
+def scan(
+    tables, norms, inner_product, packed, nbits, levels, cross, terms, allowed, first_id, k, error=1e-3, n_threads=1
+):
     """_kernels.scan, with bins and radius made as DerivedCodes makes them."""
     n = len(packed)
     bins, term_min, term_step = None, 0.0, 0.0
@@ -209,6 +211,7 @@ def scan(tables, norms, inner_product, packed, nbits, levels, cross, terms, allo
         scan.radius,
         allowed,
         None,
+        n_threads,
         first_id,
         D,
         I,
@@ -222,8 +225,9 @@ def scan(tables, norms, inner_product, packed, nbits, levels, cross, terms, allo
     nq=st.integers(1, 140),
     kind=st.sampled_from(["no terms", "cross", "given terms"]),
     restricted=st.booleans(),
+    n_threads=st.integers(1, 3),
 )
-def test_scan_is_the_plain_loop_bit_for_bit(simd, shape, k, nq, kind, restricted):
+def test_scan_is_the_plain_loop_bit_for_bit(simd, shape, k, nq, kind, restricted, n_threads):
     rng = np.random.default_rng(shape["seed"])
     K, M, n = 1 << shape["nbits"], shape["M"], shape["n"]
     codes = rng.integers(0, K, (n, M)).astype(np.uint16)
@@ -252,12 +256,28 @@ def test_scan_is_the_plain_loop_bit_for_bit(simd, shape, k, nq, kind, restricted
         np.packbits(mask, bitorder="little") if restricted else None,
         1000,
         k,
+        n_threads=n_threads,
     )
     expected = naive.scan(tables, terms[members], codes[members, :levels], members, k, K)
     found = expected[1] >= 0
     np.testing.assert_array_equal(I, np.where(found, expected[1] + 1000, -1))
     np.testing.assert_array_equal(D[found], expected[0][found])
     assert np.isinf(D[~found]).all()
+
+
+def scanned_and_expected(quantizer, codes, levels, metric, xq, k, n_threads):
+    """What _kernels.scan finds and says it did, and what the plain loop finds."""
+    inner_product = metric == "inner product"
+    packed = _kernels.pack_codes(codes, quantizer.nbits)
+    tables, _, norms = quantizer.tables(xq, levels, 0 if inner_product else 1)
+    error = quantizer.table_errors(norms, levels).max()
+    cross = None if inner_product else quantizer._cross
+    terms = np.zeros(len(codes), np.float32) if inner_product else quantizer.cross_terms(codes[:, :levels])
+    scan.radius = _kernels.radius(packed, quantizer.nbits, levels, quantizer._cross, quantizer._codeword_norms, 1e-3)
+    found = scan(
+        tables, norms, inner_product, packed, quantizer.nbits, levels, cross, None, None, 0, k, error, n_threads
+    )
+    return found, naive.scan(tables, terms, codes[:, :levels], np.arange(len(codes)), k, quantizer.K)
 
 
 @pytest.mark.parametrize(
@@ -274,22 +294,12 @@ def test_byte_bounds_lose_no_neighbour(simd, nbits, M, levels, metric, data):
         codebooks[1:] += 3  # later levels are not centred
     codes = rng.integers(0, 3 if data == "duplicates" else K, (n, M)).astype(np.uint16)
     quantizer = ProgressiveQuantizer(codebooks)
-    packed = _kernels.pack_codes(codes, nbits)
     xq = (3 * rng.standard_normal((70, d))).astype(np.float32)
-    inner_product = metric == "inner product"
-    tables, _, norms = quantizer.tables(xq, levels, 0 if inner_product else 1)
-    errors = quantizer.table_errors(norms, levels)
-    cross = None if inner_product else quantizer._cross
-    terms = np.zeros(n, np.float32) if inner_product else quantizer.cross_terms(codes[:, :levels])
-    scan.radius = _kernels.radius(packed, nbits, levels, quantizer._cross, quantizer._codeword_norms, 1e-3)
     for k in (1, 10, 200):
-        expected = naive.scan(tables, terms, codes[:, :levels], np.arange(n), k, K)
-        for nq in (1, 70):
-            D, I, counts = scan(
-                tables[:nq], norms[:nq], inner_product, packed, nbits, levels, cross, None, None, 0, k, errors.max()
-            )
-            np.testing.assert_array_equal(D, expected[0][:nq])
-            np.testing.assert_array_equal(I, expected[1][:nq])
+        for nq, n_threads in ((1, 3), (70, 1)):
+            (D, I, counts), expected = scanned_and_expected(quantizer, codes, levels, metric, xq[:nq], k, n_threads)
+            np.testing.assert_array_equal(D, expected[0])
+            np.testing.assert_array_equal(I, expected[1])
             judged_by_bytes, _, _ = counts
             assert judged_by_bytes or (nbits == 6 and nq == 1) or data == "duplicates"
 
@@ -319,10 +329,27 @@ def test_sampled_thresholds_lose_no_neighbour(simd, k, allowed):
     np.testing.assert_array_equal(D[found], expected[0][found])
 
 
+@pytest.mark.parametrize(("nbits", "M"), [(8, 4), (8, 5), (8, 8), (8, 16), (8, 17), (4, 8), (4, 11), (4, 16), (4, 20)])
+def test_one_query_of_every_number_of_levels(simd, nbits, M):
+    """Codes are read in one way or another by their size, and by how much of them is wanted."""
+    rng = np.random.default_rng(0)
+    quantizer = ProgressiveQuantizer(naive.random_codebooks(rng, M, 1 << nbits, 12))
+    codes = rng.integers(0, 1 << nbits, (9001, M)).astype(np.uint16)
+    xq = 3 * rng.standard_normal((1, 12)).astype(np.float32)
+    for levels in range(1, M + 1):
+        (D, I, counts), expected = scanned_and_expected(quantizer, codes, levels, "L2", xq, 20, 1)
+        np.testing.assert_array_equal(D, expected[0])
+        np.testing.assert_array_equal(I, expected[1])
+        assert counts[0]
+
+
 @pytest.mark.parametrize("n", [1, 255, 256, 257, 5000])
-def test_hash_notices_any_change(simd, n):
+@pytest.mark.parametrize("kind", ["spread", "zeros"])
+def test_hash_notices_any_change(simd, n, kind):
     rng = np.random.default_rng(n)
     codes = rng.integers(0, 256, (n, 4)).astype(np.uint8)
+    if kind == "zeros":
+        codes[rng.random(n) < 0.9] = 0
 
     def hashes(codes):
         out = np.empty(-(-n // _kernels.HASH_BLOCK), np.uint64)

@@ -1,6 +1,8 @@
 """A search of one query goes to the kernels at once: it finds what any other search finds, and never by what was."""
 
 import copy
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -124,14 +126,130 @@ def test_the_second_search_of_one_query_is_short(kind, monkeypatch):
         assert not is_short(index, longer, monkeypatch)
 
 
-def test_what_several_threads_search_is_not_short(monkeypatch):
-    monkeypatch.setattr(_scan, "_WORTH_A_THREAD", 300)
+def test_what_several_threads_search_is_short_too(threads, monkeypatch):
+    monkeypatch.setattr(_scan, "_WORTH_A_THREAD", 100)
+    threads(3)
     index, x = flat(np.random.default_rng(0)), np.zeros((1, 9), np.float32)
     index.search(x, 4)
-    assert not is_short(index, x, monkeypatch)
-    index.remove_ids(np.arange(1))
-    index.search(x, 4)
     assert is_short(index, x, monkeypatch)
+
+
+def test_the_second_search_of_a_prefix_is_short_too(monkeypatch):
+    index, x = flat(np.random.default_rng(0)), np.ones((1, 9), np.float32)
+    prefix = faiss_dpq.SearchParametersDPQ(levels=2)
+    expected = index.search(np.repeat(x, 2, axis=0), 4, params=prefix)
+    for _ in range(2):
+        assert_equal(index.search(x, 4, params=prefix), (expected[0][:1], expected[1][:1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(index), "_checked_vectors", lambda *_: pytest.fail("the long way"))
+        index.search(x, 4, params=prefix)
+    everything = index.search(np.repeat(x, 2, axis=0), 4)
+    assert_equal(index.search(x, 4), (everything[0][:1], everything[1][:1]))
+    some = faiss_dpq.SearchParametersDPQ(levels=2, sel=faiss.IDSelectorRange(0, 1))
+    assert index.search(x, 4, params=some)[1].tolist() == [[0, -1, -1, -1]]
+    for levels in (-1, 4):
+        with pytest.raises(ValueError, match="levels"):
+            index.search(x, 4, params=faiss_dpq.SearchParametersDPQ(levels=levels))
+
+
+# ---- threads -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def worth_threads(monkeypatch):
+    """Threads for indexes of some blocks of hashes."""
+    monkeypatch.setattr(_scan, "_WORTH_A_THREAD", 1000)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("M", "nbits", "levels"), [(4, 8, 4), (8, 8, 2), (5, 8, 5), (3, 6, 3)])
+def test_threads_find_what_one_finds(simd, metric, M, nbits, levels, threads, worth_threads):
+    rng = np.random.default_rng(0)
+    index = flat(rng, 30_000, 12, M, nbits, metric)
+    packed = faiss.vector_to_array(index.codes).reshape(index.ntotal, -1)
+    faiss.copy_array_to_vector(packed[rng.integers(0, 3000, len(packed))].ravel(), index.codes)  # every code ten times
+    index.levels = levels
+    xq = normal(rng, 4, 12)
+    xq[3, 0] = np.nan
+    selectors = [None, *(faiss.IDSelectorBatch(np.flatnonzero(rng.random(30_000) < share)) for share in (0.6, 0.05))]
+    for k in (1, 10, 100, 300, 3000):
+        for sel in selectors:
+            params = None if sel is None else faiss.SearchParameters(sel=sel)
+            threads(1)
+            expected = index.search(xq, k, params=params)
+            for n_threads in (1, 2, 3):
+                threads(n_threads)
+                for x, D, I in zip(xq, *expected, strict=True):
+                    assert_equal(index.search(x[None], k, params=params), (D[None], I[None]))
+
+
+def test_threads_search_beside_each_other(threads, worth_threads):
+    """One of them has the helpers, the others go on without."""
+    rng = np.random.default_rng(1)
+    index, xq = flat(rng, 30_000, 24, 4, 8), normal(rng, 200, 24)
+    threads(1)
+    expected = one_by_one(index, xq, 12)
+
+    def search(x):
+        faiss.omp_set_num_threads(3)
+        return index.search(x[None], 12)
+
+    for _ in range(5):
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(search, xq))
+        assert_equal(tuple(map(np.concatenate, zip(*found, strict=True))), expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_has_threads_of_its_own(threads, worth_threads):
+    rng = np.random.default_rng(1)
+    index, xq = flat(rng, 30_000, 24, 4, 8), normal(rng, 20, 24)
+    threads(3)
+    expected = one_by_one(index, xq, 12)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            assert_equal(one_by_one(index, xq, 12), expected)
+            status = 0
+        finally:
+            os._exit(status)
+    assert_equal(one_by_one(index, xq, 12), expected)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+_ENDS_WHILE_THREADS_SEARCH = """
+import threading
+
+import faiss
+import numpy as np
+
+import faiss_dpq
+
+rng = np.random.default_rng(0)
+index = faiss_dpq.IndexDPQ.from_codebooks(rng.standard_normal((4, 256, 8)).astype(np.float32))
+index.add_sa_codes(rng.integers(0, 256, (400_000, 4)).astype(np.uint8))
+searched = threading.Event()
+
+
+def search_on():
+    faiss.omp_set_num_threads(3)
+    while True:
+        index.search(np.zeros((1, 8), np.float32), 10)
+        searched.set()
+
+
+threading.Thread(target=search_on, daemon=True).start()
+searched.wait()
+"""
+
+
+def test_an_interpreter_ends_while_threads_search():
+    subprocess.run([sys.executable, "-c", _ENDS_WHILE_THREADS_SEARCH], check=True, timeout=300)
+
+
+# ---- arguments, other threads --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -293,8 +411,10 @@ def test_the_next_search_of_one_query_sees_any_change(kind, change, monkeypatch)
         assert_equal(index.search(x, 20), (expected[0][:1], expected[1][:1]))
 
 
-def test_codes_changed_and_changed_back(monkeypatch):
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_codes_changed_and_changed_back(n_threads, threads, worth_threads, monkeypatch):
     """The bins of the codes in between are not taken for those of the first ones."""
+    threads(n_threads)
     rng = np.random.default_rng(6)
     index, xq = flat(rng, 20_000, 9, 4, 8), normal(rng, 3, 9)
     expected = one_by_one(index, xq, 10)
@@ -306,6 +426,21 @@ def test_codes_changed_and_changed_back(monkeypatch):
         memory[:] = codes
         assert_equal(one_by_one(index, xq, 10), expected)
         assert is_short(index, xq[:1], monkeypatch)
+
+
+@pytest.mark.parametrize("place", [0, 4096 * 4 + 1, 29_999])
+def test_threads_notice_one_code_changed(place, threads, worth_threads):
+    threads(3)
+    rng = np.random.default_rng(6)
+    index, x = flat(rng, 30_000, 9, 4, 8), normal(rng, 1, 9)
+    for _ in range(2):
+        before = index.search(x, 30_000)
+    (memory,) = codes_of(index)
+    memory.reshape(-1, 4)[place, 3] ^= 1
+    expected = copy.deepcopy(index).search(np.repeat(x, 2, axis=0), 30_000)
+    found = index.search(x, 30_000)
+    assert_equal(found, (expected[0][:1], expected[1][:1]))
+    assert not np.array_equal(found[0], before[0])
 
 
 def test_a_coarse_quantizer_emptied_is_noticed():
