@@ -70,11 +70,11 @@ class Effort:
     Attributes
     ----------
     iterations : int
-        Alternations of encoding and solving, at most, for up to 8 levels; above, it shrinks as 1 / M: 16 turns did for
-        16 levels on GloVe what 32 did.
+        Alternations of encoding and solving, at most, for up to 8 levels; above, it shrinks as 1 / M.
     beam_size : int
-        Of the encoding between solves, for up to 8 levels; above, it shrinks as 1 / M, since the cost of an entry grows
-        as M².
+        Of the encoding between solves, for up to 8 levels; above, it shrinks as 1 / M², as the cost of an entry grows.
+        For 16 levels on GloVe, half of the turns and a quarter of the beam did as well as all of both (mean squared
+        error .01923 and .01921).
     max_points_per_centroid : int
         At most this many times 2**nbits vectors are used, a random choice.
     """
@@ -86,10 +86,9 @@ class Effort:
     def of_levels(self, M: int) -> tuple[int, int]:
         """Iterations and beam size for M levels."""
 
-        def scaled(number: int) -> int:
-            return -(-number * 8 // max(M, 8))
-
-        return scaled(self.iterations), scaled(self.beam_size)
+        share = min(1, 8 / M)
+        beam_size = max(2, round(self.beam_size * share**2))
+        return round(self.iterations * share), min(self.beam_size, beam_size)
 
 
 #: What the name of an effort stands for.
