@@ -5,9 +5,9 @@
    are few vectors, on those of several beam entries of each, since a level that has one vector a codeword leaves
    nothing of it for the next to learn from.
 2. Annealed alternation, where there are vectors enough for the unknowns. Every turn (a) moves each training vector by
-   another vector's quantization error, scaled by a temperature that falls from 1 to 0; (b) encodes the moved vectors by
-   beam search with the present codebooks; (c) solves for all codebooks together, the minimum over C of the progressive
-   loss (Eq. 10 with hard codes, Eq. 19),
+   the quantization error of another of the same first codeword, scaled by a temperature that falls from 1 to 0;
+   (b) encodes the moved vectors by beam search with the present codebooks; (c) solves for all codebooks together, the
+   minimum over C of the progressive loss (Eq. 10 with hard codes, Eq. 19),
 
        sum_x sum_l w_l ||x - sum_{i<=l} c_i(k_i(x))||^2.
 
@@ -85,7 +85,6 @@ class Effort:
 
     def of_levels(self, M: int) -> tuple[int, int]:
         """Iterations and beam size for M levels."""
-
         share = min(1, 8 / M)
         beam_size = max(2, round(self.beam_size * share**2))
         return round(self.iterations * share), min(self.beam_size, beam_size)
@@ -229,12 +228,13 @@ def _annealed(
     moves = max(1, min(_MOST_MOVES, _MOVED * quantizer.K // len(x)))
     if moves > 1:
         x = np.tile(x, (moves, 1))
-    errors = x - quantizer.decode(quantizer.encode(x, beam_size, _PREFIX_WEIGHT))
+    codes = quantizer.encode(x, beam_size, _PREFIX_WEIGHT)
+    errors = x - quantizer.decode(codes)
     stats.history.append(_coding_error(quantizer, held_out, beam_size))
     quarter = max(4, iterations // 4)
     for turn in range(iterations):
         temperature = _temperature(turn, iterations)
-        moved = x + np.float32(np.sqrt(temperature)) * errors[rng.permutation(len(x))]
+        moved = x + np.float32(np.sqrt(temperature)) * errors[_others(codes[:, 0], rng)]
         codes = quantizer.encode(moved, beam_size, _PREFIX_WEIGHT)
         errors = moved - quantizer.decode(codes)
         revived = _revived(quantizer.codebooks, codes, errors)
@@ -247,6 +247,21 @@ def _annealed(
         elif turn + 1 >= 2 * quarter and min(stats.history[-quarter:]) >= min(stats.history[-2 * quarter : -quarter]):
             break
     return codebooks
+
+
+def _others(groups: npt.NDArray[np.integer], rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """For every vector another of its group, chosen at random and once each; of a group of one, itself.
+
+    Vectors of the same first codeword have errors of like sizes and directions. Errors of just any others blur the
+    dense regions: on Fashion-MNIST, 8 levels, R@1 .355 instead of .364.
+    """
+    order = np.lexsort((rng.random(len(groups)), groups))
+    begins = np.flatnonzero(np.diff(groups[order].astype(np.int64), prepend=-1))
+    following = np.arange(1, len(groups) + 1)
+    following[np.append(begins[1:], len(groups)) - 1] = begins
+    others = np.empty_like(order)
+    others[order] = order[following]
+    return others
 
 
 def _coding_error(quantizer: ProgressiveQuantizer, x: Floats, beam_size: int) -> float:
@@ -372,22 +387,48 @@ def _residual_kmeans(x: Floats, M: int, K: int, seed: int, beam_size: int, progr
     n, d = x.shape
     width = min(beam_size, _RESIDUALS * K // n)
     codebooks = np.empty((M, K, d), np.float32)
+    mean, axes = _principal_axes(x)
+    x = np.asarray((x - mean) @ axes, np.float32)
     residuals = x
     for level in range(M):
-        clustering = faiss.Clustering(d, K)
-        clustering.seed = seed + level
-        clustering.niter = 10
-        clustering.min_points_per_centroid = 1  # its warning would not be news: n >= K was checked
-        clustering.max_points_per_centroid = _RESIDUALS
-        clustering.train(residuals, faiss.IndexFlatL2(d))
-        codebooks[level] = faiss.vector_to_array(clustering.centroids).reshape(K, d)
+        codebooks[level] = _kmeans(residuals, K, seed + level)
         progress.step(f"k-means of level {level + 1} of {M}")
         if level + 1 < M and width > 1:
             residuals = _beam_residuals(residuals.reshape(n, -1, d), codebooks[level], width).reshape(-1, d)
         elif level + 1 < M:
             prefix = ProgressiveQuantizer(codebooks[: level + 1])
             residuals = x - prefix.decode(prefix.encode(x, beam_size))
+    codebooks = np.asarray(codebooks @ axes.T, np.float32)
+    codebooks[0] += mean
     return codebooks
+
+
+def _principal_axes(x: Floats) -> tuple[Floats, Floats]:
+    """The vectors' mean, and orthogonal axes, shape (d, d), a column each, those along which they vary most first.
+
+    By numpy: FAISS's own depend on its number of threads.
+    """
+    mean = x.mean(axis=0)
+    centred = x - mean
+    _, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
+    return mean, np.ascontiguousarray(axes[:, ::-1], np.float32)
+
+
+def _kmeans(x: Floats, K: int, seed: int) -> Floats:
+    """K centroids, found in ever more of the first dimensions: FAISS's progressive-dimension clustering.
+
+    In many dimensions, k-means from a random choice of vectors ends far from this: a tenth more error for 8 levels of
+    Fashion-MNIST, and a sixth less of the nearest neighbours found.
+    """
+    parameters = faiss.ProgressiveDimClusteringParameters()
+    parameters.seed = seed
+    parameters.niter = 10
+    parameters.min_points_per_centroid = 1  # its warning would not be news: n >= K was checked
+    parameters.max_points_per_centroid = _RESIDUALS
+    parameters.apply_pca = False
+    clustering = faiss.ProgressiveDimClustering(x.shape[1], K, parameters)
+    clustering.train(len(x), faiss.swig_ptr(np.ascontiguousarray(x)), faiss.ProgressiveDimIndexFactory())
+    return faiss.vector_to_array(clustering.centroids).reshape(K, -1)
 
 
 def _beam_residuals(residuals: Floats, codebook: Floats, width: int) -> Floats:
