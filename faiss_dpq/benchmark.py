@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ NPROBES = (1, 4, 16, 64)
 PREFIX_WEIGHTS = (0.0, 0.1, 0.3)  # of the encodings whose prefixes are measured
 
 _NO_LIMIT = 1 << 20  # vectors a codeword
+_RESIDUALS = 2048  # a codeword, of all beam entries: RQ clusters beam_size times as many as there are vectors
 _TIMED_QUERIES = 50  # of stock additive indexes, which add up the norm of every code for every query
 _CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -74,7 +76,7 @@ def _residual_quantizer(d: int, size: int, beam_size: int) -> faiss.Index:
     index = faiss.IndexResidualQuantizer(d, size, 8, faiss.METRIC_L2, faiss.AdditiveQuantizer.ST_norm_from_LUT)
     index.rq.max_beam_size = beam_size
     index.rq.use_beam_LUT = 1  # the same codes up to rounding, in a third of the time
-    index.rq.cp.max_points_per_centroid = _NO_LIMIT
+    index.rq.cp.max_points_per_centroid = _RESIDUALS
     return index
 
 
@@ -119,6 +121,15 @@ def _rotated(d: int, size: int) -> faiss.Index:
     return index
 
 
+class _DescentTrained(IndexDPQ):
+    def train(self, x: npt.NDArray[Any], **arguments: Any) -> None:
+        super().train(x, trainer="sgd", **arguments)
+
+
+def _descent_trained(d: int, size: int) -> faiss.Index | None:
+    return _DescentTrained(d, size, 8) if find_spec("torch") else None
+
+
 def _inverted_lists(make: Callable[[faiss.Index, int, int], faiss.Index], d: int, size: int) -> faiss.Index:
     coarse = faiss.IndexFlatL2(d)
     index = make(coarse, d, size)
@@ -146,6 +157,7 @@ def _ivf_fast_scan(d: int, size: int) -> faiss.Index | None:
 #: Makers of empty indexes from the dimension and the bytes a vector; None where the method does not fit them.
 METHODS: dict[str, Callable[[int, int], faiss.Index | None]] = {
     "IndexDPQ": lambda d, size: IndexDPQ(d, size, 8),
+    "IndexDPQ, sgd": _descent_trained,
     "PQ": _product_quantizer,
     "PQFastScan": _fast_scan,
     "OPQ": _rotated,
