@@ -51,7 +51,7 @@ _RESIDUALS = 256  # a codeword: what every level's k-means is given, if beams ha
 _LEAST_VECTORS = 2  # an unknown codeword
 _MOVED = 256  # a codeword: where there are fewer vectors, each is moved several ways at once,
 _MOST_MOVES = 4  # up to so many: with 8,000 vectors, that took a percent off the error
-_HELD_OUT = 10  # one vector in so many, but
+_HELD_OUT = 20  # one vector in so many, but
 _MOST_HELD_OUT = 2048
 
 # What shorter lengths count for in the encoder's beam between solves. Codebooks that were trained so find more at full

@@ -124,7 +124,7 @@ def test_vectors_held_out_are_not_learned_from(digits, monkeypatch):
     monkeypatch.setattr(training, "_coding_error", lambda q, x, beam: held_out.append(x) or error(q, x, beam))
     monkeypatch.setattr(training, "_residual_kmeans", lambda x, *rest: learned.append(x) or kmeans(x, *rest))
     training.train_codebooks(digits, 2, 4, effort="fast")
-    assert len(held_out[0]) == len(digits) // 10
+    assert len(held_out[0]) == len(digits) // 20
     together = np.concatenate([held_out[0], learned[0]])
     np.testing.assert_array_equal(together[np.lexsort(together.T)], digits[np.lexsort(digits.T)])
 
@@ -336,7 +336,7 @@ def test_shrinkage_is_the_mildest_of_those_that_rank_about_best(directions, monk
     monkeypatch.setattr(training, "_RANKING_QUERIES", 150)
     codebooks, _ = training.train_codebooks(directions, 3, 4, effort="fast")
     quantizer = ProgressiveQuantizer(codebooks)
-    base = directions[np.random.default_rng(4).permutation(3000)[:700]]
+    base = directions[np.random.default_rng(9).permutation(3000)[:700]]
     centre = codebooks[0].mean(0)
     decoded = quantizer.decode(quantizer.encode(base, 4))
     found = []
@@ -351,7 +351,7 @@ def test_shrinkage_is_the_mildest_of_those_that_rank_about_best(directions, monk
     found = np.array(found)
     behind = found[found.mean(1).argmax()] - found
     about_best = [s for s, b in zip(training.SHRINKAGES, behind, strict=True) if b.mean() <= b.std() / 150**0.5]
-    chosen = training.ranking_shrinkage(directions, quantizer, 4, seed=4)
+    chosen = training.ranking_shrinkage(directions, quantizer, 4, seed=9)
     assert chosen == about_best[0]
     assert chosen < 1
 
