@@ -420,6 +420,7 @@ def _kmeans(x: Floats, K: int, seed: int) -> Floats:
     In many dimensions, k-means from a random choice of vectors ends far from this: a tenth more error for 8 levels of
     Fashion-MNIST, and a sixth less of the nearest neighbours found.
     """
+    x = np.ascontiguousarray(x)
     parameters = faiss.ProgressiveDimClusteringParameters()
     parameters.seed = seed
     parameters.niter = 10
@@ -428,7 +429,7 @@ def _kmeans(x: Floats, K: int, seed: int) -> Floats:
     parameters.max_points_per_centroid = _RESIDUALS
     parameters.apply_pca = False
     clustering = faiss.ProgressiveDimClustering(x.shape[1], K, parameters)
-    clustering.train(len(x), faiss.swig_ptr(np.ascontiguousarray(x)), faiss.ProgressiveDimIndexFactory())
+    clustering.train(len(x), faiss.swig_ptr(x), faiss.ProgressiveDimIndexFactory())
     return faiss.vector_to_array(clustering.centroids).reshape(K, -1)
 
 
