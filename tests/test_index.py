@@ -352,7 +352,10 @@ def test_codebooks_is_a_copy(trained, digits):
     np.testing.assert_array_equal(trained.search(digits[:3], 5), before)
 
 
-def test_from_codebooks(trained, digits):
+def test_from_codebooks(digits):
+    trained = faiss_dpq.IndexDPQ(64, 4, 4)
+    trained.train(digits, effort="fast", shrinkage=1)  # codebooks alone do not tell of another
+    trained.add(digits[:1000])
     index = faiss_dpq.IndexDPQ.from_codebooks(trained.codebooks.astype(np.float64))
     assert index.is_trained and index.ntotal == 0
     index.add(digits[:1000])

@@ -278,12 +278,12 @@ def test_metrics_are_those_of_the_exported_index(run_folders, name):
 
 
 def test_videos_are_trained_and_found(digit_files, tmp_path):
-    config = tables(digit_files, "PQN", epochs=10, feature_epochs=8, batch_size=10, flip=False, erase=0.0)
+    config = tables(digit_files, "PQN", epochs=30, feature_epochs=24, batch_size=10, flip=False, erase=0.0)
     config["data"] |= {"frames": 2, "n_train": 10}
     config["model"] |= {"name": "TPQN", "options": {"d": 12, "M": 2, "nbits": 4, "segments": 2}}
     metrics = runs.evaluate(trained(config, tmp_path / "run"))
     assert (metrics["label"], list(metrics["mAP"])) == ("TPQN", ["8", "features"])
-    assert metrics["mAP"]["8"] > 0.15  # a random ranking has 0.1
+    assert metrics["mAP"]["8"] > 0.3  # a random ranking has 0.1
 
 
 def test_images_with_several_labels_are_trained_and_found(tmp_path):

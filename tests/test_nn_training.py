@@ -347,7 +347,7 @@ def prefix_errors(codebooks, x):
 
 def test_gradients_improve_codebooks_of_plain_vectors(digits):
     kmeans = training.Effort(iterations=0, beam_size=1, max_points_per_centroid=256)
-    start, _ = training.train_codebooks(digits, 3, 4, effort=kmeans)
+    start, _ = training.train_codebooks(digits[:200], 3, 4, effort=kmeans)
     kept = start.copy()
     arguments = {"epochs": 12, "batch_size": 256, "gamma": 200.0, "weights": [0.01, 0.01, 1.0]}
     better = train_codebooks_sgd(digits, start, **arguments)
