@@ -75,7 +75,7 @@ def _residual_quantizer(d: int, size: int, beam_size: int) -> faiss.Index:
     """FAISS's RQ, trained and encoding with one beam; without norms, so that its bytes are ours."""
     index = faiss.IndexResidualQuantizer(d, size, 8, faiss.METRIC_L2, faiss.AdditiveQuantizer.ST_norm_from_LUT)
     index.rq.max_beam_size = beam_size
-    index.rq.use_beam_LUT = 1  # the same codes up to rounding, in a third of the time
+    index.rq.use_beam_LUT = 1  # the same codes up to rounding, in half of the time or less
     index.rq.cp.max_points_per_centroid = _RESIDUALS
     return index
 
