@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from . import IndexDPQ, IndexIVFDPQ, datasets
 from .datasets import VectorSet
+from .index import DEFAULT_PREFIX_WEIGHT
 
 DATA: dict[str, Callable[[], VectorSet]] = {
     "glove": datasets.load_glove,
@@ -29,7 +30,7 @@ DATA: dict[str, Callable[[], VectorSet]] = {
 RANKS = (1, 10, 100)
 NLIST = 1024
 NPROBES = (1, 4, 16, 64)
-PREFIX_WEIGHTS = (0.0, 0.1, 0.3)  # of the encodings whose prefixes are measured
+PREFIX_WEIGHTS = (DEFAULT_PREFIX_WEIGHT, 0.0, 0.3)  # of the encodings whose prefixes are measured
 
 _NO_LIMIT = 1 << 20  # vectors a codeword
 _RESIDUALS = 2048  # a codeword, of all beam entries: RQ clusters beam_size times as many as there are vectors
@@ -74,10 +75,14 @@ class Row:
 def _residual_quantizer(d: int, size: int, beam_size: int) -> faiss.Index:
     """FAISS's RQ, trained and encoding with one beam; without norms, so that its bytes are ours."""
     index = faiss.IndexResidualQuantizer(d, size, 8, faiss.METRIC_L2, faiss.AdditiveQuantizer.ST_norm_from_LUT)
-    index.rq.max_beam_size = beam_size
-    index.rq.use_beam_LUT = 1  # the same codes up to rounding, in half of the time or less
-    index.rq.cp.max_points_per_centroid = _RESIDUALS
+    _set_up_beam(index.rq, beam_size)
     return index
+
+
+def _set_up_beam(rq: faiss.ResidualQuantizer, beam_size: int) -> None:
+    rq.max_beam_size = beam_size
+    rq.use_beam_LUT = 1  # the same codes up to rounding, in half of the time or less
+    rq.cp.max_points_per_centroid = _RESIDUALS
 
 
 # FAISS 1.15 fills no table of norms for these two, and ST_norm_from_LUT aborts the process: codes are decoded instead.
@@ -110,10 +115,10 @@ def _fast_scan(d: int, size: int) -> faiss.Index | None:
     return None if d % (2 * size) else faiss.IndexPQFastScan(d, 2 * size, 4)
 
 
-def _rotated(d: int, size: int) -> faiss.Index:
+def _rotated(make: Callable[[int, int], faiss.Index | None], d: int, size: int) -> faiss.Index:
     """OPQ; the rotation pads d to a multiple of the number of sub-vectors."""
     padded = -(-d // size) * size
-    pq = _product_quantizer(padded, size)
+    pq = make(padded, size)
     rotation = faiss.OPQMatrix(d, size, padded)
     rotation.max_train_points = _NO_LIMIT
     index = faiss.IndexPreTransform(rotation, pq)
@@ -154,13 +159,24 @@ def _ivf_fast_scan(d: int, size: int) -> faiss.Index | None:
     return _inverted_lists(lambda coarse, d, size: faiss.IndexIVFPQFastScan(coarse, d, NLIST, 2 * size, 4), d, size)
 
 
+def _ivf_residual_quantizer(d: int, size: int) -> faiss.Index:
+    search_type = faiss.AdditiveQuantizer.ST_norm_from_LUT
+
+    def make(coarse: faiss.Index, d: int, size: int) -> faiss.Index:
+        return faiss.IndexIVFResidualQuantizer(coarse, d, NLIST, size, 8, faiss.METRIC_L2, search_type)
+
+    index = _inverted_lists(make, d, size)
+    _set_up_beam(index.rq, 5)
+    return index
+
+
 #: Makers of empty indexes from the dimension and the bytes a vector; None where the method does not fit them.
 METHODS: dict[str, Callable[[int, int], faiss.Index | None]] = {
     "IndexDPQ": lambda d, size: IndexDPQ(d, size, 8),
     "IndexDPQ, sgd": _descent_trained,
     "PQ": _product_quantizer,
     "PQFastScan": _fast_scan,
-    "OPQ": _rotated,
+    "OPQ": partial(_rotated, _product_quantizer),
     "RQ beam 5": lambda d, size: _residual_quantizer(d, size, 5),
     "RQ beam 32": lambda d, size: _residual_quantizer(d, size, 32),
     "LSQ": _local_search_quantizer,
@@ -168,6 +184,8 @@ METHODS: dict[str, Callable[[int, int], faiss.Index | None]] = {
     "IVF DPQ": _ivf_dpq,
     "IVF PQ": _ivf_pq,
     "IVF PQFastScan": _ivf_fast_scan,
+    "IVF OPQ": partial(_rotated, _ivf_pq),
+    "IVF RQ beam 5": _ivf_residual_quantizer,
 }
 
 
@@ -190,9 +208,10 @@ def measure(data: str, vectors: VectorSet, nearest: Ids, method: str, size: int,
     add_s, _ = _timed(partial(index.add, vectors.base), clock)
     decoded = index.reconstruct_n(0, index.ntotal)
     mse = float(((decoded - vectors.base) ** 2).sum(axis=1).mean())
-    for nprobe in NPROBES if isinstance(index, faiss.IndexIVF) else (0,):
-        if nprobe:
-            index.nprobe = nprobe
+    ivf = faiss.try_extract_index_ivf(index)
+    for nprobe in NPROBES if ivf else (0,):
+        if ivf:
+            ivf.nprobe = nprobe
         asked = vectors.queries[:_TIMED_QUERIES] if _is_slow(index) else vectors.queries
         search_s, (_, ids) = _timed(partial(index.search, asked, RANKS[-1]), clock)
         if _is_slow(index):
@@ -226,9 +245,9 @@ def measure_prefixes(data: str, vectors: VectorSet, nearest: Ids, M: int) -> Ite
             yield Row(data, prefix_name(M, weight), levels, 0, mse, recalls(ids, nearest), 0.0, 0.0, 0.0)
 
 
-def prefix_name(M: int, weight: float = PREFIX_WEIGHTS[0]) -> str:
+def prefix_name(M: int, weight: float = DEFAULT_PREFIX_WEIGHT) -> str:
     """What the rows of the prefixes of one IndexDPQ are called."""
-    return f"prefix of {M}" + (f", prefix_weight {weight}" if weight else "")
+    return f"prefix of {M}" + ("" if weight == DEFAULT_PREFIX_WEIGHT else f", prefix_weight {weight}")
 
 
 def run(
@@ -342,13 +361,15 @@ def _prefix_table(rows: list[Row]) -> str:
 
 
 def _plot(name: str, rows: list[Row], path: Path) -> None:
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
+    colors = colormaps["tab20"]
     figure = Figure(figsize=(12, 5), layout="constrained")
     by_bytes, by_speed = figure.subplots(1, 2, sharey=True)
     for number, method in enumerate(method for method in METHODS if any(row.method == method for row in rows)):
         style = {
-            "color": f"C{number % 10}",
+            "color": colors(number),
             "marker": "D" if "DPQ" in method else "o",
             "linewidth": 2.5 if "DPQ" in method else 1,
         }

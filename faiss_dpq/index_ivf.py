@@ -90,7 +90,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     _watched: _kernels.Watch | None = None
     _levels: int = 0
     _known_M: int = 0
-    _prefix_weight: float = 0.0
+    _prefix_weight: float = IndexDPQ._prefix_weight
     _parallel_weight: float | None = None
     _train_stats: training.TrainStats | None = None
 

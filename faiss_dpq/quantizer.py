@@ -46,11 +46,11 @@ _LEAST_LENGTH = 1e-4
 
 
 def default_beam_size(M: int) -> int:
-    """Beam of the encoder for M levels: 32 up to M = 8, then fewer, since the cost of an entry grows as M².
+    """Beam of the encoder for M levels: 32 up to M = 12, then fewer, since the cost of an entry grows as M².
 
     With it, encoding is about as fast as that of FAISS's residual quantizer with its default beam of 5, or faster.
     """
-    return max(8, min(32, 256 // M))
+    return max(8, min(32, 384 // M))
 
 
 def cross_table_bytes(M: int, K: int) -> int:

@@ -44,13 +44,22 @@ def test_stock_additive_indexes_are_ranked_by_their_decoded_vectors(small, metho
     assert benchmark.recalls(index.search(small.queries, 100)[1], benchmark.truth(small)) == row.recalls
 
 
+@pytest.mark.parametrize("method", ["IVF OPQ", "IVF RQ beam 5"])
+def test_peers_with_inverted_lists_are_searched_in_more_and_more_of_them(small, method):
+    few, many = benchmark.measure("small", small, benchmark.truth(small), method, 2)
+    assert (few.nprobe, many.nprobe) == (1, 4)
+    assert few.mse == many.mse
+    assert few.recalls[2] < many.recalls[2]
+
+
 def test_every_method_stores_the_asked_bytes():
     for name, make in benchmark.METHODS.items():
         index = make(32, 4)
         if isinstance(index, faiss.IndexIVFPQFastScan):
             assert index.M2 * 4 // 8 == 4  # its codes are stored in blocks
         else:
-            assert (index.code_size if isinstance(index, faiss.IndexIVF) else index.sa_code_size()) == 4, name
+            ivf = faiss.try_extract_index_ivf(index)
+            assert (ivf.code_size if ivf else index.sa_code_size()) == 4, name
     assert benchmark.METHODS["PQ"](50, 4) is None
     assert benchmark.METHODS["PQFastScan"](50, 4) is None
 
@@ -63,17 +72,17 @@ def test_command_measures_once_and_reports(small, tmp_path, capsys, threads):
     assert [(row.method, row.size, row.nprobe) for row in rows] == [
         *[("IndexDPQ", 2, 0), ("PQ", 2, 0), ("IVF PQ", 2, 1), ("IVF PQ", 2, 4)],
         *[("prefix of 2", 1, 0), ("prefix of 2", 2, 0)],
-        *[(f"prefix of 2, prefix_weight {weight}", size, 0) for weight in (0.1, 0.3) for size in (1, 2)],
+        *[(f"prefix of 2, prefix_weight {weight}", size, 0) for weight in (0.0, 0.3) for size in (1, 2)],
     ]
     assert rows[5].mse == pytest.approx(rows[0].mse)
-    assert rows[4].mse > rows[6].mse  # 1 of 2, without and with prefix_weight
+    assert rows[6].mse > rows[4].mse > rows[8].mse  # 1 of 2, by prefix_weight
     assert rows[3].recalls[2] >= rows[2].recalls[2]
     assert main([*arguments, *chosen]) == 0
     assert benchmark.read_rows(tmp_path / "report") == rows
     report = (tmp_path / "report" / "report.md").read_text()
     assert "| small | 2 | IVF PQ, nprobe 4 |" in report
     assert "| 1 of 2 |" in report
-    assert "| 2 of 2, prefix_weight 0.1 |" in report
+    assert "| 2 of 2, prefix_weight 0.3 |" in report
     assert (tmp_path / "report" / "small.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
 

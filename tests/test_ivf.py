@@ -430,7 +430,7 @@ def test_encoding_is_the_beam_search_of_residuals():
     x = normal(rng, 30, 6)
     lists = index.quantizer.assign(x, 1)[:, 0]
     residuals = x - index.quantizer.reconstruct_n(0, 5)[lists]
-    expected = np.array([naive.beam_search(index.codebooks, r, 3) for r in residuals])
+    expected = np.array([naive.beam_search(index.codebooks, r, 3, index.prefix_weight) for r in residuals])
     np.testing.assert_array_equal(index.sa_encode(x), sa_codes(index, lists, expected))
     index.add(x)
     np.testing.assert_array_equal(index.sa_decode(index.sa_encode(x)), index.reconstruct_n(0, 30))

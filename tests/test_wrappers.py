@@ -261,7 +261,8 @@ def test_selectors_and_levels_reach_the_inner_index(name, selector):
         transform = rotation(DIM if name == "PreTransform of IDMap2" else 10)
         transformed, xq = transform.apply(X), transform.apply(XQ)
         inner_codebooks = CODEBOOKS if transform.d_out == DIM else CODEBOOKS_10
-    codes = faiss_dpq.IndexDPQ.from_codebooks(inner_codebooks).residual_quantizer.encode(transformed, 32)
+    bare = faiss_dpq.IndexDPQ.from_codebooks(inner_codebooks)
+    codes = bare.residual_quantizer.encode(transformed, prefix_weight=bare.prefix_weight)
     expected_D, _, _ = naive.search(inner_codebooks[:2], codes[:, :2], xq, 6, members=members)
     found = ~np.isinf(expected_D)
     D, I = ours.search(XQ, 6, params=faiss_dpq.SearchParametersDPQ(levels=2, sel=sel))
