@@ -126,13 +126,36 @@ def _rotated(make: Callable[[int, int], faiss.Index | None], d: int, size: int) 
     return index
 
 
-class _DescentTrained(IndexDPQ):
+class _Trained(IndexDPQ):
+    """IndexDPQ with arguments of `train`."""
+
+    _arguments: dict[str, Any] | None = None
+
     def train(self, x: npt.NDArray[Any], **arguments: Any) -> None:
-        super().train(x, trainer="sgd", **arguments)
+        super().train(x, **(self._arguments or {}) | arguments)
+
+
+def _trained(d: int, size: int, **arguments: Any) -> IndexDPQ:
+    index = _Trained(d, size, 8)
+    index._arguments = arguments
+    return index
 
 
 def _descent_trained(d: int, size: int) -> faiss.Index | None:
-    return _DescentTrained(d, size, 8) if find_spec("torch") else None
+    return _trained(d, size, trainer="sgd") if find_spec("torch") else None
+
+
+def _best_trained(d: int, size: int) -> faiss.Index:
+    index = _trained(d, size, effort="best")
+    index.beam_size = 64
+    return index
+
+
+def _trained_for_full_length(d: int, size: int) -> faiss.Index:
+    """What the prefixes of IndexDPQ cost."""
+    index = _trained(d, size, weights=[0] * (size - 1) + [1])
+    index.prefix_weight = 0
+    return index
 
 
 def _inverted_lists(make: Callable[[faiss.Index, int, int], faiss.Index], d: int, size: int) -> faiss.Index:
@@ -174,6 +197,8 @@ def _ivf_residual_quantizer(d: int, size: int) -> faiss.Index:
 METHODS: dict[str, Callable[[int, int], faiss.Index | None]] = {
     "IndexDPQ": lambda d, size: IndexDPQ(d, size, 8),
     "IndexDPQ, sgd": _descent_trained,
+    "IndexDPQ, effort best, beam 64": _best_trained,
+    "IndexDPQ, full length only": _trained_for_full_length,
     "PQ": _product_quantizer,
     "PQFastScan": _fast_scan,
     "OPQ": partial(_rotated, _product_quantizer),

@@ -44,6 +44,14 @@ def test_stock_additive_indexes_are_ranked_by_their_decoded_vectors(small, metho
     assert benchmark.recalls(index.search(small.queries, 100)[1], benchmark.truth(small)) == row.recalls
 
 
+def test_codes_for_the_full_length_only_have_less_error(small):
+    nearest = benchmark.truth(small)
+    (whole,), (progressive,) = (
+        benchmark.measure("small", small, nearest, method, 4) for method in ("IndexDPQ, full length only", "IndexDPQ")
+    )
+    assert whole.mse < progressive.mse
+
+
 @pytest.mark.parametrize("method", ["IVF OPQ", "IVF RQ beam 5"])
 def test_peers_with_inverted_lists_are_searched_in_more_and_more_of_them(small, method):
     few, many = benchmark.measure("small", small, benchmark.truth(small), method, 2)
