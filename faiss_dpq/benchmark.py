@@ -390,17 +390,19 @@ def _plot(name: str, rows: list[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     colors = colormaps["tab20"]
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = Figure(figsize=(14, 5), layout="constrained")
     by_bytes, by_speed = figure.subplots(1, 2, sharey=True)
-    for number, method in enumerate(method for method in METHODS if any(row.method == method for row in rows)):
+    for number, method in enumerate(METHODS):
+        of_method = [row for row in rows if row.method == method]
+        if not of_method:
+            continue
         style = {
             "color": colors(number),
             "marker": "D" if "DPQ" in method else "o",
             "linewidth": 2.5 if "DPQ" in method else 1,
         }
-        of_method = [row for row in rows if row.method == method]
         if not of_method[0].nprobe:
-            by_bytes.plot([row.size for row in of_method], [row.recalls[1] for row in of_method], label=method, **style)
+            by_bytes.plot([row.size for row in of_method], [row.recalls[1] for row in of_method], **style)
         _plot_speed(by_speed, method, of_method, style)
     by_bytes.set(xscale="log", xlabel="bytes a vector", ylabel=f"1-recall@{RANKS[1]}", title="exhaustive search")
     sizes = sorted({row.size for row in rows})
@@ -409,7 +411,7 @@ def _plot(name: str, rows: list[Row], path: Path) -> None:
     by_speed.set(xscale="log", xlabel="queries a second (log scale)", title="bytes beside the points; IVF dashed")
     for axes in (by_bytes, by_speed):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.suptitle(f"{name}: how often the true nearest neighbour is among the first {RANKS[1]}")
     figure.savefig(path, dpi=130)
 
