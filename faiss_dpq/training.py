@@ -55,7 +55,7 @@ _HELD_OUT = 20  # one vector in so many, but
 _MOST_HELD_OUT = 2048
 
 # What shorter lengths count for in the encoder's beam between solves. Codebooks that were trained so find more at full
-# length too, though codes that care for it alone are the better ones to store: GloVe, 8 bytes, R@10 .840 to .845.
+# length too: GloVe, 8 bytes, R@10 .840 to .845.
 _PREFIX_WEIGHT = 0.1
 
 # Pull of every codeword towards its last value, in training vectors: it keeps the solve regular where a codeword is
