@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from faiss_dpq.datasets import Vectors, load_fashion_mnist, load_glove
+from faiss_dpq.lab.datasets import Vectors, load_fashion_mnist, load_glove
 
 NAMES = ("clustered", "glove", "fashion-mnist")
 

@@ -26,7 +26,7 @@ import torch
 
 import faiss_dpq
 from bench.timing import machine
-from faiss_dpq import evaluation
+from faiss_dpq.lab import evaluation
 from faiss_dpq.nn import embed_dataset, report, runs
 
 RUN_FILE = Path(__file__).parents[1] / "docs" / "runs" / "fashion-mnist.toml"

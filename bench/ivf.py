@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 
 import faiss_dpq
-from faiss_dpq.datasets import Vectors
+from faiss_dpq.lab.datasets import Vectors
 
 from . import data, timing
 from .search import Contender, job, padded

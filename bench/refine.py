@@ -23,9 +23,10 @@ import torch
 from torch import nn
 
 import faiss_dpq
-from faiss_dpq import benchmark, training
-from faiss_dpq.datasets import Vectors, load_glove
-from faiss_dpq.quantizer import Codes
+from faiss_dpq import training
+from faiss_dpq.codec import Codes
+from faiss_dpq.lab import benchmark
+from faiss_dpq.lab.datasets import Vectors, load_glove
 
 Decoder = Callable[[Codes, Vectors], Vectors]  # of codes and their sums of codewords
 

@@ -10,7 +10,7 @@ import pytest
 
 import faiss_dpq
 from faiss_dpq import _kernels
-from faiss_dpq.quantizer import ProgressiveQuantizer
+from faiss_dpq.codec import ProgressiveQuantizer
 
 D = 64
 N = 100_000

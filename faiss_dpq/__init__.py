@@ -1,10 +1,10 @@
 """Deep Progressive Quantization for FAISS: IndexDPQ stands where faiss.IndexPQ stood."""
 
 from ._kernels import simd_level
-from .factory import index_factory
-from .index import IndexDPQ, SearchParametersDPQ
-from .index_ivf import IndexIVFDPQ, SearchParametersIVFDPQ
-from .io import (
+from .codec import ProgressiveQuantizer
+from .index import IndexDPQ, IndexIVFDPQ, SearchParametersDPQ, SearchParametersIVFDPQ
+from .index.factory import index_factory
+from .index.io import (
     clone_index,
     deserialize_index,
     downcast_index,
@@ -12,10 +12,8 @@ from .io import (
     serialize_index,
     write_index,
 )
-from .parameter_space import ParameterSpace
-from .quantizer import ProgressiveQuantizer
-from .training import TrainStats, train_codebooks
-from .wrappers import (
+from .index.parameters import ParameterSpace
+from .index.wrappers import (
     IndexIDMap,
     IndexIDMap2,
     IndexPreTransform,
@@ -24,8 +22,10 @@ from .wrappers import (
     IndexReplicas,
     IndexShards,
 )
+from .training import Effort, TrainStats, train_codebooks
 
 __all__ = [
+    "Effort",
     "IndexDPQ",
     "IndexIDMap",
     "IndexIDMap2",

@@ -85,7 +85,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     if arguments.output.is_dir():
         raise CommandError(f"--output: {arguments.output} is a directory")
     try:
-        from faiss_dpq import datasets, demo
+        from faiss_dpq.lab import datasets, demo
 
         vectors = datasets.load_glove(arguments.train, arguments.base, arguments.queries, arguments.seed)
     except ModuleNotFoundError as error:
@@ -286,7 +286,7 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from faiss_dpq import benchmark
+    from faiss_dpq.lab import benchmark
 
     if arguments.list:
         print("methods:", ", ".join(benchmark.METHODS))

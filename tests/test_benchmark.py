@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import faiss_dpq
-from faiss_dpq import benchmark
 from faiss_dpq.cli import main
-from faiss_dpq.datasets import VectorSet
+from faiss_dpq.lab import benchmark
+from faiss_dpq.lab.datasets import VectorSet
 
 
 @pytest.fixture

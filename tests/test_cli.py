@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import faiss_dpq
-from faiss_dpq import datasets, demo
 from faiss_dpq.cli import main
+from faiss_dpq.lab import datasets, demo
 
 SMALL = ["demo", "--train", "600", "--base", "2000", "--queries", "40"]
 

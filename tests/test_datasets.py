@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from faiss_dpq import datasets
+from faiss_dpq.lab import datasets
 
 
 def test_parts_are_disjoint_normalized_and_of_the_asked_sizes():

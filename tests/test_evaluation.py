@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 import faiss_dpq
-from faiss_dpq import evaluation
+from faiss_dpq.lab import evaluation
 
 
 def on_a_line(positions):

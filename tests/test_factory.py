@@ -98,7 +98,7 @@ def structure_of(index):
         chain = [type(faiss.downcast_VectorTransform(index.chain.at(i))).__name__ for i in range(index.chain.size())]
         return (name, *chain, structure_of(index.index))
     if hasattr(index, "_inner_indexes"):
-        assert type(index).__module__ == "faiss_dpq.wrappers"
+        assert type(index).__module__ == "faiss_dpq.index.wrappers.wrappers"
         return (name, *map(structure_of, index._inner_indexes()))
     return name
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import faiss_dpq
-from faiss_dpq import _kernels, _scan, training
-from faiss_dpq import quantizer as quantizer_module
+from faiss_dpq import _kernels, training
+from faiss_dpq.codec import quantizer as quantizer_module
+from faiss_dpq.search import flat as _scan
 
 FLT_MAX = np.finfo(np.float32).max
 METRICS = [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT]
@@ -156,7 +157,7 @@ def test_truncate_keeps_the_original(trained, digits):
     ],
 )
 def test_selectors_restrict_the_search(make_selector, monkeypatch):
-    monkeypatch.setattr("faiss_dpq._selection._CHUNK", 256)
+    monkeypatch.setattr("faiss_dpq.search.selection._CHUNK", 256)
     rng = np.random.default_rng(3)
     index, codes = filled_index(rng, 700, 9, 4, 4)
     xq = rng.standard_normal((3, 9)).astype(np.float32)
@@ -297,7 +298,7 @@ def test_add_does_not_depend_on_blocks_or_threads(trained, digits, threads, monk
     for n_threads in (1, 2, 3):
         threads(n_threads)
         for block in (100, 1 << 16):
-            monkeypatch.setattr("faiss_dpq.index._ADD_BLOCK", block)
+            monkeypatch.setattr("faiss_dpq.index.flat._ADD_BLOCK", block)
             index = trained.truncate(4)
             index.reset()
             index.add(digits[:333])

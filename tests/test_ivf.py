@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import faiss_dpq
-from faiss_dpq import _lists
-from faiss_dpq import quantizer as quantizer_module
+from faiss_dpq.codec import quantizer as quantizer_module
+from faiss_dpq.search import lists as _lists
 
 FLT_MAX = np.finfo(np.float32).max
 METRICS = [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT]
@@ -438,7 +438,7 @@ def test_encoding_is_the_beam_search_of_residuals():
 
 @pytest.mark.parametrize("blocks", [7, 1 << 16])
 def test_add_in_blocks(monkeypatch, blocks):
-    monkeypatch.setattr("faiss_dpq.index_ivf._ADD_BLOCK", blocks)
+    monkeypatch.setattr("faiss_dpq.index.ivf._ADD_BLOCK", blocks)
     rng = np.random.default_rng(7)
     index, _ = filled(rng, 0, 6, 5, 3, 4)
     x = normal(rng, 30, 6)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faiss_dpq import _kernels
-from faiss_dpq import quantizer as quantizer_module
-from faiss_dpq.quantizer import ProgressiveQuantizer
+from faiss_dpq.codec import ProgressiveQuantizer
+from faiss_dpq.codec import quantizer as quantizer_module
 
 shapes = st.fixed_dictionaries(
     {

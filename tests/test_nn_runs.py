@@ -16,8 +16,8 @@ from sklearn.datasets import load_digits
 torch = pytest.importorskip("torch")
 
 from bench import deep  # noqa: E402
-from faiss_dpq import evaluation  # noqa: E402
 from faiss_dpq.cli import main  # noqa: E402
+from faiss_dpq.lab import evaluation  # noqa: E402
 from faiss_dpq.nn import ABLATIONS, SmallCNN, data, embed_dataset, report, runs  # noqa: E402
 from faiss_dpq.nn.runs import RunConfig  # noqa: E402
 

@@ -10,7 +10,9 @@ torch = pytest.importorskip("torch")
 
 from torch.utils.data import Dataset, TensorDataset  # noqa: E402
 
-from faiss_dpq import evaluation, training  # noqa: E402
+from faiss_dpq import training  # noqa: E402
+from faiss_dpq.codec import ProgressiveQuantizer  # noqa: E402
+from faiss_dpq.lab import evaluation  # noqa: E402
 from faiss_dpq.nn import (  # noqa: E402
     DPQ,
     PQN,
@@ -23,7 +25,6 @@ from faiss_dpq.nn import (  # noqa: E402
     train_codebooks_sgd,
 )
 from faiss_dpq.nn.trainer import perplexity  # noqa: E402
-from faiss_dpq.quantizer import ProgressiveQuantizer  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import faiss_dpq
 from faiss_dpq import _kernels
-from faiss_dpq import quantizer as quantizer_module
+from faiss_dpq.codec import quantizer as quantizer_module
 
 D = 7
 seeds = st.integers(0, 2**32 - 1)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import faiss_dpq
-from faiss_dpq import parameter_space
+from faiss_dpq.index import parameters as parameter_space
 
 DIM, N, NQ = 12, 800, 30
 RNG = np.random.default_rng(0)

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import faiss_dpq
-from faiss_dpq import _lists, _scan
-from faiss_dpq import quantizer as quantizer_module
+from faiss_dpq.codec import quantizer as quantizer_module
+from faiss_dpq.search import flat as _scan
+from faiss_dpq.search import lists as _lists
 
 METRICS = [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT]
 NLIST = 6

@@ -9,7 +9,7 @@ import pytest
 
 import faiss_dpq
 from faiss_dpq import training
-from faiss_dpq.quantizer import ProgressiveQuantizer
+from faiss_dpq.codec import ProgressiveQuantizer
 
 
 def prefix_errors(codebooks, x, beam_size):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..datasets import load_glove_words
+from ..lab.datasets import load_glove_words
 
 Vectors = npt.NDArray[np.float32]
 
@@ -68,7 +68,7 @@ def label_embeddings(
     ----------
     names : sequence of str
     vectors : mapping from word to vector, or path of a GloVe text file, optional
-        The 50-d vectors of `faiss_dpq.datasets.load_glove_words` by default.
+        The 50-d vectors of `faiss_dpq.lab.datasets.load_glove_words` by default.
     centre : bool
         Subtract the mean of all names from each. Names of one field have similar vectors (cosines above 0.5 between
         pieces of clothing), hence narrow margins; the centred ones lie as far apart as can be.

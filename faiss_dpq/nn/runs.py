@@ -24,8 +24,8 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, Subset
 
-from .. import evaluation
 from ..index import IndexDPQ, SearchParametersDPQ
+from ..lab import evaluation
 from . import data
 from .backbones import IMAGENET_MEAN, IMAGENET_STD, AlexNet, SmallCNN
 from .base import DeepQuantizer, embed_dataset

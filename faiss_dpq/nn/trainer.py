@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from .. import evaluation
+from ..lab import evaluation
 from .base import DeepQuantizer, Objective, embed_dataset
 from .config import TrainConfig
 from .dpq import DPQ

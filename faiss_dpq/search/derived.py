@@ -15,8 +15,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from . import _kernels, _parallel
-from .quantizer import Floats, ProgressiveQuantizer
+from .. import _kernels
+from ..codec import Floats, ProgressiveQuantizer, threads
 
 _BLOCK = _kernels.HASH_BLOCK
 _MARGIN = 1 / 64  # of the terms' range: bins reach beyond it, so that most additions fit the bins there are
@@ -67,7 +67,7 @@ class DerivedCodes:
 
         # Several blocks a thread: starting one costs more than hashing 16 KiB.
         n_threads = min(faiss.omp_get_max_threads(), 1 + len(hashes) // 16)
-        _parallel.run(hash_slice, [(part,) for part in _parallel.slices(len(hashes), n_threads)])
+        threads.run(hash_slice, [(part,) for part in threads.slices(len(hashes), n_threads)])
         if hashes.tobytes() == self.hashes.tobytes():  # array_equal takes 8 us
             return
         with self._lock:
@@ -121,8 +121,8 @@ class DerivedCodes:
                 bins[part],
             )
 
-        parts = _parallel.slices(changed.stop - changed.start, faiss.omp_get_max_threads(), _BLOCK)
-        _parallel.run(fill, [(part,) for part in parts])
+        parts = threads.slices(changed.stop - changed.start, faiss.omp_get_max_threads(), _BLOCK)
+        threads.run(fill, [(part,) for part in parts])
 
     def _radius(self, packed: Bytes) -> float:
         quantizer = self.quantizer

@@ -19,9 +19,10 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from . import _kernels, _parallel, _selection
-from ._scan import Labels, grow_until_too_far
-from .quantizer import Floats, ProgressiveQuantizer
+from .. import _kernels
+from ..codec import Floats, ProgressiveQuantizer, threads
+from . import selection as _selection
+from .flat import Labels, grow_until_too_far
 
 _TABLE_BYTES = 32 << 20  # of distance tables held at a time by a thread
 _PRODUCT_LISTS = 64  # lists whose products with all codewords are held at a time
@@ -230,7 +231,7 @@ class DerivedLists:
             _kernels.nearest(moved[part], panels, norms, len(self.sizes), keys[part])
 
         n_threads = min(faiss.omp_get_max_threads(), len(xq) * len(self.sizes) // _WORTH_A_THREAD)
-        _parallel.run(find, [(cut,) for cut in _parallel.slices(len(xq), max(n_threads, -(-len(xq) // most)))])
+        threads.run(find, [(cut,) for cut in threads.slices(len(xq), max(n_threads, -(-len(xq) // most)))])
         return keys
 
     def update(self, lists: OpenLists) -> None:
@@ -243,14 +244,14 @@ class DerivedLists:
 
         n_bytes = int(lists.sizes.sum()) * lists.code_size
         n_threads = min(faiss.omp_get_max_threads(), 1 + (n_bytes >> 18))
-        _parallel.run(compare, [(part,) for part in _parallel.slices(len(hashes), n_threads)])
+        threads.run(compare, [(part,) for part in threads.slices(len(hashes), n_threads)])
         if not changed.any():
             return
         with self._lock:
             compare(slice(None))
             numbers, hashes = numbers[changed > 0], hashes[changed > 0]
-            parts = _parallel.slices(len(numbers), max(faiss.omp_get_max_threads(), -(-len(numbers) // _PRODUCT_LISTS)))
-            _parallel.run(self._recompute, [(lists, numbers[part]) for part in parts])
+            parts = threads.slices(len(numbers), max(faiss.omp_get_max_threads(), -(-len(numbers) // _PRODUCT_LISTS)))
+            threads.run(self._recompute, [(lists, numbers[part]) for part in parts])
             self.sizes[numbers], self.hashes[numbers] = lists.sizes[numbers], hashes
 
     def _recompute(self, lists: OpenLists, numbers: Labels) -> None:
@@ -400,7 +401,7 @@ def search(
             None if places is None else places[cut],
         )
 
-    _parallel.run(scan, [(cut,) for cut in _parallel.slices(len(xq), max(n_threads, -(-len(xq) // most)))])
+    threads.run(scan, [(cut,) for cut in threads.slices(len(xq), max(n_threads, -(-len(xq) // most)))])
     return found
 
 

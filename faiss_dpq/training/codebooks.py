@@ -30,8 +30,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from . import _kernels
-from .quantizer import Codes, Floats, ProgressiveQuantizer
+from .. import _kernels
+from ..codec import Codes, Floats, ProgressiveQuantizer
 
 Doubles = npt.NDArray[np.float64]
 
@@ -196,7 +196,7 @@ def train_codebooks(
     else:
         codebooks = _residual_kmeans(x, M, K, seed, beam_size, progress)
     if trainer == "sgd":
-        from .nn.unlabelled import train_codebooks_sgd
+        from ..nn.unlabelled import train_codebooks_sgd
 
         codebooks = train_codebooks_sgd(x, codebooks, weights=w, seed=seed)
     quantizer = ProgressiveQuantizer(codebooks)
@@ -338,7 +338,7 @@ def check_arguments(
     if trainer not in ("least-squares", "sgd"):
         raise ValueError(f"train: trainer is {trainer!r}, expected 'least-squares' or 'sgd'")
     if trainer == "sgd":
-        from . import nn  # noqa: F401  an error for want of torch comes before the work, not after it
+        from .. import nn  # noqa: F401  an error for want of torch comes before the work, not after it
     return _checked_effort(effort), _checked_weights(weights, M)
 
 

@@ -10,9 +10,9 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from ._scan import Labels
-from .index_ivf import IndexIVFDPQ
-from .quantizer import Floats
+from ..codec import Floats
+from ..search.flat import Labels
+from .ivf import IndexIVFDPQ
 from .wrappers import IndexIDMap, IndexPreTransform, IndexRefine, IndexReplicas, IndexShards
 
 #: Parameters of indexes of this package, which C++ does not know.

@@ -18,12 +18,12 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from ._scan import MISSING, Labels
-from ._selection import selector_of
-from ._tensors import accepts_tensors, given
-from .index import IndexDPQ
-from .io import DOWNCASTS, downcast_index, python_state, set_python_state
-from .quantizer import Floats
+from ...codec import Floats
+from ...search.flat import MISSING, Labels
+from ...search.selection import selector_of
+from ..flat import IndexDPQ
+from ..io import DOWNCASTS, downcast_index, python_state, set_python_state
+from ..tensors import accepts_tensors, given
 
 _RECONSTRUCTED_BYTES = 16 << 20  # of vectors that refinement holds at a time
 

@@ -31,7 +31,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from . import _kernels, _parallel
+from .. import _kernels
+from . import threads
 
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.uint16]
@@ -212,8 +213,8 @@ class ProgressiveQuantizer:
             of_whole = None if whole is None else whole[part]
             encode(x[part], beam_size, prefix_weight, parallel_weight, of_whole, codes[part])
 
-        parts = _parallel.slices(len(x), faiss.omp_get_max_threads(), multiple=16)
-        _parallel.run(encode_slice, [(part,) for part in parts])
+        parts = threads.slices(len(x), faiss.omp_get_max_threads(), multiple=16)
+        threads.run(encode_slice, [(part,) for part in parts])
         return codes
 
     def _encoded(self, x: Floats) -> Floats:
@@ -367,8 +368,8 @@ class ProgressiveQuantizer:
         def fill(part: slice) -> None:
             _kernels.linear(xq[part], self._panels[:n_panels], bias, scale, tables[part])
 
-        parts = _parallel.slices(len(xq), faiss.omp_get_max_threads(), multiple=48)
-        _parallel.run(fill, [(part,) for part in parts])
+        parts = threads.slices(len(xq), faiss.omp_get_max_threads(), multiple=48)
+        threads.run(fill, [(part,) for part in parts])
         return np.ascontiguousarray(tables[:, :rows]), constants, norms
 
     @cached_property

@@ -12,9 +12,9 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from . import _validate
-from .index import MAX_LEVELS, PYTHON_STATE, IndexDPQ
-from .index_ivf import IndexIVFDPQ
+from . import validate as _validate
+from .flat import MAX_LEVELS, PYTHON_STATE, IndexDPQ
+from .ivf import IndexIVFDPQ
 
 
 def _is_ours(index: faiss.Index) -> bool:

@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from ._scan import Labels, Selection
+from .flat import Labels, Selection
 
 _CHUNK = 1 << 18  # ids asked for at a time: 1 MiB of stand-in vectors
 

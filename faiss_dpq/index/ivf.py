@@ -7,11 +7,14 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from . import _kernels, _lists, _selection, _watch, training
-from ._scan import Labels
-from ._tensors import accepts_tensors, given
-from .index import PYTHON_STATE, IndexDPQ, _search_type, check_arguments, check_output
-from .quantizer import Floats, ProgressiveQuantizer, default_beam_size
+from .. import _kernels, training
+from ..codec import Floats, ProgressiveQuantizer, default_beam_size
+from ..search import lists as _lists
+from ..search import selection as _selection
+from ..search.flat import Labels
+from . import watch as _watch
+from .flat import PYTHON_STATE, IndexDPQ, _search_type, check_arguments, check_output
+from .tensors import accepts_tensors, given
 
 _ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
 _SAMPLE = 8  # centres compared to notice that the coarse quantizer changed, where its codes are not at hand

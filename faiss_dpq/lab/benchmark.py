@@ -18,9 +18,10 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from . import IndexDPQ, IndexIVFDPQ, datasets
+from .. import IndexDPQ, IndexIVFDPQ
+from ..index.flat import DEFAULT_PREFIX_WEIGHT
+from . import datasets
 from .datasets import VectorSet
-from .index import DEFAULT_PREFIX_WEIGHT
 
 DATA: dict[str, Callable[[], VectorSet]] = {
     "glove": datasets.load_glove,

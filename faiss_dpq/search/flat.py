@@ -10,9 +10,9 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from . import _kernels, _parallel
-from ._derived import Bytes, DerivedCodes
-from .quantizer import Floats
+from .. import _kernels
+from ..codec import Floats, threads
+from .derived import Bytes, DerivedCodes
 
 _TABLE_BYTES = 64 << 20  # of distance tables held at a time
 _WORTH_A_THREAD = 1 << 17  # distances; 15 us of one query's scan, more of a batch's: what it costs to wake a thread
@@ -272,17 +272,17 @@ def _scan_block(
     elif nq < 4 * width * n_threads or len(vectors) > _MOST_VECTORS:
         # Few queries: every thread scans a part of the vectors for all of them.
         n_parts = max(n_threads, -(-len(vectors) // _MOST_VECTORS))
-        parts = _parallel.slices(len(vectors), n_parts, multiple=_kernels.HASH_BLOCK)
+        parts = threads.slices(len(vectors), n_parts, multiple=_kernels.HASH_BLOCK)
         Ds = np.empty((len(parts), nq, k), np.float32)
         Is = np.empty((len(parts), nq, k), np.int64)
         tasks = [
             (all_queries, vectors.part(part), _hashes_of(part, hashes), Ds[p], Is[p]) for p, part in enumerate(parts)
         ]
-        _parallel.run(scan, tasks)
+        threads.run(scan, tasks)
         _merge(Ds, Is, D, I)
     else:
-        cuts = _parallel.slices(nq, n_threads, multiple=width)
-        _parallel.run(scan, [(cut, vectors, None, D[cut], I[cut]) for cut in cuts])
+        cuts = threads.slices(nq, n_threads, multiple=width)
+        threads.run(scan, [(cut, vectors, None, D[cut], I[cut]) for cut in cuts])
     D += constants[:, None]
 
 

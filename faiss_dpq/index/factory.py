@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import faiss
 
-from .index import IndexDPQ
-from .index_ivf import IndexIVFDPQ
+from .flat import IndexDPQ
+from .ivf import IndexIVFDPQ
 from .wrappers import IndexIDMap, IndexIDMap2, IndexPreTransform, IndexRefine, IndexRefineFlat
 
 _ID_MAPS = {"IDMap2": IndexIDMap2, "IDMap": IndexIDMap}

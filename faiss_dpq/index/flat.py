@@ -6,10 +6,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from . import _kernels, _scan, _selection, _watch, training
-from ._derived import DerivedCodes
-from ._tensors import accepts_tensors
-from .quantizer import (
+from .. import _kernels, training
+from ..codec import (
     MAX_CROSS_TABLE_BYTES,
     Codes,
     Floats,
@@ -17,6 +15,11 @@ from .quantizer import (
     cross_table_bytes,
     default_beam_size,
 )
+from ..search import flat as _scan
+from ..search import selection as _selection
+from ..search.derived import DerivedCodes
+from . import watch as _watch
+from .tensors import accepts_tensors
 
 Labels = npt.NDArray[np.int64]
 

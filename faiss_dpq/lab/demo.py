@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import faiss_dpq
-from faiss_dpq import benchmark
-from faiss_dpq.datasets import Vectors, VectorSet
+from faiss_dpq.lab import benchmark
+from faiss_dpq.lab.datasets import Vectors, VectorSet
 
 CODE_SIZES = (4, 8)
 RANKS = benchmark.RANKS

@@ -1,0 +1,6 @@
+"""FAISS's face: indexes of this package under FAISS's names."""
+
+from .flat import IndexDPQ, SearchParametersDPQ
+from .ivf import IndexIVFDPQ, SearchParametersIVFDPQ
+
+__all__ = ["IndexDPQ", "IndexIVFDPQ", "SearchParametersDPQ", "SearchParametersIVFDPQ"]

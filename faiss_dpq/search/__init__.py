@@ -1,0 +1,1 @@
+"""One search: what is derived from stored codes, the scans, selection, and merging of results."""
