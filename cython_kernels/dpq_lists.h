@@ -22,7 +22,6 @@ typedef struct {
     const uint64_t *terms;   /* of a float a vector */
     const uint64_t *allowed; /* of a byte a vector, 0: leave it out; NULL: all take part */
     const int64_t *sizes;
-    size_t words;            /* from one list's entry of codes and sizes to the next's */
     const float *term_min, *term_step; /* of the list's bins; see scan_bound.h */
     const float *term_magnitude;       /* >= every |term| and bin edge */
     const float *radius;               /* >= the norm of every sum of codewords */

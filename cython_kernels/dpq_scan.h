@@ -12,7 +12,6 @@
 #include <stdint.h>
 
 #define DPQ_MAX_LEVELS 1024u
-#define DPQ_HASH_BLOCK 4096u
 
 /* A database as one search sees it: the first `levels` levels of row-major codes. */
 typedef struct {
@@ -26,7 +25,6 @@ typedef struct {
     const uint8_t *term_bins; /* n, from dpq_term_bins; NULL: all terms are 0 (inner product) */
     float term_min, term_step;/* from dpq_term_range */
     float radius;             /* >= every ||xhat|| */
-    uint64_t *hashes;         /* NULL, or where scan_single puts the hash of every DPQ_HASH_BLOCK codes that it reads */
     const uint8_t *allowed;   /* bit v & 7 of byte v >> 3, as IDSelectorBitmap; NULL: all */
 } dpq_database;
 

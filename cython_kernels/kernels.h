@@ -46,7 +46,6 @@ typedef struct {
     void (*linear)(const float *x, size_t n, size_t d, const float *panels, size_t n_panels, const float *bias,
                    float scale, float *out, size_t ldo);
     void (*encode_level)(const dpq_encode_step *step);
-    uint64_t (*hash)(const uint8_t *bytes, size_t n);
     /* The scans. scratch: that many bytes, any alignment, one a call. distances, ids: nq x k, ascending by
      * (distance, id); where fewer than k vectors are allowed, +inf and UINT32_MAX. counters are added to. */
     size_t (*batch_scratch)(const dpq_database *db, size_t k);

@@ -1,6 +1,5 @@
 /* All kernels of one instruction set, whose simd_<set>.h and names the including file has chosen. */
 #include "encode_impl.h"
-#include "hash_impl.h"
 #include "linear_impl.h"
 #include "scan_batch_impl.h"
 #include "scan_single_impl.h"
@@ -10,7 +9,6 @@
 const dpq_kernels DPQ_NAME(dpq_kernels) = {
     .linear = linear,
     .encode_level = encode_level,
-    .hash = hash_bytes,
     .batch_scratch = batch_scratch,
     .scan_batch = scan_batch,
     .single_scratch = single_scratch,

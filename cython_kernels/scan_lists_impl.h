@@ -63,8 +63,8 @@ typedef struct {
 static inline dpq_database lists_database(const dpq_lists *lists, size_t list)
 {
     dpq_database db = {0};
-    db.codes = (const uint8_t *)(uintptr_t)lists->codes[list * lists->words];
-    db.n = (size_t)lists->sizes[list * lists->words];
+    db.codes = (const uint8_t *)(uintptr_t)lists->codes[list];
+    db.n = (size_t)lists->sizes[list];
     db.code_size = lists->code_size;
     db.nbits = lists->nbits;
     db.levels = lists->levels;
@@ -293,7 +293,7 @@ static void lists_load_table8(const dpq_lists *lists, const dpq_lists_query *q, 
 /* The last `wanted` of the vectors before `end`, whose register overlaps vectors that are done. */
 static size_t lists_last_hits(const dpq_database *db, dpq_lookups *one, size_t end, size_t wanted)
 {
-    size_t found = dpq_one_filter(db, one, end - DPQ_QW, DPQ_QW, NULL), kept = 0;
+    size_t found = dpq_one_filter(db, one, end - DPQ_QW, DPQ_QW), kept = 0;
     for (size_t h = 0; h < found; h++) {
         one->hits[kept] = one->hits[h];
         kept += one->hits[h] >= end - wanted;
@@ -313,7 +313,7 @@ static void lists_byte_scan(const dpq_lists_part *part, dpq_lists_scan *s, dpq_l
         n = dpq_min(DPQ_ONE_CHUNK, part->count - v);
         size_t whole = n - n % DPQ_QW;
         s->one.limit = (uint8_t)limit;
-        lists_rescore(part, s, q, dpq_one_filter(&part->db, &s->one, v, whole, NULL));
+        lists_rescore(part, s, q, dpq_one_filter(&part->db, &s->one, v, whole));
         if (v + n < DPQ_QW)
             lists_float_chunk(part, s, q, v, n);
         else if (whole < n)

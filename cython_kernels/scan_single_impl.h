@@ -24,7 +24,8 @@
 #define DPQ_ONE_SAMPLE 1024u
 #define DPQ_ONE_SAMPLE_PIECE 128u /* of the sample, that a thread takes at a time */
 #define DPQ_ONE_MIN_SAMPLED_N 8192u
-#define DPQ_ONE_PIECE (4 * DPQ_HASH_BLOCK) /* vectors that a thread takes at a time */
+#define DPQ_ONE_PIECE 16384u      /* vectors that a thread takes at a time */
+#define DPQ_ONE_SHARE 4096u       /* of multiples of so many are the shares that threads begin with */
 
 /* Look-ups, and what they found. */
 typedef struct {
@@ -328,10 +329,9 @@ static inline dpq_u8s dpq_add_columns(dpq_u8s sum, const dpq_lookups *look, cons
     return sum;
 }
 
-/* Hits among DPQ_QW vectors, in plane order. whole: code_size is 4, 8 or 16, and known to the compiler; only then can
- * there be a hash, which goes on with these vectors. */
+/* Hits among DPQ_QW vectors, in plane order. whole: code_size is 4, 8 or 16, and known to the compiler. */
 DPQ_INLINE uint64_t dpq_one_block(const dpq_database *db, const dpq_lookups *look, size_t first, dpq_u8s limit,
-                                  size_t code_size, int whole, uint32_t levels, uint32_t nbits, dpq_hash *hash)
+                                  size_t code_size, int whole, uint32_t levels, uint32_t nbits)
 {
     const uint8_t *row = db->codes + first * code_size;
     dpq_u8s sum = dpq_u8_all(look->start);
@@ -340,10 +340,6 @@ DPQ_INLINE uint64_t dpq_one_block(const dpq_database *db, const dpq_lookups *loo
 #pragma GCC unroll 16
         for (uint32_t i = 0; i < code_size; i++)
             r[i] = dpq_u8_load(row + i * DPQ_QW);
-        if (hash)
-#pragma GCC unroll 16
-            for (uint32_t i = 0; i < code_size; i++)
-                hash_register(hash, i % HASH_VECTORS, r[i]);
         sum = dpq_add_planes(sum, look, r, (uint32_t)code_size, 0, 0, levels, nbits);
     } else
         sum = dpq_add_columns(sum, look, row, code_size, levels, nbits);
@@ -355,33 +351,27 @@ DPQ_INLINE uint64_t dpq_one_block(const dpq_database *db, const dpq_lookups *loo
 }
 
 DPQ_INLINE size_t dpq_one_blocks(const dpq_database *db, dpq_lookups *look, size_t first, size_t n, size_t code_size,
-                                 int whole, uint32_t levels, uint32_t nbits, dpq_hash *hash)
+                                 int whole, uint32_t levels, uint32_t nbits)
 {
     const uint32_t w = whole ? 16 / (uint32_t)code_size : 4, lanes = DPQ_QW / 16;
     dpq_u8s limit = dpq_u8_all(look->limit);
-    dpq_hash state;
     size_t found = 0;
-    if (hash)
-        state = *hash;
     for (size_t v = first; v < first + n; v += DPQ_QW) {
-        uint64_t within = dpq_one_block(db, look, v, limit, code_size, whole, levels, nbits, hash ? &state : NULL);
+        uint64_t within = dpq_one_block(db, look, v, limit, code_size, whole, levels, nbits);
         for (; within; within &= within - 1) {
             uint32_t position = (uint32_t)__builtin_ctzll(within), lane = position / 16, in_lane = position % 16;
             look->hits[found++] = (uint32_t)v + (in_lane / w * lanes + lane) * w + in_lane % w;
         }
     }
-    if (hash)
-        *hash = state;
     return found;
 }
 
-/* n is a multiple of DPQ_QW. hash: goes on with these codes, whose bytes are a multiple of HASH_STEP; or NULL. Its
- * additions fill the time in which look-ups wait for each other, where the size of codes is known. */
-static size_t dpq_one_filter(const dpq_database *db, dpq_lookups *look, size_t first, size_t n, dpq_hash *hash)
+/* n is a multiple of DPQ_QW. */
+static size_t dpq_one_filter(const dpq_database *db, dpq_lookups *look, size_t first, size_t n)
 {
 #define DPQ_WHOLE(SIZE, LEVELS, NBITS)                                          \
     if (db->code_size == SIZE && db->nbits == NBITS && db->levels <= LEVELS)    \
-        return dpq_one_blocks(db, look, first, n, SIZE, 1, LEVELS, NBITS, hash)
+        return dpq_one_blocks(db, look, first, n, SIZE, 1, LEVELS, NBITS)
     DPQ_WHOLE(4, 2, 8);
     DPQ_WHOLE(4, 4, 8);
     DPQ_WHOLE(8, 2, 8);
@@ -395,9 +385,7 @@ static size_t dpq_one_filter(const dpq_database *db, dpq_lookups *look, size_t f
     DPQ_WHOLE(8, 8, 4);
     DPQ_WHOLE(8, 16, 4);
 #undef DPQ_WHOLE
-    if (hash)
-        hash_more(hash, dpq_row(db, first), n * db->code_size);
-    return dpq_one_blocks(db, look, first, n, db->code_size, 0, db->levels, db->nbits == 8 ? 8 : 4, NULL);
+    return dpq_one_blocks(db, look, first, n, db->code_size, 0, db->levels, db->nbits == 8 ? 8 : 4);
 }
 
 /* Look-ups know 8- and 4-bit codes; other widths, and databases too small for a sample, go by float. */
@@ -425,40 +413,28 @@ static void dpq_one_begin_thread(const dpq_single_search *search, dpq_single *s)
     }
 }
 
-/* By look-ups; the codes' hash is taken along. */
+/* By look-ups. */
 static void dpq_one_byte_scan(dpq_single_search *search, dpq_single *s, size_t first, size_t end)
 {
     const dpq_database *db = search->db;
-    dpq_hash hash;
     for (size_t n, v = first; v < end; v += n) {
         n = end - v < DPQ_ONE_CHUNK ? end - v : DPQ_ONE_CHUNK;
-        size_t whole = n / DPQ_QW * DPQ_QW, in_block = v % DPQ_HASH_BLOCK;
-        int hashing = db->hashes && n == DPQ_ONE_CHUNK;
-        if (in_block == 0)
-            hash_begin(&hash);
+        size_t whole = n / DPQ_QW * DPQ_QW;
         dpq_one_follow(search, s);
-        size_t found = dpq_one_filter(db, &s->look, v, whole, hashing ? &hash : NULL);
+        size_t found = dpq_one_filter(db, &s->look, v, whole);
         dpq_one_rescore(search, s, found);
         s->counters.bounded += whole;
         s->counters.rescored += found;
         if (whole < n)
             dpq_one_float_chunk(search, s, v + whole, n - whole);
-        if (db->hashes && (v + n == db->n || in_block + n == DPQ_HASH_BLOCK))
-            db->hashes[v / DPQ_HASH_BLOCK] =
-                hash_end(&hash, dpq_row(db, v), hashing ? 0 : n * db->code_size, (in_block + n) * db->code_size);
     }
 }
 
 static void dpq_one_float_scan(dpq_single_search *search, dpq_single *s, size_t first, size_t end)
 {
-    const dpq_database *db = search->db;
     for (size_t n, v = first; v < end; v += n) {
-        size_t left = db->n - v;
         n = dpq_first_chunks(v, DPQ_ONE_CHUNK);
         n = end - v < n ? end - v : n;
-        if (db->hashes && v % DPQ_HASH_BLOCK == 0)
-            db->hashes[v / DPQ_HASH_BLOCK] =
-                hash_bytes(dpq_row(db, v), (left < DPQ_HASH_BLOCK ? left : DPQ_HASH_BLOCK) * db->code_size);
         dpq_one_rescore_pending(search, s); /* at once: the first threshold is worth more than the time to fetch */
         dpq_one_follow(search, s);
         dpq_one_float_chunk(search, s, v, n);
@@ -489,7 +465,7 @@ static void dpq_one_search(dpq_single_search *search, const dpq_queries *qs, siz
     if (search->bytes)
         dpq_one_calibrate(search, qs, q, high);
     atomic_store(&search->limit, search->top.limit);
-    dpq_one_share(search, db->n, DPQ_HASH_BLOCK);
+    dpq_one_share(search, db->n, DPQ_ONE_SHARE);
     for (size_t t = 0; t < search->n_threads; t++)
         search->singles[t].counters = (dpq_counters){0, 0, 0}; /* of threads that do not come */
     dpq_run_together(search->n_threads, dpq_one_work, search);
