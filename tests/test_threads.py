@@ -64,7 +64,7 @@ def test_the_first_error_is_raised_when_all_have_ended():
 
     for n_threads in (1, 3):
         ended.clear()
-        with pytest.raises(ValueError, match="^1$"):
+        with pytest.raises(ValueError, match=r"^1$"):
             pool.run(call, [(i,) for i in range(5)], n_threads)
         assert sorted(ended) == list(range(5))
 

@@ -6,7 +6,6 @@ from functools import cached_property
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
 from . import encoder, tables
 from .codebooks import Codebooks, Codes, Floats

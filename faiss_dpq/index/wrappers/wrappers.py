@@ -11,14 +11,13 @@ C++ object may change it at any time.
 
 import itertools
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
-from ...codec import Floats
+from ...codec import Floats, threads
 from ...search.flat import MISSING, Labels
 from ...search.selection import selector_of
 from ..flat import IndexDPQ
@@ -708,12 +707,8 @@ class _Threaded(_Wrapper):
 
     def _run(self, method: Callable[[int, faiss.Index], Any]) -> list[Any]:
         """`method(i, index)` of every index; if some raise, it is done of the others all the same, as FAISS does."""
-        indexes = self._inner_indexes()
-        if self._threaded and len(indexes) > 1:
-            with ThreadPoolExecutor(len(indexes)) as pool:
-                outcomes = list(pool.map(_outcome, [method] * len(indexes), range(len(indexes)), indexes))
-        else:
-            outcomes = [_outcome(method, i, index) for i, index in enumerate(indexes)]
+        calls = [(method, i, index) for i, index in enumerate(self._inner_indexes())]
+        outcomes = threads.run(_outcome, calls, n_threads=len(calls) if self._threaded else 1)
         errors = [(i, outcome) for i, outcome in enumerate(outcomes) if isinstance(outcome, Exception)]
         if len(errors) == 1:
             raise errors[0][1]
