@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faiss_dpq import _kernels
-from faiss_dpq.codec import ProgressiveQuantizer
-from faiss_dpq.codec import quantizer as quantizer_module
+from faiss_dpq.codec import ProgressiveQuantizer, encoder
+from faiss_dpq.codec import codebooks as codebooks_module
 
 shapes = st.fixed_dictionaries(
     {
@@ -111,9 +111,7 @@ def errors(codebooks, x, codes):
 def test_encode_is_beam_search(
     simd, shape, beam_size, by_tables, prefix_weight, parallel_weight, offset, residual, monkeypatch
 ):
-    if not by_tables and shape["nbits"] < 4:
-        return  # cross tables of so few codewords always fit
-    monkeypatch.setattr(quantizer_module, "MAX_CROSS_TABLE_BYTES", (1 << 40) if by_tables else -1)
+    monkeypatch.setattr(codebooks_module, "MAX_CROSS_TABLE_BYTES", (1 << 40) if by_tables else -1)
     rng = np.random.default_rng(shape["seed"])
     codebooks = naive.random_codebooks(rng, shape["M"], 1 << shape["nbits"], shape["d"], offset)
     x = (offset + rng.standard_normal((shape["n"], shape["d"]))).astype(np.float32)
@@ -149,13 +147,17 @@ def test_a_code_does_not_depend_on_the_vectors_encoded_before(simd, beam_size):
 
 @pytest.mark.parametrize("by_tables", [True, False])
 def test_errors_along_a_vector_count_for_more(simd, by_tables, digits, monkeypatch):
-    monkeypatch.setattr(quantizer_module, "MAX_CROSS_TABLE_BYTES", (1 << 40) if by_tables else -1)
+    monkeypatch.setattr(codebooks_module, "MAX_CROSS_TABLE_BYTES", (1 << 40) if by_tables else -1)
     codebooks = naive.random_codebooks(np.random.default_rng(0), 4, 16, 64) + digits.mean(0) / 4
     quantizer = ProgressiveQuantizer(codebooks).shrunk(0.9)
     x = digits[:300]
 
     def parallel_and_all(weight):
-        error = quantizer._encoded(x) + quantizer._centre - quantizer.decode(quantizer.encode(x, 8, 0, weight))
+        error = (
+            encoder.centred_and_shrunk(quantizer, x)
+            + quantizer._centre
+            - quantizer.decode(quantizer.encode(x, 8, 0, weight))
+        )
         along = (x * error).sum(1) / np.linalg.norm(x, axis=1)
         return (along**2).mean(), (error**2).sum(1).mean()
 
