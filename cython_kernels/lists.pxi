@@ -233,17 +233,15 @@ cdef class ListScan:
         keys, counts : (nq, nprobe), counts 0 where a key is no list; codes, ids, sizes, allowed : see dpq_lists.h.
         distances, labels : (nq, k), written: best first, ties by the order of lists in `keys` and of vectors in a list;
             (+-FLT_MAX, -1) where there are fewer. places : likewise, list << 32 | offset of every result, or None.
-
-        Returns (vectors judged by bytes, of these rescored, vectors scanned in float32), summed over queries.
         """
         cdef size_t nq = xq.shape[0], k = distances.shape[1]
         cdef dpq_lists lists = self.lists
         cdef dpq_probes probes
         cdef dpq_counters counters
         cdef query_work work
-        counters.bounded = counters.rescored = counters.floated = 0
+        memset(&counters, 0, sizeof(counters))
         if nq == 0:
-            return 0, 0, 0
+            return
         lists.codes = &codes[0]
         lists.sizes = &sizes[0]
         lists.words = 1
@@ -261,7 +259,7 @@ cdef class ListScan:
                 &xq[0, 0], &lists, &probes, &ids[0], k, &work, &scratch[0], &distances[0, 0], &labels[0, 0],
                 &places[0, 0] if places is not None else NULL, &counters,
             )
-        return counters.bounded, counters.rescored, counters.floated
+        count_lists(&counters)
 
     def search_arrays(
         self,
@@ -293,16 +291,18 @@ cdef class ListScan:
         if not self.is_true_of(&lists, &probes, &hashes[0, 0]):
             return False
         cdef query_work work
-        cdef dpq_counters unread
-        memset(&unread, 0, sizeof(unread))
+        cdef dpq_counters counters
+        memset(&counters, 0, sizeof(counters))
         cdef size_t size = self.lay_out(nq, k, NULL, &work)
         cdef uint8_t[::1] scratch = scratch_of_thread(size + kernels.lists_scratch(&lists, &probes, k))
         self.lay_out(nq, k, &scratch[0], &work)
         with nogil:
             self.scan(
                 &xq[0, 0], &lists, &probes, arrays.ids[0] + arrays.at, k, &work, &scratch[0] + size, &distances[0, 0],
-                &labels[0, 0], NULL, &unread,
+                &labels[0, 0], NULL, &counters,
             )
+        count_lists(&counters)
+        counted.few_probes += 1
         return True
 
     cdef void open(self, ArrayLists arrays, dpq_lists *lists) noexcept:
@@ -469,8 +469,8 @@ cdef class SingleListScan(Single):
         cdef dpq_lists lists
         cdef dpq_probes probes
         cdef query_work work
-        cdef dpq_counters unread
-        memset(&unread, 0, sizeof(unread))
+        cdef dpq_counters counters
+        memset(&counters, 0, sizeof(counters))
         cdef single_work own
         self.lists.open(self.arrays, &lists)
         probes.nprobe = self.nprobe
@@ -495,8 +495,10 @@ cdef class SingleListScan(Single):
         with nogil:
             self.lists.scan(
                 query, &lists, &probes, self.arrays.ids[0] + self.arrays.at, k, &work, memory + size, distances,
-                labels, NULL, &unread,
+                labels, NULL, &counters,
             )
+        count_lists(&counters)
+        counted.direct_lists += 1
         return results
 
     cdef size_t lay_out(self, uint8_t *memory, single_work *work) noexcept:

@@ -52,20 +52,17 @@ def scan(
     hashes : (ceil(n / HASH_BLOCK),), written, for one query only: what `hash_blocks` gives; or None.
     n_threads : that queries scanned one by one are scanned with, at most.
     distances, labels : (nq, k), written; (inf, -1) where there are fewer.
-
-    Returns (vectors judged by bytes, of these rescored in float32, vectors scanned in float32), summed over queries.
     """
     cdef size_t nq = tables.shape[0], k = distances.shape[1], n = packed.shape[0], q, i
-    cdef dpq_counters counters
+    cdef dpq_counters batch, single
     cdef dpq_database db
     cdef dpq_queries queries
-    counters.bounded = counters.rescored = counters.floated = 0
     if nq == 0:
-        return 0, 0, 0
+        return
     if n == 0:
         distances[:] = INFINITY
         labels[:] = -1
-        return 0, 0, 0
+        return
     db = make_database(packed, nbits, levels, cross, terms)
     db.term_bins = &bins[0] if bins is not None else NULL
     db.term_min = term_min
@@ -87,22 +84,27 @@ def scan(
     )
     cdef uint8_t[::1] scratch = scratch_of_thread(scratch_size)
     cdef uint32_t[:, ::1] ids = np.empty((nq, k), np.uint32)
+    memset(&batch, 0, sizeof(batch))
+    memset(&single, 0, sizeof(single))
     with nogil:
         queries.nq = batched
         if batched:
-            kernels.scan_batch(&db, &queries, k, &distances[0, 0], &ids[0, 0], &scratch[0], &counters)
+            kernels.scan_batch(&db, &queries, k, &distances[0, 0], &ids[0, 0], &scratch[0], &batch)
         queries.tables += batched * tables.shape[1]
         queries.norms += batched
         queries.table_errors += batched
         queries.nq = nq - batched
         if batched < nq:
             kernels.scan_single(
-                &db, &queries, k, n_threads, &distances[batched, 0], &ids[batched, 0], &scratch[0], &counters
+                &db, &queries, k, n_threads, &distances[batched, 0], &ids[batched, 0], &scratch[0], &single
             )
         for q in range(nq):
             for i in range(k):
                 labels[q, i] = -1 if ids[q, i] == UINT32_MAX else first_id + ids[q, i]
-    return counters.bounded, counters.rescored, counters.floated
+    if batched:
+        count_scan(&batch, &counted.batch_scans)
+    if batched < nq:
+        count_scan(&single, &counted.single_scans)
 
 
 cdef class SingleScan(Single):
@@ -178,11 +180,15 @@ cdef class SingleScan(Single):
         cdef float *table = <float *>take(&at, width * sizeof(float))
         cdef uint32_t *ids = <uint32_t *>take(&at, k * sizeof(uint32_t))
         cdef dpq_database db = self.db
+        cdef dpq_counters counters
+        memset(&counters, 0, sizeof(counters))
         db.hashes = <uint64_t *>take(&at, n_hashes * sizeof(uint64_t))
         with nogil:
-            self.scan(&db, query, n_threads, moved, table, at, k, distances, ids)
+            self.scan(&db, query, n_threads, moved, table, at, k, distances, ids, &counters)
             for i in range(k):
                 labels[i] = -1 if ids[i] == UINT32_MAX else <int64_t>ids[i]
+        count_scan(&counters, &counted.single_scans)
+        counted.direct += 1
         same = memcmp(db.hashes, &self.expected[0], n_hashes * sizeof(uint64_t)) == 0
         return results if same else None
 
@@ -192,12 +198,11 @@ cdef class SingleScan(Single):
         return 1 if most <= 1 else max(1, min(most, <size_t>omp_get_max_threads()))
 
     cdef void scan(self, const dpq_database *db, const float *query, size_t n_threads, float *moved, float *table,
-                   uint8_t *scratch, size_t k, float *distances, uint32_t *ids) noexcept nogil:
+                   uint8_t *scratch, size_t k, float *distances, uint32_t *ids,
+                   dpq_counters *counters) noexcept nogil:
         """Distances, as FAISS gives them, and ids."""
         cdef bint inner_product = self.centre is None
         cdef dpq_queries queries
-        cdef dpq_counters unread
-        memset(&unread, 0, sizeof(unread))
         cdef float norm, error, constant
         cdef float products[DPQ_PANEL]
         cdef size_t i
@@ -220,7 +225,7 @@ cdef class SingleScan(Single):
         queries.table_errors = &error
         queries.inner_product = inner_product
         queries.nq = 1
-        kernels.scan_single(db, &queries, k, n_threads, distances, ids, scratch, &unread)
+        kernels.scan_single(db, &queries, k, n_threads, distances, ids, scratch, counters)
         for i in range(k):
             if ids[i] == UINT32_MAX:
                 distances[i] = -FLT_MAX if inner_product else FLT_MAX

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
@@ -10,6 +11,9 @@ import faiss
 
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
+
+#: The most threads that took part in one call of `run` so far; a test that reads it sets it to 0 before.
+most_threads = 0
 
 
 def _forget_pool() -> None:
@@ -34,7 +38,7 @@ def slices(n: int, parts: int, multiple: int = 1) -> list[slice]:
 
 def run(function: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
     """Call `function` with every tuple of `arguments`, together; the first error is raised once all have ended."""
-    global _pool, _pool_size
+    global _pool, _pool_size, most_threads
     if len(arguments) <= 1:
         for some in arguments:
             function(*some)
@@ -42,10 +46,17 @@ def run(function: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> 
     n_threads = faiss.omp_get_max_threads()
     if _pool is None or _pool_size < n_threads:
         _pool, _pool_size = ThreadPoolExecutor(n_threads, "faiss_dpq"), n_threads
-    futures = [_pool.submit(function, *some) for some in arguments[1:]]
+    took_part = {threading.get_ident()}
+
+    def work(*some: Any) -> None:
+        took_part.add(threading.get_ident())
+        function(*some)
+
+    futures = [_pool.submit(work, *some) for some in arguments[1:]]
     try:
         function(*arguments[0])
     finally:
         wait(futures)
+        most_threads = max(most_threads, len(took_part))
     for future in futures:
         future.result()
