@@ -41,6 +41,8 @@ typedef struct {
     uint64_t bounded;  /* (vector, query) pairs judged by their uint8 bound */
     uint64_t rescored; /* of these, how many survived */
     uint64_t floated;  /* pairs scanned in float32 */
+    uint64_t together; /* groups of queries that scanned an inverted list together */
+    uint64_t threads;  /* the most that took part in the scan of one query; 0 where there is only ever one */
 } dpq_counters;
 
 #endif

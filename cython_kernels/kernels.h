@@ -10,6 +10,11 @@
  * a chain of additions. */
 enum { DPQ_LINEAR_DEPTH = 64 };
 
+/* How many vectors had a guessed limit that was enough, or too low: see encode_impl.h. */
+typedef struct {
+    uint64_t enough, too_low;
+} dpq_guesses;
+
 /* One beam search step of a block of vectors: see encode_impl.h. */
 typedef struct {
     size_t n, K, level, beam_in, beam_out;
@@ -38,6 +43,7 @@ typedef struct {
     float *partial;           /* scratch [level][K] */
     uint32_t *slots;          /* scratch [beam_out + beam_in * K] */
     float *scores;            /* scratch [beam_in * K + 16 + 4 * (beam_out + 16)] */
+    dpq_guesses *guesses;     /* added to */
 } dpq_encode_step;
 
 typedef struct {

@@ -110,8 +110,6 @@ cdef class ListScan:
         keys, counts : (nq, nprobe), counts 0 where a key is no list.
         distances, labels : (nq, k), written: best first, ties by the order of lists in `keys` and of vectors in a list;
             (+-FLT_MAX, -1) where there are fewer. places : likewise, list << 32 | offset of every result, or None.
-
-        Returns (vectors judged by bytes, of these rescored, vectors scanned in float32), summed over queries.
         """
         cdef size_t nq = xq.shape[0], k = distances.shape[1]
         cdef const uint64_t[::1] codes = lists.codes, ids = lists.ids, allowed = lists.allowed
@@ -120,9 +118,9 @@ cdef class ListScan:
         cdef dpq_probes probes
         cdef dpq_counters counters
         cdef query_work work
-        counters.bounded = counters.rescored = counters.floated = 0
+        memset(&counters, 0, sizeof(counters))
         if nq == 0:
-            return 0, 0, 0
+            return
         opened.codes = &codes[0]
         opened.sizes = &sizes[0]
         opened.allowed = &allowed[0] if allowed is not None else NULL
@@ -139,7 +137,7 @@ cdef class ListScan:
                 &xq[0, 0], &opened, &probes, &ids[0], k, &work, &scratch[0], &distances[0, 0], &labels[0, 0],
                 &places[0, 0] if places is not None else NULL, &counters,
             )
-        return counters.bounded, counters.rescored, counters.floated
+        count_lists(&counters)
 
     def search_few(self, ListReader reader, const float[:, ::1] xq, const int64_t[:, ::1] keys, size_t max_codes,
                    float[:, ::1] distances, int64_t[:, ::1] labels):
@@ -151,10 +149,11 @@ cdef class ListScan:
         """
         cdef size_t nq = xq.shape[0], nprobe = keys.shape[1], k = distances.shape[1]
         cdef uint8_t[::1] scratch = lent_scratch(self.few_size(reader, nq, nprobe, k))
-        found = self.few(
+        cdef bint found = self.few(
             reader, &xq[0, 0], nq, &keys[0, 0], nprobe, max_codes, k, &scratch[0], &distances[0, 0], &labels[0, 0]
         )
         give_back(scratch)
+        counted.few_probes += found
         return found
 
     cdef size_t few_size(self, ListReader reader, size_t nq, size_t nprobe, size_t k) noexcept:
@@ -175,8 +174,8 @@ cdef class ListScan:
         cdef query_work work
         cdef dpq_lists lists = self.lists
         cdef dpq_probes probes
-        cdef dpq_counters unread
-        memset(&unread, 0, sizeof(unread))
+        cdef dpq_counters counters
+        memset(&counters, 0, sizeof(counters))
         scratch += self.lay_out_few(nq, nprobe, scratch, &own)
         scratch += self.lay_out(nq, k, scratch, &work)
         reader.read(keys, nq * nprobe, own.codes, own.ids, own.sizes)
@@ -186,7 +185,8 @@ cdef class ListScan:
         if not self.count(&lists, &probes, own.ids, max_codes, own.counts):
             return False
         with nogil:
-            self.scan(xq, &lists, &probes, own.ids, k, &work, scratch, distances, labels, NULL, &unread)
+            self.scan(xq, &lists, &probes, own.ids, k, &work, scratch, distances, labels, NULL, &counters)
+        count_lists(&counters)
         return True
 
     cdef bint count(self, const dpq_lists *lists, const dpq_probes *probes, const uint64_t *ids, size_t max_codes,
@@ -340,10 +340,11 @@ cdef class OneQueryListScan(OneQueryScan):
                 own.scores, n_panels * DPQ_PANEL,
             )
             dpq_nearest(own.scores, self.lists.lists.nlist, self.nprobe, own.heap, own.keys)
-        found = self.lists.few(
+        cdef bint found = self.lists.few(
             self.reader, query, 1, own.keys, self.nprobe, self.max_codes, k, &scratch[size], distances, labels
         )
         give_back(scratch)
+        counted.direct_lists += found
         return results if found else None
 
     cdef size_t lay_out(self, uint8_t *memory, nearest_work *work) noexcept:

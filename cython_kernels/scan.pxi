@@ -62,6 +62,8 @@ def scan(CodeView view, QueryBlock queries, float[:, ::1] distances, int64_t[:, 
     )
     cdef uint8_t[::1] scratch = scratch_of_thread(scratch_size)
     cdef uint32_t[:, ::1] ids = np.empty((nq, k), np.uint32)
+    memset(&batch, 0, sizeof(batch))
+    memset(&single, 0, sizeof(single))
     with nogil:
         if batched:
             kernels.scan_batch(&view.db, &together, k, &distances[0, 0], &ids[0, 0], &scratch[0], &counters)
@@ -72,7 +74,10 @@ def scan(CodeView view, QueryBlock queries, float[:, ::1] distances, int64_t[:, 
         for q in range(nq):
             for i in range(k):
                 labels[q, i] = -1 if ids[q, i] == UINT32_MAX else first_id + ids[q, i]
-    return counters.bounded, counters.rescored, counters.floated
+    if batched:
+        count_scan(&batch, &counted.batch_scans)
+    if batched < nq:
+        count_scan(&single, &counted.single_scans)
 
 
 cdef enum:
@@ -169,8 +174,6 @@ cdef class OneQueryCodeScan(OneQueryScan):
         """Distances, as FAISS gives them, and ids."""
         cdef bint inner_product = self.tables.inner_product
         cdef dpq_queries queries
-        cdef dpq_counters unread
-        memset(&unread, 0, sizeof(unread))
         cdef float norm, error, constant
         cdef float products[DPQ_PANEL]
         cdef size_t i

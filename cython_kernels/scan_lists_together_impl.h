@@ -150,6 +150,7 @@ static void lists_group_scan(const dpq_lists *lists, dpq_lists_scan *s, dpq_toge
     }
     if (live)
         lists_interleave(lists, g);
+    s->counters->together++;
     for (size_t n, v = 0; v < count && live; v += n) {
         n = dpq_min(DPQ_GROUP_CHUNK, count - v);
         lists_group_scan_chunk(db, g, v, n);

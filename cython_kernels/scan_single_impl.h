@@ -467,8 +467,9 @@ static void dpq_one_search(dpq_single_search *search, const dpq_queries *qs, siz
     atomic_store(&search->limit, search->top.limit);
     dpq_one_share(search, db->n, DPQ_ONE_SHARE);
     for (size_t t = 0; t < search->n_threads; t++)
-        search->singles[t].counters = (dpq_counters){0, 0, 0}; /* of threads that do not come */
-    dpq_run_together(search->n_threads, dpq_one_work, search);
+        search->singles[t].counters = (dpq_counters){0}; /* of threads that do not come */
+    size_t threads = dpq_run_together(search->n_threads, dpq_one_work, search);
+    counters->threads = threads > counters->threads ? threads : counters->threads;
     for (size_t t = 0; t < search->n_threads; t++) {
         counters->bounded += search->singles[t].counters.bounded;
         counters->rescored += search->singles[t].counters.rescored;

@@ -50,6 +50,12 @@ cdef extern from "kernels.h" nogil:
         uint64_t bounded
         uint64_t rescored
         uint64_t floated
+        uint64_t together
+        uint64_t threads
+
+    ctypedef struct dpq_guesses:
+        uint64_t enough
+        uint64_t too_low
 
     ctypedef struct dpq_encode_step:
         size_t n
@@ -82,6 +88,7 @@ cdef extern from "kernels.h" nogil:
         float *partial
         uint32_t *slots
         float *scores
+        dpq_guesses *guesses
 
     ctypedef struct dpq_kernels:
         void (*linear)(

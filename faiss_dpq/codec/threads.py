@@ -2,7 +2,11 @@
 
 import itertools
 import os
+<<<<<<< HEAD
 from collections import deque
+=======
+import threading
+>>>>>>> h-tests
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
@@ -11,6 +15,9 @@ import faiss
 
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
+
+#: The most threads that took part in one call of `run` so far; a test that reads it sets it to 0 before.
+most_threads = 0
 
 
 def _forget_pool() -> None:
@@ -33,6 +40,7 @@ def slices(n: int, parts: int, multiple: int = 1) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 
 
+<<<<<<< HEAD
 def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], n_threads: int | None = None) -> list[Any]:
     """Call `function` with every tuple of `arguments`, on several threads, and return the results in their order.
 
@@ -89,3 +97,29 @@ def _pool_of(n_threads: int) -> ThreadPoolExecutor:
     if _pool is None or _pool_size < n_threads:
         _pool, _pool_size = ThreadPoolExecutor(n_threads, "faiss_dpq"), n_threads
     return _pool
+=======
+def run(function: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
+    """Call `function` with every tuple of `arguments`, together; the first error is raised once all have ended."""
+    global _pool, _pool_size, most_threads
+    if len(arguments) <= 1:
+        for some in arguments:
+            function(*some)
+        return
+    n_threads = faiss.omp_get_max_threads()
+    if _pool is None or _pool_size < n_threads:
+        _pool, _pool_size = ThreadPoolExecutor(n_threads, "faiss_dpq"), n_threads
+    took_part = {threading.get_ident()}
+
+    def work(*some: Any) -> None:
+        took_part.add(threading.get_ident())
+        function(*some)
+
+    futures = [_pool.submit(work, *some) for some in arguments[1:]]
+    try:
+        function(*arguments[0])
+    finally:
+        wait(futures)
+        most_threads = max(most_threads, len(took_part))
+    for future in futures:
+        future.result()
+>>>>>>> h-tests
