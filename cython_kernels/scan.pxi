@@ -39,18 +39,15 @@ def scan(CodeView view, QueryBlock queries, float[:, ::1] distances, int64_t[:, 
     distances, labels : (nq, k), written; (inf, -1) where there are fewer.
     n_threads : that queries scanned one by one are scanned with, at most.
     first_id : the id of the view's first code.
-
-    Returns (vectors judged by bytes, of these rescored in float32, vectors scanned in float32), summed over queries.
     """
     cdef size_t nq = queries.queries.nq, k = distances.shape[1], q, i
-    cdef dpq_counters counters
-    counters.bounded = counters.rescored = counters.floated = 0
+    cdef dpq_counters batch, single
     if nq == 0:
-        return 0, 0, 0
+        return
     if view.db.n == 0:
         distances[:] = INFINITY
         labels[:] = -1
-        return 0, 0, 0
+        return
     # Queries left over from whole groups of the batch scan may be too few for it.
     cdef size_t batched = nq - nq % kernels.batch_width
     if nq - batched >= kernels.least_batch:
@@ -66,10 +63,10 @@ def scan(CodeView view, QueryBlock queries, float[:, ::1] distances, int64_t[:, 
     memset(&single, 0, sizeof(single))
     with nogil:
         if batched:
-            kernels.scan_batch(&view.db, &together, k, &distances[0, 0], &ids[0, 0], &scratch[0], &counters)
+            kernels.scan_batch(&view.db, &together, k, &distances[0, 0], &ids[0, 0], &scratch[0], &batch)
         if batched < nq:
             kernels.scan_single(
-                &view.db, &alone, k, n_threads, &distances[batched, 0], &ids[batched, 0], &scratch[0], &counters
+                &view.db, &alone, k, n_threads, &distances[batched, 0], &ids[batched, 0], &scratch[0], &single
             )
         for q in range(nq):
             for i in range(k):
@@ -158,10 +155,14 @@ cdef class OneQueryCodeScan(OneQueryScan):
         cdef float *moved = <float *>take(&at, d * sizeof(float))
         cdef float *table = <float *>take(&at, self.tables.width * sizeof(float))
         cdef uint32_t *ids = <uint32_t *>take(&at, k * sizeof(uint32_t))
+        cdef dpq_counters counters
+        memset(&counters, 0, sizeof(counters))
         with nogil:
-            self.scan(query, n_threads, moved, table, at, k, distances, ids)
+            self.scan(query, n_threads, moved, table, at, k, distances, ids, &counters)
             for i in range(k):
                 labels[i] = -1 if ids[i] == UINT32_MAX else <int64_t>ids[i]
+        count_scan(&counters, &counted.single_scans)
+        counted.direct += 1
         return results
 
     cdef size_t threads(self) except 0:
@@ -170,7 +171,7 @@ cdef class OneQueryCodeScan(OneQueryScan):
         return 1 if most <= 1 else max(1, min(most, <size_t>omp_get_max_threads()))
 
     cdef void scan(self, const float *query, size_t n_threads, float *moved, float *table, uint8_t *scratch, size_t k,
-                   float *distances, uint32_t *ids) noexcept nogil:
+                   float *distances, uint32_t *ids, dpq_counters *counters) noexcept nogil:
         """Distances, as FAISS gives them, and ids."""
         cdef bint inner_product = self.tables.inner_product
         cdef dpq_queries queries
@@ -194,7 +195,7 @@ cdef class OneQueryCodeScan(OneQueryScan):
         queries.table_errors = &error
         queries.inner_product = inner_product
         queries.nq = 1
-        kernels.scan_single(&self.view.db, &queries, k, n_threads, distances, ids, scratch, &unread)
+        kernels.scan_single(&self.view.db, &queries, k, n_threads, distances, ids, scratch, counters)
         for i in range(k):
             if ids[i] == UINT32_MAX:
                 distances[i] = -FLT_MAX if inner_product else FLT_MAX

@@ -2,11 +2,8 @@
 
 import itertools
 import os
-<<<<<<< HEAD
-from collections import deque
-=======
 import threading
->>>>>>> h-tests
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
@@ -40,7 +37,6 @@ def slices(n: int, parts: int, multiple: int = 1) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 
 
-<<<<<<< HEAD
 def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], n_threads: int | None = None) -> list[Any]:
     """Call `function` with every tuple of `arguments`, on several threads, and return the results in their order.
 
@@ -59,9 +55,11 @@ def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], n_th
     Exception
         If calls raise, the error of the first of them, after all calls have been made and have ended.
     """
+    global most_threads
     n_threads = min(len(arguments), n_threads or faiss.omp_get_max_threads())
     calls, results = deque(enumerate(arguments)), [None] * len(arguments)
     errors: dict[int, Exception] = {}
+    took_part = set()
 
     def work() -> None:
         while calls:
@@ -69,6 +67,7 @@ def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], n_th
                 number, some = calls.popleft()
             except IndexError:  # another thread took the last one
                 return
+            took_part.add(threading.get_ident())
             try:
                 results[number] = function(*some)
             except Exception as error:
@@ -81,6 +80,7 @@ def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], n_th
         calls.clear()  # not empty only if this thread was interrupted
         begun = [helper for helper in helpers if not helper.cancel()]
         wait(begun)
+        most_threads = max(most_threads, len(took_part))
     try:
         for helper in begun:
             helper.result()
@@ -97,29 +97,3 @@ def _pool_of(n_threads: int) -> ThreadPoolExecutor:
     if _pool is None or _pool_size < n_threads:
         _pool, _pool_size = ThreadPoolExecutor(n_threads, "faiss_dpq"), n_threads
     return _pool
-=======
-def run(function: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
-    """Call `function` with every tuple of `arguments`, together; the first error is raised once all have ended."""
-    global _pool, _pool_size, most_threads
-    if len(arguments) <= 1:
-        for some in arguments:
-            function(*some)
-        return
-    n_threads = faiss.omp_get_max_threads()
-    if _pool is None or _pool_size < n_threads:
-        _pool, _pool_size = ThreadPoolExecutor(n_threads, "faiss_dpq"), n_threads
-    took_part = {threading.get_ident()}
-
-    def work(*some: Any) -> None:
-        took_part.add(threading.get_ident())
-        function(*some)
-
-    futures = [_pool.submit(work, *some) for some in arguments[1:]]
-    try:
-        function(*arguments[0])
-    finally:
-        wait(futures)
-        most_threads = max(most_threads, len(took_part))
-    for future in futures:
-        future.result()
->>>>>>> h-tests

@@ -16,6 +16,7 @@ from .quantized import ADD_BLOCK, Quantized, has_fitting_codes, search_type
 from .registry import stands_for
 from .tensors import accepts_tensors
 
+
 class SearchParametersDPQ(faiss.SearchParameters):
     """Parameters of one search of an IndexDPQ.
 
@@ -186,9 +187,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         lims, D, I = scan.range_search(*self._searched(params), x, thresh)
         return lims.astype(np.uint64), D, I
 
-    def _searched(
-        self, params: faiss.SearchParameters | None
-    ) -> tuple[DerivedCodes, _kernels.CodeView, Selection]:
+    def _searched(self, params: faiss.SearchParameters | None) -> tuple[DerivedCodes, _kernels.CodeView, Selection]:
         """What a search with these parameters compares."""
         if params is not None and not isinstance(params, faiss.SearchParameters):
             raise TypeError(f"IndexDPQ: params is a {type(params).__name__}, expected faiss.SearchParameters")

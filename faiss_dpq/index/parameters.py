@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codec import Floats, threads
-from ..search.flat import Labels
+from ..search.selection import Labels
 from .ivf import IndexIVFDPQ
 from .wrappers import IndexIDMap, IndexPreTransform, IndexRefine, IndexReplicas, IndexShards
 

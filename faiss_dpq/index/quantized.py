@@ -1,4 +1,4 @@
-"""What IndexDPQ and IndexIVFDPQ share: FAISS's residual quantizer `rq`, whose codebooks this package trains and uses."""
+"""What IndexDPQ and IndexIVFDPQ share: FAISS's residual quantizer `rq`, whose codebooks this package trains."""
 
 from typing import Any
 
@@ -76,10 +76,9 @@ class Quantized(Base):
         return _kernels.FaissVector(self.rq.codebooks).rows(self.d, np.float32)
 
     def invalidate(self) -> None:
+        """Tell the index that codes or codebooks were overwritten in place, as `Base.invalidate` says."""
         super().invalidate()
         self._cached = None
-
-    invalidate.__doc__ = Base.invalidate.__doc__
 
     @property
     def residual_quantizer(self) -> ProgressiveQuantizer:

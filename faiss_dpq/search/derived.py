@@ -94,9 +94,7 @@ class DerivedCodes:
         return view
 
     def _plain(self, packed: Bytes, *derived: Any, **more: Any) -> _kernels.CodeView:
-        return _kernels.CodeView(
-            packed, self.quantizer.nbits, self.levels, self.quantizer._cross, *derived, **more
-        )
+        return _kernels.CodeView(packed, self.quantizer.nbits, self.levels, self.quantizer._cross, *derived, **more)
 
     def _radius(self, packed: Bytes) -> float:
         quantizer = self.quantizer

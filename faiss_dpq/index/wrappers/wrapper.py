@@ -10,7 +10,6 @@ C++ object may change it at any time.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import faiss
 
