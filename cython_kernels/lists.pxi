@@ -176,8 +176,10 @@ cdef class ListScan:
         cdef dpq_probes probes
         cdef dpq_counters counters
         memset(&counters, 0, sizeof(counters))
-        scratch += self.lay_out_few(nq, nprobe, scratch, &own)
-        scratch += self.lay_out(nq, k, scratch, &work)
+        cdef size_t own_size = self.lay_out_few(nq, nprobe, NULL, &own), size = self.lay_out(nq, k, NULL, &work)
+        self.lay_out_few(nq, nprobe, scratch, &own)
+        self.lay_out(nq, k, scratch + own_size, &work)
+        scratch += own_size + size
         reader.read(keys, nq * nprobe, own.codes, own.ids, own.sizes)
         lists.codes, lists.sizes, lists.code_size = own.codes, own.sizes, reader.code_size
         probes.keys, probes.counts, probes.nprobe, probes.queries.nq = keys, own.counts, nprobe, nq
@@ -216,6 +218,7 @@ cdef class ListScan:
         return True
 
     cdef size_t lay_out_few(self, size_t nq, size_t nprobe, uint8_t *memory, few_work *work) noexcept:
+        """As `lay_out`."""
         cdef uint8_t *at = memory
         work.counts = <int64_t *>take(&at, nq * nprobe * sizeof(int64_t))
         work.codes = <uint64_t *>take(&at, self.lists.nlist * sizeof(uint64_t))

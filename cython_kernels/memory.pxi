@@ -9,13 +9,14 @@ cdef enum:
 cdef class FaissVector:
     """Where a std::vector of FAISS has its contents, as the vector's own methods tell.
 
-    Called with the SWIG object itself, they take a tenth of a microsecond each.
+    Called with the SWIG object itself, they take a tenth of a microsecond each. dtype : of the items.
     """
 
-    cdef object this, data, size
+    cdef object this, data, size, dtype
 
-    def __init__(self, object vector):
+    def __init__(self, object vector, dtype=np.uint8):
         self.this, self.data, self.size = vector.this, type(vector).data, type(vector).size
+        self.dtype = np.dtype(dtype)
 
     cdef size_t count(self) except? 0:
         return self.size(self.this)
@@ -25,13 +26,13 @@ cdef class FaissVector:
         data = self.data(self.this)
         return NULL if data is None else <uint8_t *><uintptr_t>int(data)
 
-    def rows(self, size_t width, dtype=np.uint8):
+    def rows(self, size_t width):
         """The contents as an array of `width` columns, in place."""
         cdef cnp.npy_intp shape[2]
         shape[0], shape[1] = self.count() // width, width
         if shape[0] == 0:
-            return np.empty((0, width), dtype)
-        return cnp.PyArray_SimpleNewFromData(2, shape, np.dtype(dtype).num, self.address())
+            return np.empty((0, width), self.dtype)
+        return cnp.PyArray_SimpleNewFromData(2, shape, self.dtype.num, self.address())
 
 
 cdef uint64_t mixed(uint64_t digest, const uint8_t *row, size_t width) noexcept nogil:
@@ -137,7 +138,7 @@ cdef class Sample:
 cdef class Unchanged:
     """Whether FAISS's objects are what they were.
 
-    vectors : (FAISS's vector, the bytes of a row) of each whose address, size and sample are compared.
+    vectors : (FAISS's vector, dtype, items of a row) of each whose address, size and sample are compared.
     values : (FAISS's object, getter) of what is compared by value; pointers : likewise, of what is by address.
     """
 
@@ -145,9 +146,10 @@ cdef class Unchanged:
 
     def __init__(self, vectors, values=(), pointers=()):
         self.vectors = []
-        for vector, width in vectors:
-            found = FaissVector(vector)
-            self.vectors.append((found, Sample(found.rows(width)), <uintptr_t>found.address(), found.count()))
+        for vector, dtype, width in vectors:
+            found = FaissVector(vector, dtype)
+            sample = Sample(found.rows(width).view(np.uint8))
+            self.vectors.append((found, sample, <uintptr_t>found.address(), found.count()))
         self.values = [(owner.this, getter, getter(owner.this)) for owner, getter in values]
         self.pointers = [(owner.this, getter, int(getter(owner.this).this)) for owner, getter in pointers]
 

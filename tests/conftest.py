@@ -68,19 +68,19 @@ def calls(monkeypatch):
 
     def counted(method):
         def call(self, *args, **kwargs):
-            names.append(method.__name__)
+            names.append(method.__name__.lstrip("_"))
             return method(self, *args, **kwargs)
 
         return call
 
-    for name in ("train", "add", "sa_encode", "search", "range_search"):
+    for name in ("train", "add", "_sa_encode", "_search", "_range_search"):
         monkeypatch.setattr(faiss_dpq.IndexDPQ, name, counted(getattr(faiss_dpq.IndexDPQ, name)))
     return names
 
 
 @pytest.fixture
 def worth_threads(monkeypatch):
-    """Threads for indexes of some blocks of hashes."""
+    """Threads for small indexes."""
     monkeypatch.setattr(_scan, "_WORTH_A_THREAD", 1000)
 
 

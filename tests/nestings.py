@@ -5,6 +5,7 @@ import naive
 import numpy as np
 
 import faiss_dpq
+from faiss_dpq.index.wrappers.wrapper import Wrapper
 
 DIM = 12
 N = 300
@@ -110,13 +111,13 @@ def assert_same_ranges(ours, stock, thresh):
 
 
 def types_of(index):
-    inner_indexes = getattr(index, "_inner_indexes", None)
+    inner_indexes = index._inner_indexes if isinstance(index, Wrapper) else None
     # FAISS itself reads an IndexFlat back as an IndexFlatL2 or IndexFlatIP.
     own_type = faiss.IndexFlat if isinstance(index, faiss.IndexFlat) else type(index)
     return own_type, [types_of(inner) for inner in inner_indexes()] if inner_indexes else []
 
 
 def leaf_of(index):
-    while inner_indexes := getattr(index, "_inner_indexes", None):
-        index = inner_indexes()[0]
+    while isinstance(index, Wrapper):
+        index = index._inner_indexes()[0]
     return index

@@ -82,7 +82,7 @@ def test_add_does_not_depend_on_blocks_or_threads(trained_dpq, digits, threads, 
     for n_threads in (1, 2, 3):
         threads(n_threads)
         for block in (100, 1 << 16):
-            monkeypatch.setattr("faiss_dpq.index.flat._ADD_BLOCK", block)
+            monkeypatch.setattr("faiss_dpq.index.flat.ADD_BLOCK", block)
             index = trained_dpq.truncate(4)
             index.reset()
             index.add(digits[:333])

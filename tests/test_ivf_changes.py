@@ -11,7 +11,6 @@ from ivf_model import Model, assert_finds, filled, probed, stored
 from naive import METRICS, normal
 
 import faiss_dpq
-from faiss_dpq.search import lists as _lists
 
 OPERATIONS = ("add", "add_with_ids", "remove", "behind", "stock", "update", "merge", "levels", "reset")
 
@@ -81,13 +80,14 @@ def test_any_change_is_seen_by_the_next_search(metric, operations):
     assert_finds(*index.search(xq, 15), model, xq, probed(index, xq), metric) if model.x else None
 
 
-def test_codes_written_in_place_are_seen():
+def test_codes_written_in_place_are_seen_after_invalidate():
     rng = np.random.default_rng(9)
     index, _ = filled(rng, 800, 5, 3, 3, 8)
     index.nprobe = 3
     xq = normal(rng, 4, 5)
     index.search(xq, 10)
     faiss.rev_swig_ptr(index.invlists.get_codes(1), index.invlists.list_size(1) * 3)[::2] ^= 77
+    index.invalidate()
     model = Model()
     now = stored(index)
     model.put(np.array(list(now)), np.zeros(len(now), np.int64), np.stack(list(now.values())))
@@ -119,20 +119,6 @@ def test_new_codebooks_are_seen():
     index.rq.compute_codebook_tables()
     stock = faiss.deserialize_index(faiss.serialize_index(index))
     np.testing.assert_allclose(index.search(xq, 10)[0], stock.search(xq, 10)[0], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("nq", [1, 40])
-def test_lists_are_found_by_calls_where_their_layout_is_not_known(nq, monkeypatch):
-    assert _lists.vector_layout() is not None  # of this FAISS
-    rng = np.random.default_rng(17)
-    index, model = filled(rng, 2000, 5, 6, 3, 8)
-    index.nprobe = 4
-    monkeypatch.setattr(_lists, "vector_layout", lambda: None)
-    xq = normal(rng, nq, 5)
-    for _ in range(2):
-        assert_finds(*index.search(xq, 10), model, xq, probed(index, xq))
-        index.remove_ids(np.arange(50))
-        model.drop([i for i in range(50) if i in model.x])
 
 
 def test_update_vectors_with_array_map():

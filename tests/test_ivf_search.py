@@ -121,7 +121,7 @@ def test_searches_from_several_threads():
     xq = normal(rng, 64, 16)
     expected = [copy.deepcopy(index).search(xq, 10, params=faiss.SearchParametersIVF(nprobe=p)) for p in range(1, 9)]
     for _ in range(3):
-        index._derived_by_levels = None
+        index._known = None
         with ThreadPoolExecutor(4) as pool:
             found = pool.map(lambda p: index.search(xq, 10, params=faiss.SearchParametersIVF(nprobe=p)), range(1, 9))
             for (D, I), (D0, I0) in zip(found, expected, strict=True):

@@ -61,7 +61,7 @@ def test_encoding_is_the_beam_search_of_residuals():
 
 @pytest.mark.parametrize("blocks", [7, 1 << 16])
 def test_add_in_blocks(monkeypatch, blocks):
-    monkeypatch.setattr("faiss_dpq.index.ivf._ADD_BLOCK", blocks)
+    monkeypatch.setattr("faiss_dpq.index.ivf.ADD_BLOCK", blocks)
     rng = np.random.default_rng(7)
     index, _ = filled(rng, 0, 6, 5, 3, 4)
     x = normal(rng, 30, 6)

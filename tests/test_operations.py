@@ -1,8 +1,8 @@
 """Random sequences of everything that changes an index: after each, searches equal those of a naive model.
 
-The model is an array of codes. Bins, radii and hashes that the index derives from its codes would show if any way of
+The model is an array of codes. Bins and radii that the index derives from its codes would show if any way of
 changing these left them stale: our methods, FAISS's own through other Python objects of the same C++ index, and
-writing to the codes' memory.
+writing to the codes' memory, after which `invalidate` is called.
 """
 
 import faiss
@@ -19,7 +19,7 @@ from faiss_dpq.codec import codebooks as codebooks_module
 
 D = 7
 seeds = st.integers(0, 2**32 - 1)
-counts = st.integers(0, 40) | st.just(17_000)  # beyond a block of hashes, and of what is scanned in bytes
+counts = st.integers(0, 40) | st.just(17_000)  # beyond what is scanned in float32
 
 
 class Operations(RuleBasedStateMachine):
@@ -93,6 +93,7 @@ class Operations(RuleBasedStateMachine):
         memory[rows] = naive.pack(codes, self.nbits)
         for row, code in zip(rows, codes, strict=True):
             self.codes[row] = code
+        self.index.invalidate()
 
     def wrapped(self):
         """The index as a stock IndexPreTransform gives it back."""

@@ -54,7 +54,7 @@ def test_one_query_of_many_vectors(simd, kind, metric, tables, monkeypatch):
     if tables == "no cross tables":
         monkeypatch.setattr(codebooks_module, "MAX_CROSS_TABLE_BYTES", -1)
     rng = np.random.default_rng(0)
-    index = KINDS[kind](rng, 40_000, 20, 4, 8, metric)  # beyond a block of hashes, and of what is scanned in bytes
+    index = KINDS[kind](rng, 40_000, 20, 4, 8, metric)  # beyond what is scanned in float32
     xq = normal(rng, 5, 20)
     for k in (1, 10, 300):
         expected = index.search(xq, k)
@@ -224,13 +224,13 @@ def test_a_search_under_way_owns_what_it_reads(kind):
     rng = np.random.default_rng(1)
     index, xq = KINDS[kind](rng, 20_000, 24, 4, 8), normal(rng, 20, 24)
     expected = one_by_one(index, xq, 12)
-    watched = index._watched
-    index._derived_by_levels = None
+    direct = index._direct
+    setattr(index, "_derived" if kind == "flat" else "_known", None)
     copies = [copy.deepcopy(index) for _ in range(5)]
     for other in copies:  # takes the memory that is no longer owned
         other.search(xq, 12)
     assert_equal(one_by_one(index, xq, 12), expected)
-    assert index._watched is watched
+    assert index._direct is direct
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -246,6 +246,7 @@ def test_one_query_each_from_several_threads(kind):
             with ThreadPoolExecutor(4) as pool:
                 found = list(pool.map(lambda x: index.search(x[None], 12), xq))
             assert_equal(tuple(map(np.concatenate, zip(*found, strict=True))), expected)
-            index._derived_by_levels = index._watched = None
+            index._direct = None
+            setattr(index, "_derived" if kind == "flat" else "_known", None)
     finally:
         sys.setswitchinterval(interval)

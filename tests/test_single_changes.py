@@ -9,8 +9,6 @@ import pytest
 from naive import normal
 from one_query import KINDS, NLIST, assert_equal, codes_of, flat, inverted, is_short, one_by_one, write_codes
 
-from faiss_dpq.search import lists as _lists
-
 
 def new_array_lists(index):
     """Other lists, at another address, of the first half of each list's vectors."""
@@ -113,14 +111,16 @@ def test_codes_changed_and_changed_back(n_threads, threads, worth_threads, monke
     codes = memory.copy()
     for _ in range(3):
         write_codes(index, rng)
+        index.invalidate()
         index.search(xq, 10)
         memory[:] = codes
+        index.invalidate()
         assert_equal(one_by_one(index, xq, 10), expected)
         assert is_short(index, xq[:1], monkeypatch)
 
 
 @pytest.mark.parametrize("place", [0, 4096 * 4 + 1, 29_999])
-def test_threads_notice_one_code_changed(place, threads, worth_threads):
+def test_one_code_written_in_place_is_seen_after_invalidate(place, threads, worth_threads):
     threads(3)
     rng = np.random.default_rng(6)
     index, x = flat(rng, 30_000, 9, 4, 8), normal(rng, 1, 9)
@@ -128,6 +128,7 @@ def test_threads_notice_one_code_changed(place, threads, worth_threads):
         before = index.search(x, 30_000)
     (memory,) = codes_of(index)
     memory.reshape(-1, 4)[place, 3] ^= 1
+    index.invalidate()
     expected = copy.deepcopy(index).search(np.repeat(x, 2, axis=0), 30_000)
     found = index.search(x, 30_000)
     assert_equal(found, (expected[0][:1], expected[1][:1]))
@@ -142,29 +143,11 @@ def test_a_coarse_quantizer_emptied_is_noticed():
         index.search(x, 4)
 
 
-def test_other_lists_at_the_same_address_are_looked_at_again(monkeypatch):
-    index, x = inverted(np.random.default_rng(0)), np.zeros((1, 9), np.float32)
-    index.search(x, 4)
-    assert is_short(index, x, monkeypatch)
-    index.invlists.use_iterator = True  # one field stands for all of the object, its class among them
-    assert not is_short(index, x, monkeypatch)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_index_is_freed_with_its_last_name(kind):
     index, x = KINDS[kind](np.random.default_rng(0)), np.zeros((1, 9), np.float32)
     index.search(x, 4)
     index.search(x, 4)
-    watched = index._watched
+    direct = index._direct
     del index
-    assert sys.getrefcount(watched) == 2
-
-
-def test_lists_of_unknown_layout_are_searched_the_long_way(monkeypatch):
-    monkeypatch.setattr(_lists, "vector_layout", lambda: None)
-    rng = np.random.default_rng(7)
-    index, xq = inverted(rng), normal(rng, 3, 9)
-    expected = index.search(xq, 10)
-    for _ in range(2):
-        assert_equal(one_by_one(index, xq, 10), expected)
-    assert not is_short(index, xq[:1], monkeypatch)
+    assert sys.getrefcount(direct) == 2

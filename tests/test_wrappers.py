@@ -72,7 +72,7 @@ def test_refine_over_vectors_that_are_there():
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("block", [1, 16 << 20])
 def test_refine_by_an_index_that_has_no_distance_computer(metric, block, monkeypatch):
-    monkeypatch.setattr("faiss_dpq.index.wrappers.wrappers._RECONSTRUCTED_BYTES", block)
+    monkeypatch.setattr("faiss_dpq.index.wrappers.refine._RECONSTRUCTED_BYTES", block)
     ours = refine(faiss_dpq, dpq(metric).truncate(1), dpq(metric))
     ours.add(X)
     ours.k_factor = N

@@ -216,7 +216,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         one_query = direct.scans.get(levels)
         if one_query is None or not one_query.is_good():
             unchanged = _kernels.Unchanged(
-                [(self.codes, self.code_size), (self.rq.codebooks, 4 * self.d)],
+                [(self.codes, np.uint8, self.code_size), (self.rq.codebooks, np.float32, self.d)],
                 [(self, faiss.Index.metric_type.fget)],
             )
             direct.scans[levels] = scan.one_query_scan(derived, view, unchanged)
@@ -287,7 +287,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         other = faiss.downcast_index(otherIndex).rq
         nbits, codebooks = faiss.vector_to_array(other.nbits), faiss.vector_to_array(other.codebooks)
         own_nbits = faiss.vector_to_array(self.rq.nbits)
-        if not (np.array_equal(nbits, own_nbits) and np.array_equal(codebooks, self._codebook_values())):
+        if not (np.array_equal(nbits, own_nbits) and np.array_equal(codebooks, self._codebook_values().ravel())):
             raise RuntimeError("IndexDPQ: the other index has other codebooks; its codes mean other vectors")
 
     def get_FlatCodesDistanceComputer(self) -> faiss.FlatCodesDistanceComputer:

@@ -476,10 +476,10 @@ class IndexIVFDPQ(Quantized, faiss.IndexIVFResidualQuantizer):
         return known
 
     def _unchanged(self, parameters: bool = False) -> _kernels.Unchanged:
-        vectors = [(self.rq.codebooks, 4 * self.d)]
+        vectors = [(self.rq.codebooks, np.float32, self.d)]
         coarse = self._coarse_quantizer
         if isinstance(coarse, faiss.IndexFlatCodes):
-            vectors.append((coarse.codes, coarse.code_size))
+            vectors.append((coarse.codes, np.uint8, coarse.code_size))
         getters = _STRUCTURE + parameters * _PARAMETERS
         return _kernels.Unchanged(vectors, [(self, get) for get in getters], [(self, get) for get in _PARTS])
 

@@ -70,10 +70,10 @@ class Quantized(Base):
         self._cached = (self.this, self._codebooks_unchanged(), quantizer)
 
     def _codebooks_unchanged(self) -> _kernels.Unchanged:
-        return _kernels.Unchanged([(self.rq.codebooks, 4 * self.d)])
+        return _kernels.Unchanged([(self.rq.codebooks, np.float32, self.d)])
 
     def _codebook_values(self) -> Floats:
-        return _kernels.FaissVector(self.rq.codebooks).rows(self.d, np.float32)
+        return _kernels.FaissVector(self.rq.codebooks, np.float32).rows(self.d)
 
     def invalidate(self) -> None:
         """Tell the index that codes or codebooks were overwritten in place, as `Base.invalidate` says."""

@@ -71,7 +71,8 @@ class DerivedCodes:
         begin, new = len(before), packed[len(before) :]
         radius = max(before.radius, self._radius(new))
         if not self._has_terms:
-            return self._plain(packed, radius=radius)
+            quantizer = self.quantizer
+            return _kernels.CodeView(packed, quantizer.nbits, self.levels, None, radius=radius)
         terms, bins = None, _resized(before.bins, len(packed), np.uint8)
         if self.quantizer._cross is None:
             terms = _resized(before.terms, len(packed), np.float32)
