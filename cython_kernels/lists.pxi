@@ -130,11 +130,11 @@ cdef class ListScan:
         probes.nprobe = keys.shape[1]
         probes.queries.nq = nq
         cdef uint8_t[::1] memory = np.empty(self.lay_out(nq, k, NULL, &work), np.uint8)
-        cdef uint8_t[::1] scratch = scratch_of_thread(kernels.lists_scratch(&opened, &probes, k))
+        cdef Scratch scratch = scratch_of_thread(kernels.lists_scratch(&opened, &probes, k))
         self.lay_out(nq, k, &memory[0], &work)
         with nogil:
             self.scan(
-                &xq[0, 0], &opened, &probes, &ids[0], k, &work, &scratch[0], &distances[0, 0], &labels[0, 0],
+                &xq[0, 0], &opened, &probes, &ids[0], k, &work, scratch.memory, &distances[0, 0], &labels[0, 0],
                 &places[0, 0] if places is not None else NULL, &counters,
             )
         count_lists(&counters)
@@ -148,11 +148,12 @@ cdef class ListScan:
         Returns False, and writes nothing, if a list is not what all is derived from.
         """
         cdef size_t nq = xq.shape[0], nprobe = keys.shape[1], k = distances.shape[1]
-        cdef uint8_t[::1] scratch = lent_scratch(self.few_size(reader, nq, nprobe, k))
+        cdef Scratch scratch = scratch_of_thread(self.few_size(reader, nq, nprobe, k))
+        scratch.lent = True
         cdef bint found = self.few(
-            reader, &xq[0, 0], nq, &keys[0, 0], nprobe, max_codes, k, &scratch[0], &distances[0, 0], &labels[0, 0]
+            reader, &xq[0, 0], nq, &keys[0, 0], nprobe, max_codes, k, scratch.memory, &distances[0, 0], &labels[0, 0]
         )
-        give_back(scratch)
+        scratch.lent = False
         counted.few_probes += found
         return found
 
@@ -333,8 +334,9 @@ cdef class OneQueryListScan(OneQueryScan):
         results = empty_results(k, &distances, &labels)
         cdef nearest_work own
         cdef size_t size = self.lay_out(NULL, &own)
-        cdef uint8_t[::1] scratch = lent_scratch(size + self.lists.few_size(self.reader, 1, self.nprobe, k))
-        self.lay_out(&scratch[0], &own)
+        cdef Scratch scratch = scratch_of_thread(size + self.lists.few_size(self.reader, 1, self.nprobe, k))
+        scratch.lent = True
+        self.lay_out(scratch.memory, &own)
         with nogil:
             for j in range(tables.d):
                 own.moved[j] = query[j] - tables.mean[j]
@@ -344,9 +346,9 @@ cdef class OneQueryListScan(OneQueryScan):
             )
             dpq_nearest(own.scores, self.lists.lists.nlist, self.nprobe, own.heap, own.keys)
         cdef bint found = self.lists.few(
-            self.reader, query, 1, own.keys, self.nprobe, self.max_codes, k, &scratch[size], distances, labels
+            self.reader, query, 1, own.keys, self.nprobe, self.max_codes, k, scratch.memory + size, distances, labels
         )
-        give_back(scratch)
+        scratch.lent = False
         counted.direct_lists += found
         return results if found else None
 

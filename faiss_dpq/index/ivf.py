@@ -56,13 +56,15 @@ class _Search:
 
 @dataclass
 class _Known:
-    """What searches need besides the lists, and what shows whether it is still true."""
+    """What searches need besides the codes in the lists, and what shows whether it is still true."""
 
     this: Any
     version: int
-    fingerprint: tuple[Any, ...] | None  # of a coarse quantizer whose vectors are not at hand
     unchanged: _kernels.Unchanged
+    coarse: faiss.Index
+    fingerprint: tuple[Any, ...] | None  # of a coarse quantizer whose vectors are not at hand
     centres: Floats
+    reader: _kernels.ListReader | None  # of a faiss.ArrayInvertedLists
     derived: dict[int, scan.DerivedLists] = field(default_factory=dict)  # by levels
 
 
@@ -295,17 +297,12 @@ class IndexIVFDPQ(Quantized, faiss.IndexIVFResidualQuantizer):
 
     # ---- search ----------------------------------------------------------------------------------------------------
 
-    def _search_directly(self, x: Any, k: Any, params: faiss.SearchParameters | None) -> tuple[Floats, Labels] | None:
-        if self._direct is None or params is not None:
-            return None
-        return self._direct.search(self.this, self._version, x, k, self._levels)
-
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
-        asked = self._asked(params)
-        derived = self._derived_lists(asked.levels)
-        found = self._search_lists(derived, x, self._probed(x, asked, derived), k, asked)
+        asked, known = self._asked(params), self._current()
+        derived = self._derived_lists(known, asked.levels)
+        found = self._search_lists(known, derived, x, self._probed(x, asked, known, derived), k, asked)
         if len(x) == 1 and params is None:
-            self._prepare_direct(derived, asked)
+            self._prepare_direct(known, derived, asked)
         return found.D, found.I
 
     @accepts_tensors()
@@ -324,14 +321,14 @@ class IndexIVFDPQ(Quantized, faiss.IndexIVFResidualQuantizer):
         x = self._checked_vectors(x, "search_preassigned")
         self._check_outputs("search_preassigned", len(x), k, D, I)
         keys = self._checked_keys(Iq, "search_preassigned", len(x))
-        asked = self._asked(params)
-        found = self._search_lists(self._derived_lists(asked.levels), x, keys, k, asked)
+        asked, known = self._asked(params), self._current()
+        found = self._search_lists(known, self._derived_lists(known, asked.levels), x, keys, k, asked)
         return delivered((found.D, found.I), (D, I))
 
     def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
-        asked = self._asked(params)
-        derived = self._derived_lists(asked.levels)
-        return self._range_search_lists(derived, x, thresh, self._probed(x, asked, derived), asked)
+        asked, known = self._asked(params), self._current()
+        derived = self._derived_lists(known, asked.levels)
+        return self._range_search_lists(derived, x, thresh, self._probed(x, asked, known, derived), asked)
 
     @accepts_tensors()
     def range_search_preassigned(
@@ -347,7 +344,8 @@ class IndexIVFDPQ(Quantized, faiss.IndexIVFResidualQuantizer):
         x = self._checked_vectors(x, "range_search_preassigned")
         keys = self._checked_keys(Iq, "range_search_preassigned", len(x))
         asked = self._asked(params)
-        return self._range_search_lists(self._derived_lists(asked.levels), x, float(thresh), keys, asked)
+        derived = self._derived_lists(self._current(), asked.levels)
+        return self._range_search_lists(derived, x, float(thresh), keys, asked)
 
     def _search_and_reconstruct(
         self, x: Floats, k: int, params: faiss.SearchParameters | None
@@ -408,23 +406,23 @@ class IndexIVFDPQ(Quantized, faiss.IndexIVFResidualQuantizer):
             raise RuntimeError(f"IndexIVFDPQ: nprobe is {asked.nprobe}, expected at least 1")
         return asked
 
-    def _probed(self, x: Floats, asked: _Search, derived: scan.DerivedLists) -> Labels:
+    def _probed(self, x: Floats, asked: _Search, known: _Known, derived: scan.DerivedLists) -> Labels:
         """The lists nearest to every query, shape (n, nprobe)."""
         nprobe = min(asked.nprobe, len(derived.sizes))
-        if self._has_plain_centres and asked.quantizer_params is None:
+        if asked.quantizer_params is None and self._has_plain_centres(known):
             return derived.nearest_lists(x, nprobe)
-        return self._coarse_quantizer.search(x, nprobe, **given(asked.quantizer_params))[1]
+        return known.coarse.search(x, nprobe, **given(asked.quantizer_params))[1]
 
-    @property
-    def _has_plain_centres(self) -> bool:
+    def _has_plain_centres(self, known: _Known) -> bool:
         """Whether the lists' own centres, by their distances, are what the coarse quantizer goes by."""
-        coarse = self._coarse_quantizer
-        plain = type(coarse) in _FLAT and coarse.metric_type == faiss.METRIC_L2
+        plain = type(known.coarse) in _FLAT and known.coarse.metric_type == faiss.METRIC_L2
         return plain and self.metric_type == faiss.METRIC_L2 and bool(self.by_residual)
 
-    def _search_lists(self, derived: scan.DerivedLists, x: Floats, keys: Labels, k: int, asked: _Search) -> scan.Found:
-        if asked.selector is None:
-            few = scan.search_few(derived, self.invlists, x, keys, asked.max_codes, k)
+    def _search_lists(
+        self, known: _Known, derived: scan.DerivedLists, x: Floats, keys: Labels, k: int, asked: _Search
+    ) -> scan.Found:
+        if asked.selector is None and known.reader is not None:
+            few = scan.search_few(derived, known.reader, x, keys, asked.max_codes, k)
             if few is not None:
                 return few
         with scan.opened(self.invlists, keys) as lists:
@@ -433,8 +431,9 @@ class IndexIVFDPQ(Quantized, faiss.IndexIVFResidualQuantizer):
 
     def _search_codes(self, x: Floats, k: int, asked: _Search) -> tuple[scan.Found, Labels, Bytes]:
         """A search's results, list << 32 | offset of every one, and the codes there."""
-        derived = self._derived_lists(asked.levels)
-        keys = self._probed(x, asked, derived)
+        known = self._current()
+        derived = self._derived_lists(known, asked.levels)
+        keys = self._probed(x, asked, known, derived)
         places = np.empty((len(x), k), np.int64)
         codes = np.empty((len(x), k, self.code_size), np.uint8)
         with scan.opened(self.invlists, keys) as lists:
@@ -453,48 +452,45 @@ class IndexIVFDPQ(Quantized, faiss.IndexIVFResidualQuantizer):
 
     # ---- what is derived from codebooks, centres and lists ----------------------------------------------------------
 
-    def _derived_lists(self, levels: int) -> scan.DerivedLists:
-        """What a search needs besides the lists themselves; true of the codebooks and centres as they are."""
-        known, quantizer = self._current(), self.residual_quantizer
-        derived = known.derived.get(levels)
-        if derived is None or derived.quantizer is not quantizer:
-            centres = scan.Centres(known.centres, quantizer, self.metric_type)
-            derived = known.derived[levels] = scan.DerivedLists(quantizer, centres, levels)
-        return derived
-
     def _current(self) -> _Known:
+        """What is known, brought up to date with codebooks, centres and which lists there are."""
         known = self._known
         if (
             known is None
             or known.this is not self.this
             or known.version != self._version
             or not known.unchanged.holds()
-            or known.fingerprint != self._fingerprint()
+            or known.fingerprint != _fingerprint(known.coarse)
         ):
-            centres = self._read_centres()
-            known = self._known = _Known(self.this, self._version, self._fingerprint(), self._unchanged(), centres)
+            coarse, invlists = self._coarse_quantizer, faiss.downcast_InvertedLists(self.invlists)
+            known = self._known = _Known(
+                self.this,
+                self._version,
+                self._unchanged(),
+                coarse,
+                _fingerprint(coarse),
+                self._read_centres(),
+                _kernels.ListReader(invlists) if isinstance(invlists, faiss.ArrayInvertedLists) else None,
+            )
         return known
 
+    def _derived_lists(self, known: _Known, levels: int) -> scan.DerivedLists:
+        if levels not in known.derived:
+            quantizer = self.residual_quantizer
+            centres = scan.Centres(known.centres, quantizer, self.metric_type)
+            known.derived[levels] = scan.DerivedLists(quantizer, centres, levels)
+        return known.derived[levels]
+
     def _unchanged(self, parameters: bool = False) -> _kernels.Unchanged:
-        vectors = [(self.rq.codebooks, np.float32, self.d)]
-        coarse = self._coarse_quantizer
+        vectors, coarse = [self._sampled_codebooks()], self._coarse_quantizer
         if isinstance(coarse, faiss.IndexFlatCodes):
-            vectors.append((coarse.codes, np.uint8, coarse.code_size))
+            vectors.append(_kernels.FaissVector(coarse.codes).sampled(coarse.code_size))
         getters = _STRUCTURE + parameters * _PARAMETERS
         return _kernels.Unchanged(vectors, [(self, get) for get in getters], [(self, get) for get in _PARTS])
 
-    def _fingerprint(self) -> tuple[Any, ...] | None:
-        """Changes with the vectors of a coarse quantizer that does not keep codes, but for bad luck."""
-        coarse = self._coarse_quantizer
-        if isinstance(coarse, faiss.IndexFlatCodes):
-            return None
-        n = coarse.ntotal
-        sample = np.unique(np.linspace(0, n - 1, _SAMPLE, dtype=np.int64)) if n else np.empty(0, np.int64)
-        return n, coarse.reconstruct_batch(sample).tobytes()
-
-    def _prepare_direct(self, derived: scan.DerivedLists, asked: _Search) -> None:
+    def _prepare_direct(self, known: _Known, derived: scan.DerivedLists, asked: _Search) -> None:
         """Let later searches of one query, with the same parameters, go to the kernels at once."""
-        if not self._has_plain_centres:
+        if known.reader is None or not self._has_plain_centres(known):
             return
         direct = self._direct
         if direct is None or not direct.is_of(self.this, self._version):
@@ -502,7 +498,7 @@ class IndexIVFDPQ(Quantized, faiss.IndexIVFResidualQuantizer):
         one_query = direct.scans.get(self._levels)
         if one_query is None or not one_query.is_good():
             direct.scans[self._levels] = scan.one_query_scan(
-                derived, self.invlists, asked.nprobe, asked.max_codes, self._unchanged(parameters=True)
+                derived, known.reader, asked.nprobe, asked.max_codes, self._unchanged(parameters=True)
             )
 
     # ---- prefixes, memory ------------------------------------------------------------------------------------------
@@ -575,3 +571,12 @@ class IndexIVFDPQ(Quantized, faiss.IndexIVFResidualQuantizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._coarse = None
         super().__setstate__(state)
+
+
+def _fingerprint(coarse: faiss.Index) -> tuple[Any, ...] | None:
+    """Changes with the vectors of a coarse quantizer that does not keep codes, but for bad luck."""
+    if isinstance(coarse, faiss.IndexFlatCodes):
+        return None
+    n = coarse.ntotal
+    sample = np.unique(np.linspace(0, n - 1, _SAMPLE, dtype=np.int64)) if n else np.empty(0, np.int64)
+    return n, coarse.reconstruct_batch(sample).tobytes()

@@ -30,11 +30,9 @@ class _Known(NamedTuple):
     sample: _kernels.Sample
     view: _kernels.CodeView
 
-    def is_of(self, packed: Bytes, version: int) -> bool:
+    def is_of(self, codes: _kernels.FaissVector, version: int) -> bool:
         """Whether these are the codes of the view."""
-        view = self.view
-        same = self.version == version and len(view) == len(packed) and view.address == packed.ctypes.data
-        return same and self.sample.begins(packed)
+        return self.version == version and self.sample.is_all_of(codes)
 
 
 class DerivedCodes:
@@ -52,14 +50,20 @@ class DerivedCodes:
         arrays = (self._known.view.bins, self._known.view.terms) if self._known else ()
         return sum(array.nbytes for array in arrays if array is not None)
 
-    def view(self, packed: Bytes, version: int) -> _kernels.CodeView:
-        """The codes `packed`, shape (n, code_size), of an index of this version, with what is derived from them."""
+    @property
+    def sample(self) -> _kernels.Sample:
+        """By which the codes of the last view are known."""
+        return self._known.sample if self._known else None
+
+    def view(self, codes: _kernels.FaissVector, code_size: int, version: int) -> _kernels.CodeView:
+        """The codes of an index of this version, with what is derived from them."""
         known = self._known
-        if known is None or not known.is_of(packed, version):
+        if known is None or not known.is_of(codes, version):
             with self._lock:
                 known = self._known
-                if known is None or not known.is_of(packed, version):
-                    appended = known is not None and known.version == version and known.sample.begins(packed)
+                if known is None or not known.is_of(codes, version):
+                    packed = codes.rows(code_size)
+                    appended = known is not None and known.version == version and known.sample.begins(codes)
                     view = self._derive(packed, known.view if known is not None and appended else None)
                     known = self._known = _Known(version, _kernels.Sample(packed), view)
         return known.view

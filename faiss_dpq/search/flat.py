@@ -45,7 +45,9 @@ class _Selected(NamedTuple):
 def _selected(view: _kernels.CodeView, selection: Selection) -> _Selected:
     ids = selection.ids
     if ids is None:
-        return _Selected(view, 0).part(slice(selection.begin, selection.end))
+        everything = _Selected(view, 0)
+        whole = (selection.begin, selection.end) == (0, len(view))
+        return everything if whole else everything.part(slice(selection.begin, selection.end))
     if len(ids) < _SPARSE * len(view):
         return _Selected(view.taken(ids), ids)
     mask = np.zeros(len(view), bool)

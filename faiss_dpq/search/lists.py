@@ -255,22 +255,18 @@ def scanned_counts(keys: Labels, sizes: Labels, max_codes: int) -> Labels:
 
 
 def search_few(
-    derived: DerivedLists, invlists: faiss.InvertedLists, xq: Floats, keys: Labels, max_codes: int, k: int
+    derived: DerivedLists, reader: _kernels.ListReader, xq: Floats, keys: Labels, max_codes: int, k: int
 ) -> Found | None:
     """`search` with less overhead around it, for a few queries of lists in memory that have not changed; else None."""
     if keys.size > _FEW_PROBES or not keys.size:
         return None
-    specific = faiss.downcast_InvertedLists(invlists)
-    if not isinstance(specific, faiss.ArrayInvertedLists):
-        return None
     found = Found(np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64))
-    reader = _kernels.ListReader(specific)
     return found if derived.scan.search_few(reader, xq, keys, max_codes, found.D, found.I) else None
 
 
 def one_query_scan(
     derived: DerivedLists,
-    invlists: faiss.InvertedLists,
+    reader: _kernels.ListReader,
     nprobe: int,
     max_codes: int,
     unchanged: _kernels.Unchanged,
@@ -279,19 +275,11 @@ def one_query_scan(
 
     It is good for as long as `unchanged` holds of what FAISS keeps.
     """
-    specific = faiss.downcast_InvertedLists(invlists)
     nprobe = min(nprobe, len(derived.sizes))
-    if not isinstance(specific, faiss.ArrayInvertedLists) or nprobe > _FEW_PROBES:
+    if nprobe > _FEW_PROBES:
         return None
-    return _kernels.OneQueryListScan(
-        unchanged,
-        derived,
-        derived.scan,
-        _kernels.ListReader(specific),
-        *derived.centre_panels,
-        nprobe,
-        max_codes,
-    )
+    panels, norms = derived.centre_panels
+    return _kernels.OneQueryListScan(unchanged, derived, derived.scan, reader, panels, norms, nprobe, max_codes)
 
 
 def search(
