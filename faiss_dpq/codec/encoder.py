@@ -91,11 +91,7 @@ def _errors_along(
     least = _LEAST_LENGTH * (np.linalg.norm(codebooks._centre) + codebooks._longest_codewords.max())
     directions = np.divide(np.sqrt(parallel_weight), lengths, out=np.zeros(len(vectors)), where=lengths > least)
     errors = directions * np.einsum("ij,ij->i", vectors, target, dtype=np.float64)
-    offsets = codebooks._codeword_norms * np.float32(0.5)
-    if whole is None:
-        # The table is of the centred vector, and the direction that of the vector itself.
-        flat = codebooks._centred.reshape(-1, codebooks.d)
-        offsets = codebooks._codeword_norms[: len(flat)] / 2 + codebooks.shrinkage * (flat @ codebooks._centre)
+    offsets = codebooks.offsets_along if whole is None else codebooks._codeword_norms * np.float32(0.5)
     return _Along(whole, offsets, directions.astype(np.float32), errors.astype(np.float32))
 
 
