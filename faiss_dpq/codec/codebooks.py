@@ -88,6 +88,16 @@ class Codebooks:
         return norms
 
     @cached_property
+    def offsets_along(self) -> Floats:
+        """<x, c> + (||c||^2 - 2<t, c>) / 2 of every centred codeword c, shape (M K,).
+
+        x is a vector times `shrinkage`, and t the same after centring: the sum is ||c||^2 / 2 + shrinkage <centre, c>,
+        whatever the vector. So the encoder gets <x, c> from its tables, which are those of t.
+        """
+        flat = self._centred.reshape(-1, self.d)
+        return self._codeword_norms[: len(flat)] / 2 + self.shrinkage * (flat @ self._centre)
+
+    @cached_property
     def _longest_codewords(self) -> npt.NDArray[np.float64]:
         """max_k ||c_l(k)|| of every level, after centring."""
         norms = self._codeword_norms[: self.M * self.K].astype(np.float64)

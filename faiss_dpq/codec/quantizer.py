@@ -171,11 +171,9 @@ class ProgressiveQuantizer(Codebooks):
         return factor * np.sqrt(norms) + (constant + np.float32(2.0**-23) * norms)
 
     def _error_factors(self, levels: int) -> tuple[np.float32, np.float32]:
-        """`tables.error_factors`, computed once for every length that is searched."""
-        if levels not in self._error_factors_by_levels:
-            self._error_factors_by_levels[levels] = tables.error_factors(self, levels)
-        return self._error_factors_by_levels[levels]
+        """What `tables.error_factors` gives for this length."""
+        return self._error_factors_by_length[levels - 1]
 
     @cached_property
-    def _error_factors_by_levels(self) -> dict[int, tuple[np.float32, np.float32]]:
-        return {}
+    def _error_factors_by_length(self) -> list[tuple[np.float32, np.float32]]:
+        return [tables.error_factors(self, levels) for levels in range(1, self.M + 1)]
