@@ -49,7 +49,7 @@ def encode(
     codes = np.empty((len(x), codebooks.M), np.uint16)
     n_parts = faiss.omp_get_max_threads()
     choose = _by_tables
-    if codebooks._cross is None:
+    if codebooks.cross_tables is None:
         choose, n_parts = _by_residuals, max(n_parts, -(-len(x) // _BLOCK))
 
     def encode_part(part: slice) -> None:
@@ -63,7 +63,7 @@ def encode(
 
 def centred_and_shrunk(codebooks: Codebooks, x: Floats) -> Floats:
     """The vectors that the centred codewords are to approximate."""
-    centred = np.subtract(x, codebooks._centre, order="C")
+    centred = np.subtract(x, codebooks.centre, order="C")
     return centred if codebooks.shrinkage == 1 else np.multiply(centred, codebooks.shrinkage, out=centred)
 
 
@@ -91,17 +91,17 @@ def _errors_along(
         return _Along(None, None, None, None)
     vectors = codebooks.shrinkage * x if whole is None else whole
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    least = _LEAST_LENGTH * (np.linalg.norm(codebooks._centre) + codebooks._longest_codewords.max())
+    least = _LEAST_LENGTH * (np.linalg.norm(codebooks.centre) + codebooks.longest_codewords.max())
     directions = np.divide(np.sqrt(parallel_weight), lengths, out=np.zeros(len(vectors)), where=lengths > least)
     errors = directions * np.einsum("ij,ij->i", vectors, target, dtype=np.float64)
-    offsets = codebooks.offsets_along if whole is None else codebooks._codeword_norms * np.float32(0.5)
+    offsets = codebooks.offsets_along if whole is None else codebooks.codeword_norms * np.float32(0.5)
     return _Along(whole, offsets, directions.astype(np.float32), errors.astype(np.float32))
 
 
 def _by_tables(
     codebooks: Codebooks, target: Floats, along: _Along, beam_size: int, prefix_weight: float, codes: Codes
 ) -> None:
-    tables = codebooks._panels, codebooks._codeword_norms, codebooks._cross
+    tables = codebooks.panels, codebooks.codeword_norms, codebooks.cross_tables
     block = min(_BLOCK, len(target))
     _kernels.encode_from_tables(
         target, *tables, codebooks.M, codebooks.K, beam_size, codes, block, prefix_weight, *along
@@ -139,11 +139,11 @@ def _extended(
     K = codebooks.K
     here = slice(level * K, (level + 1) * K)
     first, end = here.start // _kernels.PANEL, -(-here.stop // _kernels.PANEL)  # the panels that hold the level
-    norms = codebooks._codeword_norms[first * _kernels.PANEL : end * _kernels.PANEL]
+    norms = codebooks.codeword_norms[first * _kernels.PANEL : end * _kernels.PANEL]
 
     def tables_of(vectors: Floats) -> Floats:
         tables = np.empty((len(vectors), len(norms)), np.float32)
-        _kernels.linear(vectors, codebooks._panels[first:end], norms, -2.0, tables)
+        _kernels.linear(vectors, codebooks.panels[first:end], norms, -2.0, tables)
         begin = here.start - first * _kernels.PANEL
         return np.ascontiguousarray(tables[:, begin : begin + K])
 
@@ -159,5 +159,5 @@ def _extended(
         tables, K, level, beam.codes, beam.scores, *chosen, prefix_weight, beam.debts, debts, *along_in, along_out
     )
     residuals = np.take_along_axis(beam.residuals, parents[..., None].astype(np.intp), axis=1)
-    residuals = residuals - codebooks._centred[level][codes[..., level]]
+    residuals = residuals - codebooks.centred[level][codes[..., level]]
     return _Beam(codes, residuals, scores, debts, along_out)

@@ -55,9 +55,9 @@ def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], n_th
     Exception
         If calls raise, the error of the first of them, after all calls have been made and have ended.
     """
+    global most_threads
     if len(arguments) == 1:  # what follows would take a tenth of the time of encoding one vector
         return [function(*arguments[0])]
-    global most_threads
     n_threads = min(len(arguments), n_threads or faiss.omp_get_max_threads())
     calls, results = deque(enumerate(arguments)), [None] * len(arguments)
     errors: dict[int, Exception] = {}

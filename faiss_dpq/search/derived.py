@@ -71,14 +71,14 @@ class DerivedCodes:
     def _derive(self, packed: Bytes, before: _kernels.CodeView | None) -> _kernels.CodeView:
         """A view of the codes, the first of which are those of `before`."""
         if before is None:
-            before = _kernels.CodeView(packed[:0], self.quantizer.nbits, self.levels, self.quantizer._cross)
+            before = _kernels.CodeView(packed[:0], self.quantizer.nbits, self.levels, self.quantizer.cross_tables)
         begin, new = len(before), packed[len(before) :]
         radius = max(before.radius, self._radius(new))
         if not self._has_terms:
             quantizer = self.quantizer
             return _kernels.CodeView(packed, quantizer.nbits, self.levels, None, radius=radius)
         terms, bins = None, _resized(before.bins, len(packed), np.uint8)
-        if self.quantizer._cross is None:
+        if self.quantizer.cross_tables is None:
             terms = _resized(before.terms, len(packed), np.float32)
             terms[begin:] = self.quantizer.cross_terms(_kernels.unpack_codes(new, self.levels, self.quantizer.nbits))
         view, first, step = self._plain(packed, terms), before.term_min, before.term_step
@@ -99,16 +99,18 @@ class DerivedCodes:
         return view
 
     def _plain(self, packed: Bytes, *derived: Any, **more: Any) -> _kernels.CodeView:
-        return _kernels.CodeView(packed, self.quantizer.nbits, self.levels, self.quantizer._cross, *derived, **more)
+        return _kernels.CodeView(
+            packed, self.quantizer.nbits, self.levels, self.quantizer.cross_tables, *derived, **more
+        )
 
     def _radius(self, packed: Bytes) -> float:
         quantizer = self.quantizer
-        reach = quantizer._reach(self.levels)
-        if quantizer._cross is None:
+        reach = quantizer.reach(self.levels)
+        if quantizer.cross_tables is None:
             return reach
         # The tables are rounded to float32: no squared norm is off by more than this.
         error = 2.0**-22 * reach**2
-        return _kernels.radius(self._plain(packed), quantizer._codeword_norms, error)
+        return _kernels.radius(self._plain(packed), quantizer.codeword_norms, error)
 
 
 def _resized(array: npt.NDArray | None, n: int, dtype: npt.DTypeLike) -> npt.NDArray:

@@ -41,7 +41,7 @@ def ranking_shrinkage(x: Floats, quantizer: ProgressiveQuantizer, beam_size: int
         One of `SHRINKAGES`.
     """
     base = x[np.random.default_rng(seed).permutation(len(x))[:_RANKED]]
-    centred = quantizer.decode(quantizer.encode(base, beam_size)) - quantizer._centre
+    centred = quantizer.decode(quantizer.encode(base, beam_size)) - quantizer.centre
     norms = np.einsum("ij,ij->i", centred, centred)
     factors = np.array(SHRINKAGES, np.float32)
     scores = []
@@ -49,7 +49,7 @@ def ranking_shrinkage(x: Floats, quantizer: ProgressiveQuantizer, beam_size: int
         queries = base[start : min(start + _BLOCK, _QUERIES)]
         rows = np.arange(len(queries))
         exact = faiss.pairwise_distances(queries, base)
-        products = 2 * (queries - quantizer._centre) @ centred.T
+        products = 2 * (queries - quantizer.centre) @ centred.T
         exact[rows, start + rows] = np.inf  # a vector is not its own neighbour
         products[rows, start + rows] = -np.inf
         nearest = exact.argmin(axis=1)
