@@ -27,17 +27,22 @@ N_SAMPLED = 17_000  # vectors of which the batch scan takes a sample, and bounds
 
 @dataclass
 class Data:
-    """Codebooks (M, K, d), codes (n, M), queries (nq, d), and centres of lists that the codes are dealt to in turn."""
+    """Codebooks (M, K, d), codes (n, M), queries (nq, d), and maybe lists, which the codes are dealt to in turn."""
 
     codebooks: np.ndarray
     codes: np.ndarray
     xq: np.ndarray
     centres: np.ndarray | None = None  # (nlist, d), of inverted lists
+    filled: int = 0  # how many of the lists have vectors
 
     def __post_init__(self):
         self.codebooks = np.asarray(self.codebooks, np.float32)
         self.codes = np.asarray(self.codes, np.uint16)
         self.xq = np.asarray(self.xq, np.float32)
+
+    @property
+    def lists(self):
+        return np.arange(len(self.codes)) % self.filled
 
     @property
     def nbits(self):
@@ -124,6 +129,7 @@ def one_far_codeword(rng, n, M, nbits, d=3, nq=30):
 def in_lists(data, centres):
     """The same codes in lists with these centres, in every dimension."""
     data.centres = np.repeat(np.array(centres)[:, None], data.codebooks.shape[2], axis=1)
+    data.filled = len(centres)
     return data
 
 
@@ -285,7 +291,7 @@ def list_index(data, metric):
     coarse = faiss.IndexFlat(data.centres.shape[1], metric)
     coarse.add(data.centres.astype(np.float32))
     index = faiss_dpq.IndexIVFDPQ.from_codebooks(coarse, data.codebooks, metric)
-    numbers = (np.arange(len(data.codes)) % len(data.centres)).astype(np.uint8)[:, None]
+    numbers = data.lists.astype(np.uint8)[:, None]
     index.add_sa_codes(np.concatenate([numbers, naive.pack(data.codes, data.nbits)], axis=1))
     index.nprobe = len(data.centres)
     return index
@@ -298,7 +304,7 @@ def test_lists(simd, kind, metric, threads):
     data = LISTS[kind](np.random.default_rng(0))
     index, levels, everything = list_index(data, metric), len(data.codebooks), np.arange(len(data.codes))
     expected = index.search(data.xq, index.ntotal)
-    moved = data.centres[everything % len(data.centres)]
+    moved = data.centres[data.lists]
     assert_near_to_float64(expected[0][:, :10], data, metric, levels, everything, moved)
     assert_all_ways_find(index, data.xq, expected, (1, 10), threads)
 
@@ -315,6 +321,21 @@ def test_prefixes_and_selections_in_lists(simd, metric, share, threads):
         params = faiss.SearchParametersIVF(nprobe=3, sel=faiss.IDSelectorBatch(members))
         expected = index.search(data.xq, index.ntotal, params=params)
         assert_all_ways_find(index, data.xq, expected, (10,), threads, params=params)
+
+
+def test_rounded_up_entries_of_lists(simd):
+    """Found by a search: of one level, one entry is rounded up to a whole unit, and its sum down, as far as can be.
+
+    Empty lists on the other side of the origin keep the lists' centres where they are when the mean is taken off.
+    """
+    codebooks = np.full((4, 256, 1), -1.0171198763465719 / 255)
+    codebooks[:, 0] = 1.0171198763465719
+    w = [-0.019798666, -0.020118721, -0.019932097, -0.019890839, -0.020190928, -0.020024016, -0.01993035, -0.019748751]
+    data = in_lists(Data(codebooks, np.zeros((8 * 600, 4)), np.full((5, 1), float.fromhex("0x1.fe78bep-1"))), w)
+    data.centres = np.concatenate([data.centres, -data.centres])
+    index = list_index(data, L2)
+    index.levels = 1
+    assert_equal(index.search(data.xq, 1), index.search(data.xq, index.ntotal), 1)
 
 
 # ---- what the tables err by ----------------------------------------------------------------------------------------
