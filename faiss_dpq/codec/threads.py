@@ -13,7 +13,7 @@ import faiss
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 
-#: The most threads that took part in one call of `run` so far; a test that reads it sets it to 0 before.
+#: The most threads that one call of `run` was cut among so far, 0 for none; a test that reads it sets it to 0 before.
 most_threads = 0
 
 
