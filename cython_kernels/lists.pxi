@@ -41,7 +41,8 @@ cdef class ListScan:
     """Search of inverted lists at one prefix length: what stays the same from search to search.
 
     tables : how the queries' tables are made.
-    sizes, digests : (nlist,), of the lists that all this was derived from; changed by the owner. sizes is -1 for none.
+    sizes, digests : (nlist,) and (nlist, 2), of the lists that all this was derived from; changed by the owner. sizes is
+        -1 for none. Digests are of a sample of the list and, with FAISS_DPQ_CHECK=full, of all of its codes.
     centres : (nlist, stride), zero-padded to a multiple of 16.
     The other arrays, (nlist,), are those of dpq_lists.h.
     """
@@ -50,7 +51,7 @@ cdef class ListScan:
     cdef QueryTables tables
     cdef bint checks_all
     cdef const int64_t[::1] sizes
-    cdef const uint64_t[::1] digests
+    cdef const uint64_t[:, ::1] digests
     cdef object kept
 
     def __init__(
@@ -59,7 +60,7 @@ cdef class ListScan:
         size_t nbits,
         size_t levels,
         const int64_t[::1] sizes,
-        const uint64_t[::1] digests,
+        const uint64_t[:, ::1] digests,
         const float[:, ::1] centres,
         const uint64_t[::1] bins,
         const uint64_t[::1] terms,
@@ -85,22 +86,31 @@ cdef class ListScan:
         self.lists.nbits = nbits
         self.lists.levels = levels
 
-    def changed(self, lists, uint64_t[::1] out):
-        """Which open lists are not those that all is derived from: their numbers. out: their digests, by number."""
+    def changed(self, lists, uint64_t[:, ::1] out):
+        """Which open lists are not those that all is derived from: their numbers. out: the digests, by number."""
         cdef const int64_t[::1] numbers = lists.numbers, sizes = lists.sizes
         cdef const uint64_t[::1] codes = lists.codes, ids = lists.ids
         cdef size_t i, found = 0, code_size = lists.code_size
         cdef int64_t[::1] changed = np.empty(numbers.shape[0], np.int64)
         for i in range(<size_t>numbers.shape[0]):
             number = numbers[i]
-            out[number] = list_digest(codes[number], ids[number], sizes[number], code_size, self.checks_all)
-            if not self.is_known(number, sizes[number], out[number]):
+            if not self.is_known(number, sizes[number], codes[number], ids[number], code_size, &out[number, 0]):
                 changed[found] = number
                 found += 1
         return np.asarray(changed[:found])
 
-    cdef bint is_known(self, int64_t number, int64_t size, uint64_t digest) noexcept nogil:
-        return self.sizes[number] == size and self.digests[number] == digest
+    cdef bint is_known(self, int64_t number, int64_t size, uint64_t codes, uint64_t ids, size_t code_size,
+                       uint64_t *digests) noexcept nogil:
+        """Whether a list is the one that all is derived from. digests : written."""
+        digests[0] = list_digest(codes, ids, size, code_size)
+        digests[1] = digest_of_all(<const uint8_t *><uintptr_t>codes, size, code_size) if self.checks_all else 0
+        if self.sizes[number] != size or self.digests[number, 0] != digests[0]:
+            return False
+        if self.digests[number, 1] != digests[1]:
+            with gil:
+                warn_of_writes()
+            return False
+        return True
 
     def search(self, lists, const float[:, ::1] xq, const int64_t[:, ::1] keys, const int64_t[:, ::1] counts,
                float[:, ::1] distances, int64_t[:, ::1] labels, int64_t[:, ::1] places):
@@ -197,6 +207,7 @@ cdef class ListScan:
         """How many vectors a query scans of each of its lists; False if a list has changed, or they are too many."""
         cdef size_t q, p, i, size, left, total
         cdef int64_t key
+        cdef uint64_t digests[2]
         for q in range(probes.queries.nq):
             left = max_codes if max_codes else SIZE_MAX
             total = 0
@@ -207,9 +218,7 @@ cdef class ListScan:
                 if key < 0:
                     continue
                 size = lists.sizes[key]
-                if not self.is_known(
-                    key, size, list_digest(lists.codes[key], ids[key], size, lists.code_size, self.checks_all)
-                ):
+                if not self.is_known(key, size, lists.codes[key], ids[key], lists.code_size, digests):
                     return False
                 counts[i] = min(size, left)
                 left -= counts[i]
