@@ -90,7 +90,7 @@ def first_failure(mutation: Mutation, folder: Path) -> str | None:
         file.write_text(before)
     if tests.returncode == 0:
         return None
-    failed = re.search(r"^FAILED (\S+)", tests.stdout, re.MULTILINE)
+    failed = re.search(r"^FAILED (.+?)( - |$)", tests.stdout, re.MULTILINE)
     if failed is None:
         raise RuntimeError(f"the tests did not run:\n{tests.stdout[-2000:]}{tests.stderr[-2000:]}")
     return failed[1]
