@@ -10,7 +10,11 @@
  * their highest bits alone; with halves exchanged these are no longer the highest.
  *
  * Either costs a few instructions a vector, because a search by one query pays for it beside its own scan of the codes. */
-#include "kernels.h"
+#ifndef DPQ_HASH_IMPL_H
+#define DPQ_HASH_IMPL_H
+
+#include "dpq_base.h"
+#include "simd.h"
 #include <string.h>
 
 #ifdef DPQ_HAS_STIR
@@ -101,3 +105,5 @@ static uint64_t hash_bytes(const uint8_t *bytes, size_t n)
     hash_begin(&state);
     return hash_end(&state, bytes, n, n);
 }
+
+#endif
