@@ -21,6 +21,24 @@ DPQ_INLINE float table_sum(const dpq_database *db, const float *table, size_t st
     return start;
 }
 
+/* The same of a packed code. */
+DPQ_INLINE float table_row_sum(uint32_t nbits, uint32_t levels, const float *table, const uint8_t *row, float start)
+{
+    for (uint32_t l = 0; l < levels; l++)
+        start += table[((size_t)l << nbits) + dpq_code(row, nbits, l)];
+    return start;
+}
+
+/* The same of the stored vector v. */
+static float table_vector_sum(const dpq_database *db, const float *table, size_t v, float start)
+{
+    uint16_t code[DPQ_MAX_LEVELS];
+    if (!dpq_is_end(db, v))
+        return DPQ_BY_SHAPE(table_row_sum, db->nbits, db->levels, table, dpq_row(db, v), start);
+    dpq_unpack_end(db, v, code);
+    return table_sum(db, table, 1, code, start);
+}
+
 /* Finds, among n vectors from `first` on, those whose float sum plus `offset` is within the threshold. The sum begins
  * with the term where it is stored, otherwise with the lower edge of its bin. Raises *high to the greatest sum. */
 DPQ_INLINE size_t table_hits_of_shape(uint32_t nbits, uint32_t levels, const dpq_database *db, const float *table,
@@ -30,10 +48,8 @@ DPQ_INLINE size_t table_hits_of_shape(uint32_t nbits, uint32_t levels, const dpq
     float highest = *high;
     size_t found = 0;
     for (size_t v = first; v < first + n; v++) {
-        const uint8_t *row = dpq_row(db, v);
-        float sum = db->terms ? db->terms[v] : dpq_term_bound(db, v, 0);
-        for (uint32_t l = 0; l < levels; l++)
-            sum += table[((size_t)l << nbits) + dpq_code(row, nbits, l)];
+        float start = db->terms ? db->terms[v] : dpq_term_bound(db, v, 0);
+        float sum = table_row_sum(nbits, levels, table, dpq_row(db, v), start);
         highest = sum > highest ? sum : highest;
         hits[found] = (uint32_t)v;
         found += sum + offset <= threshold;

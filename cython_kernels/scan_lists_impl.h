@@ -151,9 +151,7 @@ static inline double lists_limit(const lists_query *q, const lists_part *part)
 
 static inline float lists_distance(const lists_part *part, const lists_query *q, size_t v)
 {
-    uint16_t code[DPQ_MAX_LEVELS];
-    dpq_unpack(&part->db, v, code);
-    return table_sum(&part->db, q->table, 1, code, part->db.terms ? part->db.terms[v] : 0.0f) + part->offset;
+    return table_vector_sum(&part->db, q->table, v, part->db.terms ? part->db.terms[v] : 0.0f) + part->offset;
 }
 
 /* Computes a vector's distance and offers it. Returns 1 if the threshold moved. */

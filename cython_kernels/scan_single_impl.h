@@ -14,6 +14,7 @@
 #ifndef DPQ_SCAN_SINGLE_IMPL_H
 #define DPQ_SCAN_SINGLE_IMPL_H
 
+#include "dpq_shapes.h"
 #include "dpq_threads.h"
 #include "dpq_topk.h"
 #include "kernels.h"
@@ -143,18 +144,26 @@ static size_t single_take(single_search *search, size_t thread, size_t most, siz
 
 /* ---- the sample ---- */
 
+/* Upper bounds of n sampled vectors from number `first` on. */
+DPQ_INLINE void single_upper_of_shape(uint32_t nbits, uint32_t levels, dpq_database db, single_search *search,
+                                      size_t first, size_t n)
+{
+    size_t stride = db.n / SINGLE_SAMPLE;
+    db.nbits = nbits;
+    db.levels = levels;
+    for (size_t i = first; i < first + n; i++) {
+        uint16_t code[DPQ_MAX_LEVELS];
+        dpq_unpack(&db, i * stride, code);
+        search->upper[i] = table_sum(&db, search->table, 1, code, dpq_term_bound(&db, i * stride, 1));
+    }
+}
+
 static void single_sample_pieces(void *context, size_t thread)
 {
     single_search *search = context;
     const dpq_database *db = search->db;
-    size_t stride = db->n / SINGLE_SAMPLE;
-    for (size_t n, first; (n = single_take(search, thread, SINGLE_SAMPLE_PIECE, &first));) {
-        for (size_t i = first; i < first + n; i++) {
-            uint16_t code[DPQ_MAX_LEVELS];
-            dpq_unpack(db, i * stride, code);
-            search->upper[i] = table_sum(db, search->table, 1, code, dpq_term_bound(db, i * stride, 1));
-        }
-    }
+    for (size_t n, first; (n = single_take(search, thread, SINGLE_SAMPLE_PIECE, &first));)
+        DPQ_BY_SHAPE(single_upper_of_shape, db->nbits, db->levels, *db, search, first, n);
 }
 
 /* Begins search->top with the k-th least upper bound of the sample as threshold. Returns the greatest upper bound. */
