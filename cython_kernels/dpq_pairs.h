@@ -16,8 +16,9 @@ DPQ_INLINE const float *dpq_pair_row(const float *cross, size_t K, size_t i, siz
     return cross + (l * (l - 1) / 2 + i) * (K * K) + k * K;
 }
 
-/* Runs the statement after it for every pair (i, l) of the first `levels` levels, in the order of their numbers. `table`,
- * a variable that begins as `cross`, points to the pair's table. (Stepping is faster than computing where a table begins.) */
+/* Runs the statement after it for every pair (i, l) of the first `levels` levels, in the order of their numbers.
+ * `table`, a variable that begins as `cross`, points to the pair's table. (Stepping is faster than computing where a
+ * table begins.) */
 #define DPQ_FOR_PAIRS(i, l, levels, table, K)        \
     for (uint32_t l = 1; l < (levels); l++)          \
         for (uint32_t i = 0; i < l; i++, (table) += (K) * (K))
