@@ -19,8 +19,22 @@ OURS = {"IndexPQ": "IndexDPQ", "IndexResidualQuantizer": "IndexDPQ", "IndexIVFPQ
 
 #: Files of the tests of each class.
 FILES = {
-    "IndexDPQ": ("test_faiss_calls", "test_index", "test_io", "test_operations"),
-    "IndexIVFDPQ": ("test_ivf", "test_ivf_calls"),
+    "IndexDPQ": (
+        "test_faiss_calls",
+        "test_index",
+        "test_index_search",
+        "test_index_changes",
+        "test_io",
+        "test_operations",
+    ),
+    "IndexIVFDPQ": (
+        "test_ivf",
+        "test_ivf_search",
+        "test_ivf_training",
+        "test_ivf_changes",
+        "test_ivf_files",
+        "test_ivf_calls",
+    ),
 }
 _MOST_TESTS = 2  # named in a row
 
@@ -29,8 +43,8 @@ _REFUSALS = re.compile("refuse|fail|error")  # in the names of tests that show w
 #: Tests of calls that are made in a way that reading the source does not show.
 TESTED = {
     ("IndexDPQ", "search"): [
-        "test_index.py::test_search_is_exact",
-        "test_index.py::test_selectors_restrict_the_search",
+        "test_index_search.py::test_search_is_exact",
+        "test_index_search.py::test_selectors_restrict_the_search",
     ],
     ("IndexDPQ", "train_c"): ["test_faiss_calls.py::test_training_through_pointers_is_noticed"],
     ("IndexDPQ", "train_ex"): ["test_faiss_calls.py::test_training_through_pointers_is_noticed"],

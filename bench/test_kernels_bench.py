@@ -70,19 +70,11 @@ def test_encode(benchmark, rng, M, beam_size):
     benchmark(coder.encode, x, beam_size)
 
 
-def test_hash(benchmark, rng):
-    """What every search pays to know that the codes are still the same."""
-    codes = rng.integers(0, 256, (N, 4)).astype(np.uint8)
-    out = np.empty(-(-N // 4096), np.uint64)
-    benchmark.extra_info["bytes"] = codes.nbytes
-    benchmark(_kernels.hash_blocks, codes, out)
-
-
 @pytest.mark.parametrize("k", [10, 1000])
 @pytest.mark.parametrize("shape", [(4, 8), (8, 8), (16, 8), (8, 4), (4, 6), (4, 10)], ids=lambda s: f"{s[0]}x{s[1]}")
 @pytest.mark.parametrize("nq", [1, 256], ids=["single", "batch"])
 def test_scan(benchmark, rng, nq, shape, k):
-    """A whole search, the tables and the hash included."""
+    """A whole search, the tables included."""
     index, xq = filled_index(rng, *shape)
     index.search(xq[:nq], k)
     benchmark.extra_info["distances"] = nq * N

@@ -2,7 +2,7 @@
 """The compiled kernels of faiss_dpq: tables, encode, scan. cython_kernels/README.md explains them.
 
 Private: arguments are checked by the Python callers, which also decide blocks and threads. Everything here releases
-the GIL while it computes and keeps no state but the chosen instruction set and the threads of threads.c.
+the GIL while it computes and keeps no state but the chosen instruction set, the threads of threads.c and the counters.
 """
 
 import os
@@ -18,11 +18,14 @@ from libc.string cimport memcmp, memcpy, memset
 cnp.import_array()
 
 include "simd.pxi"
+include "counters.pxi"
 include "tables.pxi"
 include "codes.pxi"
 include "encode.pxi"
-include "derived.pxi"
-include "single.pxi"
+include "memory.pxi"
+include "view.pxi"
+include "queries.pxi"
 include "scan.pxi"
+include "lists_memory.pxi"
 include "lists.pxi"
 include "training.pxi"

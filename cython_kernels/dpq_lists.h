@@ -24,7 +24,6 @@ typedef struct {
     const uint64_t *terms;   /* addresses of a float a vector; NULL: inner products */
     const uint64_t *allowed; /* addresses of a byte a vector, 0: leave it out; NULL: all take part */
     const int64_t *sizes;
-    size_t words;            /* from one list's entry of codes and sizes to the next's */
     const float *term_min, *term_step; /* the grid of the list's bins; see scan_bound.h */
     const float *term_magnitude;       /* >= the magnitude of every term and bin edge */
     const float *radius;               /* >= the norm of every sum of codewords */

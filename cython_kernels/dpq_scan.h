@@ -13,7 +13,6 @@
 #include <stdint.h>
 
 #define DPQ_MAX_LEVELS 1024u
-#define DPQ_HASH_BLOCK 4096u
 
 /* The codes that a search scans, and what was derived from them. It compares the first `levels` levels of codes. */
 typedef struct {
@@ -27,7 +26,6 @@ typedef struct {
     const uint8_t *term_bins; /* n, from dpq_term_bins; NULL: all terms are 0 (inner product) */
     float term_min, term_step;/* from dpq_term_grid */
     float radius;             /* >= the norm of every reconstructed vector */
-    uint64_t *hashes;         /* NULL, or where scan_single puts the hash of every DPQ_HASH_BLOCK codes that it reads */
     const uint8_t *allowed;   /* bit v & 7 of byte v >> 3: whether v takes part, as in IDSelectorBitmap; NULL: all do */
 } dpq_database;
 
@@ -44,6 +42,8 @@ typedef struct {
     uint64_t bounded;  /* (vector, query) pairs judged by their byte bound */
     uint64_t rescored; /* those of them that passed and were scored in float32 */
     uint64_t floated;  /* pairs scanned in float32 */
+    uint64_t together; /* groups of queries that scanned an inverted list together */
+    uint64_t threads;  /* the most that took part in the scan of one query; 0 where there is only ever one */
 } dpq_counters;
 
 #endif

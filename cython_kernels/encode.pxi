@@ -45,6 +45,7 @@ def encode_from_tables(
     cdef uint32_t[::1] slots = np.empty(beam_size + beam_size * K, np.uint32)
     cdef float[::1] scores = aligned_empty(beam_size * K + 16 + 4 * (beam_size + 16))
     cdef dpq_encode_step step
+    cdef dpq_guesses guesses
     cdef int side
     if n == 0:
         return
@@ -62,6 +63,8 @@ def encode_from_tables(
     step.slots = &slots[0]
     step.scores = &scores[0]
     step.parents_out = NULL
+    memset(&guesses, 0, sizeof(guesses))
+    step.guesses = &guesses
     with nogil:
         start = 0
         while start < n:
@@ -111,6 +114,7 @@ def encode_from_tables(
                 for level in range(M):
                     codes[start + i, level] = (&beam_codes[side, 0, 0, 0])[i * M + level]
             start += here
+    count_guesses(&guesses)
 
 
 def encode_level_from_residuals(
@@ -140,6 +144,8 @@ def encode_level_from_residuals(
     cdef float[::1] scores = aligned_empty(extensions + 16 + 4 * (beam_out + 16))
     cdef float[::1] products = aligned_empty(K)
     cdef dpq_encode_step step
+    cdef dpq_guesses guesses
+    memset(&guesses, 0, sizeof(guesses))
     step.n = codes_in.shape[0]
     step.K = K
     step.level = level
@@ -172,5 +178,7 @@ def encode_level_from_residuals(
     step.partial = NULL
     step.slots = &slots[0]
     step.scores = &scores[0]
+    step.guesses = &guesses
     with nogil:
         kernels.encode_level(&step)
+    count_guesses(&guesses)

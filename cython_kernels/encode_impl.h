@@ -284,6 +284,8 @@ static void encode_level(const dpq_encode_step *step)
             find_products(step, v);
         kept.limit = guessed_limit(&guess, error, norm);
         extend_beam(step, v, codes_in, &kept);
+        if (guess.known)
+            *(kept.count < wanted ? &step->guesses->too_low : &step->guesses->enough) += 1;
         if (kept.count < wanted) {
             kept.limit = INFINITY;
             extend_beam(step, v, codes_in, &kept);

@@ -8,6 +8,11 @@
  * errors grow with the length of a chain of additions. */
 enum { DPQ_LINEAR_DEPTH = 64 };
 
+/* How many vectors had a guessed limit that was enough, or too low: see encode_impl.h. */
+typedef struct {
+    uint64_t enough, too_low;
+} dpq_guesses;
+
 /* One step of the beam search: every vector of a block gets its codewords of one level. See encode_impl.h.
  *
  * The score of a beam entry is its squared error less the vector's squared norm (of its own residual, where `cross` is
@@ -40,6 +45,7 @@ typedef struct {
     float *partial;           /* scratch [level][K] */
     uint32_t *slots;          /* scratch [beam_out + beam_in * K] */
     float *scores;            /* scratch [beam_in * K + 16 + 4 * (beam_out + 16)] */
+    dpq_guesses *guesses;     /* added to */
 } dpq_encode_step;
 
 typedef struct {
@@ -48,7 +54,6 @@ typedef struct {
     void (*linear)(const float *x, size_t n, size_t d, const float *panels, size_t n_panels, const float *bias,
                    float scale, float *out, size_t ldo);
     void (*encode_level)(const dpq_encode_step *step);
-    uint64_t (*hash)(const uint8_t *bytes, size_t n);
     /* The scans. scratch: memory of any alignment, as many bytes as the function before says; calls at the same time
      * need their own. distances, ids: nq x k, ascending by (distance, id); where fewer than k vectors take part, the
      * rest is +inf and UINT32_MAX. counters: the work done is added to them. */

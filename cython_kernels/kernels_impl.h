@@ -1,7 +1,6 @@
 /* All kernels of the instruction set that DPQ_SIMD names (simd.h), as the table DPQ_KERNELS. A kernels_<set>.c defines
  * both names and includes this file. */
 #include "encode_impl.h"
-#include "hash_impl.h"
 #include "linear_impl.h"
 #include "scan_batch_impl.h"
 #include "scan_lists_together_impl.h"
@@ -14,7 +13,6 @@
 const dpq_kernels DPQ_KERNELS = {
     .linear = linear,
     .encode_level = encode_level,
-    .hash = hash_bytes,
     .batch_scratch = batch_scratch,
     .scan_batch = scan_batch,
     .single_scratch = single_scratch,

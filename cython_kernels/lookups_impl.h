@@ -21,7 +21,6 @@
 #define DPQ_LOOKUPS_IMPL_H
 
 #include "dpq_shapes.h"
-#include "hash_impl.h"
 #include "query_tables_impl.h"
 
 #define LOOKUPS_AT_ONCE 1024u /* vectors of one call, at most */
@@ -117,10 +116,10 @@ static inline dpq_u8s lookups_add_columns(dpq_u8s sum, const dpq_lookups *look, 
     return sum;
 }
 
-/* Hits among DPQ_QW vectors, a bit each, in the order of planes. whole: code_size is 4, 8 or 16, and a constant; only
- * then can there be a hash, which goes on with these vectors. */
+/* Hits among DPQ_QW vectors, a bit each, in the order of planes. whole: code_size is 4, 8 or 16, and a
+ * constant. */
 DPQ_INLINE uint64_t lookups_block(const dpq_database *db, const dpq_lookups *look, size_t first, dpq_u8s limit,
-                                  size_t code_size, int whole, uint32_t nbits, uint32_t levels, dpq_hash *hash)
+                                  size_t code_size, int whole, uint32_t nbits, uint32_t levels)
 {
     const uint8_t *row = db->codes + first * code_size;
     dpq_u8s sum = dpq_u8_all(look->start);
@@ -129,10 +128,6 @@ DPQ_INLINE uint64_t lookups_block(const dpq_database *db, const dpq_lookups *loo
 #pragma GCC unroll 16
         for (uint32_t i = 0; i < code_size; i++)
             r[i] = dpq_u8_load(row + i * DPQ_QW);
-        if (hash)
-#pragma GCC unroll 16
-            for (uint32_t i = 0; i < code_size; i++)
-                hash_register(hash, i % HASH_VECTORS, r[i]);
         sum = lookups_add(sum, look, r, (uint32_t)code_size, 0, 0, nbits, levels);
     } else
         sum = lookups_add_columns(sum, look, row, code_size, nbits, levels);
@@ -144,42 +139,33 @@ DPQ_INLINE uint64_t lookups_block(const dpq_database *db, const dpq_lookups *loo
 }
 
 DPQ_INLINE size_t lookups_blocks(const dpq_database *db, dpq_lookups *look, size_t first, size_t n, size_t code_size,
-                                 int whole, uint32_t nbits, uint32_t levels, dpq_hash *hash)
+                                 int whole, uint32_t nbits, uint32_t levels)
 {
     const uint32_t w = whole ? 16 / (uint32_t)code_size : 4, lanes = DPQ_QW / 16;
     dpq_u8s limit = dpq_u8_all(look->limit);
-    dpq_hash state;
     size_t found = 0;
-    if (hash)
-        state = *hash;
     for (size_t v = first; v < first + n; v += DPQ_QW) {
-        uint64_t within = lookups_block(db, look, v, limit, code_size, whole, nbits, levels, hash ? &state : NULL);
+        uint64_t within = lookups_block(db, look, v, limit, code_size, whole, nbits, levels);
         for (; within; within &= within - 1) {
             uint32_t position = (uint32_t)__builtin_ctzll(within), lane = position / 16, in_lane = position % 16;
             look->hits[found++] = (uint32_t)v + (in_lane / w * lanes + lane) * w + in_lane % w;
         }
     }
-    if (hash)
-        *hash = state;
     return found;
 }
 
 /* Writes look->hits and returns how many there are among n vectors, a multiple of DPQ_QW, from `first` on. Fewer
- * levels than a shape has are looked up as if they were all of them. hash: goes on with these codes, whose bytes are a
- * multiple of HASH_STEP; or NULL. Its additions fill the time in which look-ups wait for each other, where the size of
- * codes is known. */
-static size_t lookups_find(const dpq_database *db, dpq_lookups *look, size_t first, size_t n, dpq_hash *hash)
+ * levels than a shape has are looked up as if they were all of them. */
+static size_t lookups_find(const dpq_database *db, dpq_lookups *look, size_t first, size_t n)
 {
 #define LOOKUPS_CASE(NBITS, LEVELS, SIZE)                                                                          \
     if (NBITS * LEVELS <= 8 * SIZE && db->code_size == SIZE && db->nbits == NBITS && db->levels <= LEVELS)         \
-        return lookups_blocks(db, look, first, n, SIZE, 1, NBITS, LEVELS, hash);
+        return lookups_blocks(db, look, first, n, SIZE, 1, NBITS, LEVELS);
     DPQ_SHAPES(LOOKUPS_CASE, 4)
     DPQ_SHAPES(LOOKUPS_CASE, 8)
     DPQ_SHAPES(LOOKUPS_CASE, 16)
 #undef LOOKUPS_CASE
-    if (hash)
-        hash_more(hash, dpq_row(db, first), n * db->code_size);
-    return lookups_blocks(db, look, first, n, db->code_size, 0, db->nbits == 8 ? 8 : 4, db->levels, NULL);
+    return lookups_blocks(db, look, first, n, db->code_size, 0, db->nbits == 8 ? 8 : 4, db->levels);
 }
 
 #endif

@@ -21,206 +21,181 @@ cdef uint8_t[::1] scratch_of_thread(size_t size):
     return _kept.scratch
 
 
-def scan(
-    const float[:, ::1] tables,
-    const float[::1] norms,
-    const float[::1] table_errors,
-    bint inner_product,
-    const uint8_t[:, ::1] packed,
-    size_t nbits,
-    size_t levels,
-    const float[:, :, ::1] cross,
-    const float[::1] terms,
-    const uint8_t[::1] bins,
-    float term_min,
-    float term_step,
-    float radius,
-    const uint8_t[::1] allowed,
-    uint64_t[::1] hashes,
-    size_t n_threads,
-    int64_t first_id,
-    float[:, ::1] distances,
-    int64_t[:, ::1] labels,
-):
-    """The k nearest of some packed codes for every query: nearest first, by (distance, id).
+cdef uint8_t[::1] lent_scratch(size_t size):
+    """The thread's scratch memory, which others that it runs meanwhile do not get: until it is given back."""
+    memory = scratch_of_thread(size)
+    _kept.size = -1
+    return memory
 
-    tables : (nq, levels << nbits), norms : (nq,), the queries' squared norms, table_errors : (nq,), bounds on the
-        rounding errors of the tables and terms.
-    packed : (n, code_size), the codes as FAISS packs them; the first has id first_id.
-    cross, terms, bins, term_min, term_step, radius : of `packed`; see derived.pxi. bins is None for no terms.
-    allowed : bit i & 7 of byte i >> 3 tells whether code i takes part; None for all.
-    hashes : (ceil(n / HASH_BLOCK),), written, for one query only: what `hash_blocks` gives; or None.
-    n_threads : that queries scanned one by one are scanned with, at most.
+
+cdef give_back(uint8_t[::1] memory):
+    _kept.scratch, _kept.size = memory.base, memory.shape[0]
+
+
+def scan(CodeView view, QueryBlock queries, float[:, ::1] distances, int64_t[:, ::1] labels, size_t n_threads=1,
+         int64_t first_id=0):
+    """The k nearest codes of every query: nearest first, by (distance, id).
+
     distances, labels : (nq, k), written; (inf, -1) where there are fewer.
-
-    Returns (vectors judged by bytes, of these rescored in float32, vectors scanned in float32), summed over queries.
+    n_threads : that queries scanned one by one are scanned with, at most.
+    first_id : the id of the view's first code.
     """
-    cdef size_t nq = tables.shape[0], k = distances.shape[1], n = packed.shape[0], q, i
-    cdef dpq_counters counters
-    cdef dpq_database db
-    cdef dpq_queries queries
-    counters.bounded = counters.rescored = counters.floated = 0
+    cdef size_t nq = queries.queries.nq, k = distances.shape[1], q, i
+    cdef dpq_counters batch, single
     if nq == 0:
-        return 0, 0, 0
-    if n == 0:
+        return
+    if view.db.n == 0:
         distances[:] = INFINITY
         labels[:] = -1
-        return 0, 0, 0
-    db = make_database(packed, nbits, levels, cross, terms)
-    db.term_bins = &bins[0] if bins is not None else NULL
-    db.term_min = term_min
-    db.term_step = term_step
-    db.radius = radius
-    db.allowed = &allowed[0] if allowed is not None else NULL
-    db.hashes = &hashes[0] if hashes is not None else NULL
-    queries.tables = &tables[0, 0]
-    queries.norms = &norms[0]
-    queries.table_errors = &table_errors[0]
-    queries.inner_product = inner_product
-    queries.nq = nq
+        return
     # Queries left over from whole groups of the batch scan may be too few for it.
     cdef size_t batched = nq - nq % kernels.batch_width
-    if nq - batched >= kernels.least_batch and hashes is None:
+    if nq - batched >= kernels.least_batch:
         batched = nq
+    cdef dpq_queries together = queries.part(0, batched), alone = queries.part(batched, nq)
     cdef size_t scratch_size = max(
-        kernels.batch_scratch(&db, k) if batched else 0, kernels.single_scratch(k, n_threads) if batched < nq else 0
+        kernels.batch_scratch(&view.db, k) if batched else 0,
+        kernels.single_scratch(k, n_threads) if batched < nq else 0,
     )
     cdef uint8_t[::1] scratch = scratch_of_thread(scratch_size)
     cdef uint32_t[:, ::1] ids = np.empty((nq, k), np.uint32)
+    memset(&batch, 0, sizeof(batch))
+    memset(&single, 0, sizeof(single))
     with nogil:
-        queries.nq = batched
         if batched:
-            kernels.scan_batch(&db, &queries, k, &distances[0, 0], &ids[0, 0], &scratch[0], &counters)
-        queries.tables += batched * tables.shape[1]
-        queries.norms += batched
-        queries.table_errors += batched
-        queries.nq = nq - batched
+            kernels.scan_batch(&view.db, &together, k, &distances[0, 0], &ids[0, 0], &scratch[0], &batch)
         if batched < nq:
             kernels.scan_single(
-                &db, &queries, k, n_threads, &distances[batched, 0], &ids[batched, 0], &scratch[0], &counters
+                &view.db, &alone, k, n_threads, &distances[batched, 0], &ids[batched, 0], &scratch[0], &single
             )
         for q in range(nq):
             for i in range(k):
                 labels[q, i] = -1 if ids[q, i] == UINT32_MAX else first_id + ids[q, i]
-    return counters.bounded, counters.rescored, counters.floated
+    if batched:
+        count_scan(&batch, &counted.batch_scans)
+    if batched < nq:
+        count_scan(&single, &counted.single_scans)
 
 
-cdef class SingleScan(Single):
-    """One query's search of all codes of an index.
+cdef enum:
+    MOST_RESULTS = 1 << 20  # of a search without checks: more may not fit in memory
 
-    worth_a_thread : vectors that a thread has to have for itself to be worth taking.
-    derived : the DerivedCodes that `hashes`, `bins` and so on are of, as long as derived.hashes is `hashes`.
-    centre : (d,), what the query is moved by; None for inner products.
-    panels, bias, scale : of all codewords of the levels, and what their products are added to and times.
-    constant_panel : (1, d, 16), whose first product with the query all distances lack; None: its squared norm.
-    error_of_norm, error_constant : see ProgressiveQuantizer.table_errors. The others are those of `scan`.
+
+cdef class DirectSearch:
+    """Searches of one query with nothing of Python between the call and the results, while the index stays the same.
+
+    this : the SWIG object of the index; version : the index's, when this was made.
+    scans : filled by the owner: what searches, by the levels that a search compares, 0 for all.
     """
 
-    cdef object derived, hashes, kept
-    cdef const uint64_t[::1] expected
-    cdef const float[::1] centre
-    cdef const float[:, :, ::1] panels, constant_panel
-    cdef const float[::1] bias
-    cdef float error_of_norm, error_constant
-    cdef size_t d, worth_a_thread
-    cdef dpq_database db
+    cdef object this, version
+    cdef readonly dict scans
 
-    def __init__(
-        self,
-        size_t worth_a_thread,
-        object derived,
-        object hashes,
-        const float[::1] centre,
-        const float[:, :, ::1] panels,
-        const float[::1] bias,
-        const float[:, :, ::1] constant_panel,
-        float error_of_norm,
-        float error_constant,
-        const uint8_t[:, ::1] packed,
-        size_t nbits,
-        size_t levels,
-        const float[:, :, ::1] cross,
-        const float[::1] terms,
-        const uint8_t[::1] bins,
-        float term_min,
-        float term_step,
-        float radius,
-    ):
-        self.worth_a_thread = worth_a_thread
-        self.derived, self.hashes, self.expected = derived, hashes, hashes
-        self.centre, self.panels, self.bias, self.constant_panel = centre, panels, bias, constant_panel
-        self.error_of_norm, self.error_constant = error_of_norm, error_constant
-        self.d = panels.shape[1]
-        self.db = make_database(packed, nbits, levels, cross, terms)
-        self.db.term_bins = &bins[0] if bins is not None else NULL
-        self.db.term_min = term_min
-        self.db.term_step = term_step
-        self.db.radius = radius
-        self.kept = cross, terms, bins
+    def __init__(self, object this, object version):
+        self.this, self.version, self.scans = this, version, {}
 
-    def is_true(self):
-        """Whether the derived data is what it was."""
-        return self.derived.hashes is self.hashes
+    def is_of(self, object this, object version):
+        """Whether it was made for this state of this index."""
+        return this is self.this and version == self.version
+
+    def search(self, object this, object version, object x, object k, object levels):
+        """The k nearest of one query, (D, I); None where that takes a closer look at the arguments or the index."""
+        scan = self.scans.get(levels)
+        if scan is None or this is not self.this or version != self.version:
+            return None
+        if type(k) is not int or not 1 <= k <= MOST_RESULTS or not cnp.PyArray_Check(x):
+            return None
+        return (<OneQueryScan>scan).search(x, k)
+
+
+cdef class OneQueryScan:
+    """Search of an index by one query; None where the index is not what this was made for.
+
+    unchanged : whether FAISS's objects are what they were.
+    """
+
+    cdef Unchanged unchanged
+
+    def is_good(self):
+        """Whether the index still is what this was made for."""
+        return self.unchanged.holds()
 
     cdef search(self, cnp.ndarray x, size_t k):
-        cdef const float *query = query_of(x, self.d)
-        if query == NULL or not self.is_true():
+        raise NotImplementedError
+
+
+cdef class OneQueryCodeScan(OneQueryScan):
+    """One query's search of all codes of an index.
+
+    constant_panel : (1, d, 16), whose first product with the query all distances lack; None: its squared norm.
+    worth_a_thread : vectors that a thread has to have for itself to be worth taking.
+    """
+
+    cdef CodeView view
+    cdef QueryTables tables
+    cdef const float[:, :, ::1] constant_panel
+    cdef size_t worth_a_thread
+
+    def __init__(self, Unchanged unchanged, CodeView view, QueryTables tables,
+                 const float[:, :, ::1] constant_panel, size_t worth_a_thread):
+        self.unchanged, self.view, self.tables = unchanged, view, tables
+        self.constant_panel, self.worth_a_thread = constant_panel, worth_a_thread
+
+    cdef search(self, cnp.ndarray x, size_t k):
+        cdef const float *query = query_of(x, self.tables.d)
+        if query == NULL or not self.unchanged.holds():
             return None
         # Before scratch is taken: an allocation may run other code of this thread, which takes it too.
         cdef float *distances = NULL
         cdef int64_t *labels = NULL
         results = empty_results(k, &distances, &labels)
-        cdef size_t n_threads = self.threads(), n_hashes = self.expected.shape[0]
-        cdef size_t width = self.panels.shape[0] * DPQ_PANEL
-        cdef size_t size = (self.d + width) * sizeof(float) + k * sizeof(uint32_t) + n_hashes * sizeof(uint64_t)
-        cdef uint8_t *at = &scratch_of_thread(size + 4 * 64 + kernels.single_scratch(k, n_threads))[0]
-        cdef float *moved = <float *>take(&at, self.d * sizeof(float))
-        cdef float *table = <float *>take(&at, width * sizeof(float))
+        cdef size_t n_threads = self.threads(), d = self.tables.d, i
+        cdef size_t size = (d + self.tables.width) * sizeof(float) + k * sizeof(uint32_t)
+        cdef uint8_t *at = &scratch_of_thread(size + 3 * 64 + kernels.single_scratch(k, n_threads))[0]
+        cdef float *moved = <float *>take(&at, d * sizeof(float))
+        cdef float *table = <float *>take(&at, self.tables.width * sizeof(float))
         cdef uint32_t *ids = <uint32_t *>take(&at, k * sizeof(uint32_t))
-        cdef dpq_database db = self.db
-        db.hashes = <uint64_t *>take(&at, n_hashes * sizeof(uint64_t))
+        cdef dpq_counters counters
+        memset(&counters, 0, sizeof(counters))
         with nogil:
-            self.scan(&db, query, n_threads, moved, table, at, k, distances, ids)
+            self.scan(query, n_threads, moved, table, at, k, distances, ids, &counters)
             for i in range(k):
                 labels[i] = -1 if ids[i] == UINT32_MAX else <int64_t>ids[i]
-        same = memcmp(db.hashes, &self.expected[0], n_hashes * sizeof(uint64_t)) == 0
-        return results if same else None
+        count_scan(&counters, &counted.single_scans)
+        counted.direct += 1
+        return results
 
     cdef size_t threads(self) except 0:
         """How many are worth taking; FAISS is asked, for 70 ns, only where its answer matters."""
-        cdef size_t most = self.db.n // self.worth_a_thread
+        cdef size_t most = self.view.db.n // self.worth_a_thread
         return 1 if most <= 1 else max(1, min(most, <size_t>omp_get_max_threads()))
 
-    cdef void scan(self, const dpq_database *db, const float *query, size_t n_threads, float *moved, float *table,
-                   uint8_t *scratch, size_t k, float *distances, uint32_t *ids) noexcept nogil:
+    cdef void scan(self, const float *query, size_t n_threads, float *moved, float *table, uint8_t *scratch, size_t k,
+                   float *distances, uint32_t *ids, dpq_counters *counters) noexcept nogil:
         """Distances, as FAISS gives them, and ids."""
-        cdef bint inner_product = self.centre is None
+        cdef bint inner_product = self.tables.inner_product
         cdef dpq_queries queries
-        cdef dpq_counters unread
-        memset(&unread, 0, sizeof(unread))
         cdef float norm, error, constant
         cdef float products[DPQ_PANEL]
         cdef size_t i
-        cdef double total = 0
-        for i in range(self.d):
-            moved[i] = query[i] if inner_product else query[i] - self.centre[i]
-            total += <double>moved[i] * moved[i]
-        norm = constant = <float>total
-        error = self.error_of_norm * <float>sqrt(total) + (self.error_constant + <float>1.2e-7 * norm)
+        self.tables.move(query, moved, &norm, &error)
+        constant = norm
         dpq_linear_together(
-            kernels, n_threads, moved, self.d, &self.panels[0, 0, 0], self.panels.shape[0], &self.bias[0],
-            -1.0 if inner_product else -2.0, table,
+            kernels, n_threads, moved, self.tables.d, &self.tables.panels[0, 0, 0], self.tables.panels.shape[0],
+            &self.tables.bias[0], self.tables.scale, table,
         )
         if inner_product:
             memset(products, 0, sizeof(products))
-            kernels.linear(moved, 1, self.d, &self.constant_panel[0, 0, 0], 1, products, -1.0, products, DPQ_PANEL)
+            kernels.linear(
+                moved, 1, self.tables.d, &self.constant_panel[0, 0, 0], 1, products, -1.0, products, DPQ_PANEL
+            )
             constant = products[0]
         queries.tables = table
         queries.norms = &norm
         queries.table_errors = &error
         queries.inner_product = inner_product
         queries.nq = 1
-        kernels.scan_single(db, &queries, k, n_threads, distances, ids, scratch, &unread)
+        kernels.scan_single(&self.view.db, &queries, k, n_threads, distances, ids, scratch, counters)
         for i in range(k):
             if ids[i] == UINT32_MAX:
                 distances[i] = -FLT_MAX if inner_product else FLT_MAX

@@ -73,8 +73,8 @@ typedef struct {
 static inline dpq_database lists_database(const dpq_lists *lists, size_t list)
 {
     dpq_database db = {0};
-    db.codes = (const uint8_t *)(uintptr_t)lists->codes[list * lists->words];
-    db.n = (size_t)lists->sizes[list * lists->words];
+    db.codes = (const uint8_t *)(uintptr_t)lists->codes[list];
+    db.n = (size_t)lists->sizes[list];
     db.code_size = lists->code_size;
     db.nbits = lists->nbits;
     db.levels = lists->levels;
@@ -264,7 +264,7 @@ static void lists_load_tables(const dpq_lists *lists, const lists_query *q, dpq_
  * vectors that are done already. */
 static size_t lists_last_hits(const dpq_database *db, dpq_lookups *look, size_t end, size_t wanted)
 {
-    size_t found = lookups_find(db, look, end - DPQ_QW, DPQ_QW, NULL), kept = 0;
+    size_t found = lookups_find(db, look, end - DPQ_QW, DPQ_QW), kept = 0;
     for (size_t h = 0; h < found; h++) {
         look->hits[kept] = look->hits[h];
         kept += look->hits[h] >= end - wanted;
@@ -284,7 +284,7 @@ static void lists_byte_scan(const lists_part *part, lists_scan *s, lists_query *
         n = dpq_min(LOOKUPS_AT_ONCE, part->count - v);
         size_t whole = n - n % DPQ_QW;
         s->look.limit = (uint8_t)limit;
-        lists_rescore(part, s, q, lookups_find(&part->db, &s->look, v, whole, NULL));
+        lists_rescore(part, s, q, lookups_find(&part->db, &s->look, v, whole));
         if (v + n < DPQ_QW)
             lists_float_chunk(part, s, q, v, n);
         else if (whole < n)

@@ -149,6 +149,7 @@ static void lists_scan_group(const dpq_lists *lists, lists_scan *s, lists_group 
     }
     if (live)
         lists_interleave(lists, g);
+    s->counters->together++;
     for (size_t n, v = 0; v < count && live; v += n) {
         n = dpq_min(LISTS_CHUNK, count - v);
         lists_byte_sums(db, g, v, n);

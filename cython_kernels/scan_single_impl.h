@@ -26,7 +26,8 @@
 #define SINGLE_SAMPLE 1024u
 #define SINGLE_SAMPLE_PIECE 128u     /* of the sample, that a thread takes at a time */
 #define SINGLE_MIN_SAMPLED_N 8192u   /* smaller databases are scanned in float, without a sample */
-#define SINGLE_PIECE (4 * DPQ_HASH_BLOCK) /* vectors that a thread takes at a time */
+#define SINGLE_PIECE 16384u          /* vectors that a thread takes at a time */
+#define SINGLE_SHARE 4096u           /* a thread's share is a multiple of so many vectors */
 
 /* What one thread works with. */
 typedef struct {
@@ -230,39 +231,27 @@ static void single_float_chunk(single_search *search, single_worker *s, size_t f
     s->counters.floated += n;
 }
 
-/* By look-ups; the codes' hash is taken along. */
+/* By look-ups. */
 static void single_byte_scan(single_search *search, single_worker *s, size_t first, size_t end)
 {
     const dpq_database *db = search->db;
-    dpq_hash hash;
     for (size_t n, v = first; v < end; v += n) {
         n = dpq_min(end - v, SINGLE_CHUNK);
-        size_t whole = n / DPQ_QW * DPQ_QW, in_block = v % DPQ_HASH_BLOCK;
-        int hashing = db->hashes && n == SINGLE_CHUNK;
-        if (in_block == 0)
-            hash_begin(&hash);
+        size_t whole = n / DPQ_QW * DPQ_QW;
         single_follow(search, s);
-        size_t found = lookups_find(db, &s->look, v, whole, hashing ? &hash : NULL);
+        size_t found = lookups_find(db, &s->look, v, whole);
         single_rescore(search, s, found);
         s->counters.bounded += whole;
         s->counters.rescored += found;
         if (whole < n)
             single_float_chunk(search, s, v + whole, n - whole);
-        if (db->hashes && (v + n == db->n || in_block + n == DPQ_HASH_BLOCK))
-            db->hashes[v / DPQ_HASH_BLOCK] =
-                hash_end(&hash, dpq_row(db, v), hashing ? 0 : n * db->code_size, (in_block + n) * db->code_size);
     }
 }
 
 static void single_float_scan(single_search *search, single_worker *s, size_t first, size_t end)
 {
-    const dpq_database *db = search->db;
     for (size_t n, v = first; v < end; v += n) {
-        size_t left = db->n - v;
         n = dpq_min(end - v, dpq_first_chunks(v, SINGLE_CHUNK));
-        if (db->hashes && v % DPQ_HASH_BLOCK == 0)
-            db->hashes[v / DPQ_HASH_BLOCK] =
-                hash_bytes(dpq_row(db, v), (left < DPQ_HASH_BLOCK ? left : DPQ_HASH_BLOCK) * db->code_size);
         single_rescore_pending(search, s); /* now, not a chunk later: the first threshold is worth more than the wait */
         single_follow(search, s);
         single_float_chunk(search, s, v, n);
@@ -295,10 +284,11 @@ static void single_scan_query(single_search *search, const dpq_queries *qs, size
     if (search->bytes)
         single_build_tables(search, qs, q, high);
     atomic_store(&search->limit, search->top.limit);
-    single_share(search, db->n, DPQ_HASH_BLOCK);
+    single_share(search, db->n, SINGLE_SHARE);
     for (size_t t = 0; t < search->n_threads; t++)
-        search->workers[t].counters = (dpq_counters){0, 0, 0}; /* of threads that do not come */
-    dpq_run_together(search->n_threads, single_work, search);
+        search->workers[t].counters = (dpq_counters){0}; /* of threads that do not come */
+    size_t threads = dpq_run_together(search->n_threads, single_work, search);
+    counters->threads = threads > counters->threads ? threads : counters->threads;
     for (size_t t = 0; t < search->n_threads; t++) {
         counters->bounded += search->workers[t].counters.bounded;
         counters->rescored += search->workers[t].counters.rescored;

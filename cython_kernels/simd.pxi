@@ -11,7 +11,6 @@ cdef extern from "kernels.h" nogil:
         float term_min
         float term_step
         float radius
-        uint64_t *hashes
         const uint8_t *allowed
 
     ctypedef struct dpq_queries:
@@ -27,7 +26,6 @@ cdef extern from "kernels.h" nogil:
         const uint64_t *terms
         const uint64_t *allowed
         const int64_t *sizes
-        size_t words
         const float *term_min
         const float *term_step
         const float *term_magnitude
@@ -52,6 +50,12 @@ cdef extern from "kernels.h" nogil:
         uint64_t bounded
         uint64_t rescored
         uint64_t floated
+        uint64_t together
+        uint64_t threads
+
+    ctypedef struct dpq_guesses:
+        uint64_t enough
+        uint64_t too_low
 
     ctypedef struct dpq_encode_step:
         size_t n
@@ -84,6 +88,7 @@ cdef extern from "kernels.h" nogil:
         float *partial
         uint32_t *slots
         float *scores
+        dpq_guesses *guesses
 
     ctypedef struct dpq_kernels:
         void (*linear)(
@@ -91,7 +96,6 @@ cdef extern from "kernels.h" nogil:
             const float *bias, float scale, float *out, size_t ldo,
         ) noexcept nogil
         void (*encode_level)(const dpq_encode_step *step) noexcept nogil
-        uint64_t (*hash)(const uint8_t *bytes, size_t n) noexcept nogil
         size_t (*batch_scratch)(const dpq_database *db, size_t k) noexcept nogil
         void (*scan_batch)(
             const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,
@@ -114,14 +118,12 @@ cdef extern from "kernels.h" nogil:
     const dpq_kernels *dpq_find_kernels(const char *name)
 
     enum:
-        DPQ_HASH_BLOCK
         DPQ_LINEAR_DEPTH
 
 cdef enum:
     DPQ_PANEL = 16
 
 PANEL = DPQ_PANEL
-HASH_BLOCK = DPQ_HASH_BLOCK
 LINEAR_DEPTH = DPQ_LINEAR_DEPTH
 
 cdef const dpq_kernels *kernels = NULL

@@ -1,13 +1,13 @@
-/* AVX-512 (F, BW, VL, DQ, VBMI) and VAES: 64 uint8 lanes, 16 float lanes. */
+/* AVX-512 (F, BW, VL, DQ, VBMI): 64 uint8 lanes, 16 float lanes. */
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,vaes"))), \
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"))), \
                              apply_to = function)
 #define DPQ_SIMD_END _Pragma("clang attribute pop")
 #else
-#pragma GCC target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,vaes")
+#pragma GCC target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")
 #endif
 
 enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4, LINEAR_ROW_PANELS = 8 }; /* sums take one of 32 registers a panel */
@@ -33,8 +33,6 @@ static inline void dpq_u8_zip(dpq_u8s *a, dpq_u8s *b)
     *a = low;
 }
 
-#define DPQ_HAS_STIR
-static inline dpq_u8s dpq_u8_stir(dpq_u8s a, dpq_u8s b) { return _mm512_aesenc_epi128(a, b); }
 
 /* a * slope / 256 modulo 256, rounded down: the high byte of a 16-bit product */
 static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)

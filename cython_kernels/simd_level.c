@@ -3,23 +3,13 @@
 
 #include "kernels.h"
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-/* Whose name not every compiler's __builtin_cpu_supports knows. */
-static int has_vaes(void)
-{
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 9 & 1;
-}
-#endif
-
 const dpq_kernels *dpq_find_kernels(const char *name)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (strcmp(name, "avx512") == 0 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vbmi") && has_vaes())
+        __builtin_cpu_supports("avx512vbmi"))
         return &dpq_kernels_avx512;
     if (strcmp(name, "avx2") == 0 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return &dpq_kernels_avx2;

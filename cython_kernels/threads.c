@@ -160,11 +160,11 @@ static void close_and_wait(void)
     }
 }
 
-void dpq_run_together(size_t n_threads, dpq_job job, void *context)
+size_t dpq_run_together(size_t n_threads, dpq_job job, void *context)
 {
     if (n_threads <= 1 || pthread_mutex_trylock(&pool.busy)) {
         job(context, 0);
-        return;
+        return 1;
     }
     if (pool.threads < n_threads - 1)
         start_threads(n_threads - 1);
@@ -178,5 +178,7 @@ void dpq_run_together(size_t n_threads, dpq_job job, void *context)
     wake_sleepers(n_threads - 1);
     job(context, 0);
     close_and_wait();
+    size_t calls = atomic_load(&pool.next_thread);
     pthread_mutex_unlock(&pool.busy);
+    return calls;
 }

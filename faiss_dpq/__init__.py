@@ -7,12 +7,12 @@ from .index.factory import index_factory
 from .index.io import (
     clone_index,
     deserialize_index,
-    downcast_index,
     read_index,
     serialize_index,
     write_index,
 )
 from .index.parameters import ParameterSpace
+from .index.registry import downcast_index
 from .index.wrappers import (
     IndexIDMap,
     IndexIDMap2,

@@ -1,6 +1,21 @@
 """What the kernels must equal, as plainly as numpy says it."""
 
+import struct
+
+import faiss
 import numpy as np
+
+FLT_MAX = np.finfo(np.float32).max
+METRICS = [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT]
+
+
+def normal(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def idx(array):
+    """The bytes of an idx file, the format of MNIST and Fashion-MNIST."""
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
 def random_codebooks(rng, M, K, d, offset=0.0):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import faiss_dpq
+from faiss_dpq.index.wrappers.wrapper import Wrapper
 
 D = 32
 METRICS = [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT]
@@ -97,8 +98,7 @@ def structure_of(index):
     if isinstance(index, faiss_dpq.IndexPreTransform):
         chain = [type(faiss.downcast_VectorTransform(index.chain.at(i))).__name__ for i in range(index.chain.size())]
         return (name, *chain, structure_of(index.index))
-    if hasattr(index, "_inner_indexes"):
-        assert type(index).__module__ == "faiss_dpq.index.wrappers.wrappers"
+    if isinstance(index, Wrapper):
         return (name, *map(structure_of, index._inner_indexes()))
     return name
 

@@ -3,7 +3,6 @@
 import gzip
 import itertools
 import pickle
-import struct
 from collections import Counter
 
 import numpy as np
@@ -12,14 +11,10 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from naive import idx  # noqa: E402
 from torch.utils.data import TensorDataset  # noqa: E402
 
 from faiss_dpq.nn import data, image_sets, readers  # noqa: E402
-
-
-def idx(array):
-    """The bytes of an idx file."""
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
 @pytest.fixture

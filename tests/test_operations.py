@@ -1,8 +1,8 @@
 """Random sequences of everything that changes an index: after each, searches equal those of a naive model.
 
-The model is an array of codes. Bins, radii and hashes that the index derives from its codes would show if any way of
+The model is an array of codes. Bins and radii that the index derives from its codes would show if any way of
 changing these left them stale: our methods, FAISS's own through other Python objects of the same C++ index, and
-writing to the codes' memory.
+writing to the codes' memory, after which `invalidate` is called.
 """
 
 import faiss
@@ -15,11 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import faiss_dpq
 from faiss_dpq import _kernels
-from faiss_dpq.codec import quantizer as quantizer_module
+from faiss_dpq.codec import codebooks as codebooks_module
 
 D = 7
 seeds = st.integers(0, 2**32 - 1)
-counts = st.integers(0, 40) | st.just(17_000)  # beyond a block of hashes, and of what is scanned in bytes
+counts = st.integers(0, 40) | st.just(17_000)  # beyond what is scanned in float32
 
 
 class Operations(RuleBasedStateMachine):
@@ -93,6 +93,7 @@ class Operations(RuleBasedStateMachine):
         memory[rows] = naive.pack(codes, self.nbits)
         for row, code in zip(rows, codes, strict=True):
             self.codes[row] = code
+        self.index.invalidate()
 
     def wrapped(self):
         """The index as a stock IndexPreTransform gives it back."""
@@ -166,7 +167,7 @@ class Operations(RuleBasedStateMachine):
 @pytest.mark.parametrize("tables", ["cross tables", "no cross tables"])
 def test_searches_equal_the_models_after_any_operations(tables, monkeypatch):
     if tables == "no cross tables":
-        monkeypatch.setattr(quantizer_module, "MAX_CROSS_TABLE_BYTES", -1)
+        monkeypatch.setattr(codebooks_module, "MAX_CROSS_TABLE_BYTES", -1)
     case = Operations.TestCase()
     case.settings = settings(max_examples=25, stateful_step_count=12, deadline=None, derandomize=True)
     case.runTest()

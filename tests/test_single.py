@@ -1,4 +1,4 @@
-"""A search of one query goes to the kernels at once: it finds what any other search finds, and never by what was."""
+"""A search by one query goes to the kernels at once, and finds what any other search finds."""
 
 import copy
 import os
@@ -7,69 +7,18 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import faiss
-import naive
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from naive import METRICS, normal
+from one_query import KINDS, assert_equal, flat, is_short, one_by_one
 
 import faiss_dpq
-from faiss_dpq.codec import quantizer as quantizer_module
+from faiss_dpq.codec import codebooks as codebooks_module
 from faiss_dpq.search import flat as _scan
-from faiss_dpq.search import lists as _lists
 
-METRICS = [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT]
-NLIST = 6
-
-
-def normal(rng, *shape):
-    return rng.standard_normal(shape).astype(np.float32)
-
-
-def flat(rng, n=600, d=9, M=3, nbits=5, metric=faiss.METRIC_L2):
-    """An IndexDPQ of random codebooks and codes."""
-    index = faiss_dpq.IndexDPQ.from_codebooks(naive.random_codebooks(rng, M, 1 << nbits, d), metric)
-    index.add_sa_codes(naive.pack(rng.integers(0, 1 << nbits, (n, M)).astype(np.uint16), nbits))
-    return index
-
-
-def inverted(rng, n=600, d=9, M=3, nbits=5, metric=faiss.METRIC_L2):
-    """An IndexIVFDPQ of random centres, codebooks and codes."""
-    centres = faiss.IndexFlat(d, metric)
-    centres.add(2 * normal(rng, NLIST, d))
-    index = faiss_dpq.IndexIVFDPQ.from_codebooks(centres, naive.random_codebooks(rng, M, 1 << nbits, d), metric)
-    lists = rng.integers(0, NLIST, (n, 1)).astype(np.uint8)
-    codes = naive.pack(rng.integers(0, 1 << nbits, (n, M)).astype(np.uint16), nbits)
-    index.add_sa_codes(np.concatenate([lists, codes], axis=1))
-    index.nprobe = 3
-    return index
-
-
-KINDS = {"flat": flat, "inverted": inverted}
-
-
-def one_by_one(index, xq, k):
-    return tuple(np.concatenate(part) for part in zip(*(index.search(x[None], k) for x in xq), strict=True))
-
-
-def assert_equal(found, expected):
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(a, b)
-        assert a.dtype == b.dtype
-
-
-def is_short(index, x, monkeypatch):
-    """Whether a search of x gets by without a look at the index from Python."""
-    with monkeypatch.context() as patch:
-        patch.setattr(type(index), "_checked_vectors", lambda *_: pytest.fail("the long way"))
-        try:
-            index.search(x, 4)
-        except pytest.fail.Exception:
-            return False
-        return True
-
-
-# ---- results -------------------------------------------------------------------------------------------------------
+# ---- results --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,9 +52,9 @@ def test_one_query_finds_what_many_find(simd, kind, metric, n, d, M, nbits, leve
 @pytest.mark.parametrize("tables", ["cross tables", "no cross tables"])
 def test_one_query_of_many_vectors(simd, kind, metric, tables, monkeypatch):
     if tables == "no cross tables":
-        monkeypatch.setattr(quantizer_module, "MAX_CROSS_TABLE_BYTES", -1)
+        monkeypatch.setattr(codebooks_module, "MAX_CROSS_TABLE_BYTES", -1)
     rng = np.random.default_rng(0)
-    index = KINDS[kind](rng, 40_000, 20, 4, 8, metric)  # beyond a block of hashes, and of what is scanned in bytes
+    index = KINDS[kind](rng, 40_000, 20, 4, 8, metric)  # beyond what is scanned in float32
     xq = normal(rng, 5, 20)
     for k in (1, 10, 300):
         expected = index.search(xq, k)
@@ -153,13 +102,7 @@ def test_the_second_search_of_a_prefix_is_short_too(monkeypatch):
             index.search(x, 4, params=faiss_dpq.SearchParametersDPQ(levels=levels))
 
 
-# ---- threads -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def worth_threads(monkeypatch):
-    """Threads for indexes of some blocks of hashes."""
-    monkeypatch.setattr(_scan, "_WORTH_A_THREAD", 1000)
+# ---- threads --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -250,7 +193,7 @@ def test_an_interpreter_ends_while_threads_search():
     subprocess.run([sys.executable, "-c", _ENDS_WHILE_THREADS_SEARCH], check=True, timeout=300)
 
 
-# ---- arguments, other threads --------------------------------------------------------------------------------------
+# ---- arguments, other threads ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -281,13 +224,13 @@ def test_a_search_under_way_owns_what_it_reads(kind):
     rng = np.random.default_rng(1)
     index, xq = KINDS[kind](rng, 20_000, 24, 4, 8), normal(rng, 20, 24)
     expected = one_by_one(index, xq, 12)
-    watched = index._watched
-    index._derived_by_levels = None
+    direct = index._direct
+    setattr(index, "_derived" if kind == "flat" else "_known", None)
     copies = [copy.deepcopy(index) for _ in range(5)]
     for other in copies:  # takes the memory that is no longer owned
         other.search(xq, 12)
     assert_equal(one_by_one(index, xq, 12), expected)
-    assert index._watched is watched
+    assert index._direct is direct
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -303,178 +246,7 @@ def test_one_query_each_from_several_threads(kind):
             with ThreadPoolExecutor(4) as pool:
                 found = list(pool.map(lambda x: index.search(x[None], 12), xq))
             assert_equal(tuple(map(np.concatenate, zip(*found, strict=True))), expected)
-            index._derived_by_levels = index._watched = None
+            index._direct = None
+            setattr(index, "_derived" if kind == "flat" else "_known", None)
     finally:
         sys.setswitchinterval(interval)
-
-
-# ---- nothing is ever stale -----------------------------------------------------------------------------------------
-
-
-def new_array_lists(index):
-    """Other lists, at another address, of the first half of each list's vectors."""
-    lists = faiss.ArrayInvertedLists(index.nlist, index.code_size)
-    for number in range(index.nlist):
-        n = index.invlists.list_size(number) // 2
-        lists.add_entries(number, n, index.invlists.get_ids(number), index.invlists.get_codes(number))
-    index.replace_invlists(lists, True)
-    lists.this.disown()
-
-
-def new_centres(index, rng):
-    centres = faiss.IndexFlatL2(index.d)
-    index.referenced_objects.append(centres)
-    centres.add(2 * normal(rng, index.nlist, index.d))
-    index.quantizer = centres
-
-
-def codes_of(index):
-    """The memory of the codes: of all, or of every list."""
-    if hasattr(index, "codes"):
-        return [faiss.rev_swig_ptr(index.codes.data(), index.codes.size())]
-    lists, size = index.invlists, index.code_size
-    return [faiss.rev_swig_ptr(lists.get_codes(i), lists.list_size(i) * size) for i in range(index.nlist)]
-
-
-def write_codes(index, rng):
-    for memory in codes_of(index):
-        memory[:] = rng.integers(0, 256, len(memory))
-
-
-def write_ids(index):
-    for number in range(index.nlist):
-        faiss.rev_swig_ptr(index.invlists.get_ids(number), index.invlists.list_size(number))[:] += 1000
-
-
-def codebooks_of(index):
-    return faiss.rev_swig_ptr(index.rq.codebooks.data(), index.rq.codebooks.size())
-
-
-def write_last_codebook(index, rng):
-    values = codebooks_of(index)
-    last = len(values) // index.rq.M
-    values[-last:] = normal(rng, last)
-    index.rq.compute_codebook_tables()
-
-
-def set_state_of_another(index, rng):
-    index.__setstate__(KINDS["inverted" if hasattr(index, "nprobe") else "flat"](rng).__getstate__())
-
-
-OF_BOTH = {
-    "levels": lambda index, rng: setattr(index, "levels", 2),
-    "add": lambda index, rng: index.add(normal(rng, 50, index.d)),
-    "remove": lambda index, rng: index.remove_ids(np.arange(100)),
-    "reset": lambda index, rng: index.reset(),
-    "codes": write_codes,
-    "codebooks": lambda index, rng: faiss.copy_array_to_vector(
-        normal(rng, index.rq.codebooks.size()), index.rq.codebooks
-    ),
-    "last codebook": write_last_codebook,
-    "state": set_state_of_another,
-}
-CHANGES = {
-    "flat": OF_BOTH
-    | {
-        "permute": lambda index, rng: index.permute_entries(rng.permutation(index.ntotal)),
-        "codes vector": lambda index, rng: faiss.copy_array_to_vector(
-            rng.integers(0, 256, index.codes.size()).astype(np.uint8), index.codes
-        ),
-    },
-    "inverted": OF_BOTH
-    | {
-        "nprobe": lambda index, rng: setattr(index, "nprobe", 1),
-        "max_codes": lambda index, rng: setattr(index, "max_codes", 70),
-        "by_residual": lambda index, rng: setattr(index, "by_residual", False),
-        "metric": lambda index, rng: setattr(index, "metric_type", faiss.METRIC_INNER_PRODUCT),
-        "lists": lambda index, rng: new_array_lists(index),
-        "ids": lambda index, rng: write_ids(index),
-        "coarse quantizer": new_centres,
-        "centres": lambda index, rng: (index.quantizer.reset(), index.quantizer.add(normal(rng, NLIST, index.d))),
-    },
-}
-
-
-@pytest.mark.parametrize(("kind", "change"), [(kind, change) for kind in KINDS for change in CHANGES[kind]])
-def test_the_next_search_of_one_query_sees_any_change(kind, change, monkeypatch):
-    rng = np.random.default_rng(5)
-    index, x = KINDS[kind](rng), normal(rng, 1, 9)
-    for _ in range(2):
-        before = index.search(x, 20)
-    assert is_short(index, x, monkeypatch)
-    CHANGES[kind][change](index, rng)
-    fresh = copy.deepcopy(index)
-    if kind == "inverted":
-        fresh.max_codes = index.max_codes
-    expected = fresh.search(np.repeat(x, 2, axis=0), 20)
-    assert not np.array_equal(before[0], expected[0][:1]) or not np.array_equal(before[1], expected[1][:1])
-    for _ in range(3):
-        assert_equal(index.search(x, 20), (expected[0][:1], expected[1][:1]))
-
-
-@pytest.mark.parametrize("n_threads", [1, 3])
-def test_codes_changed_and_changed_back(n_threads, threads, worth_threads, monkeypatch):
-    """The bins of the codes in between are not taken for those of the first ones."""
-    threads(n_threads)
-    rng = np.random.default_rng(6)
-    index, xq = flat(rng, 20_000, 9, 4, 8), normal(rng, 3, 9)
-    expected = one_by_one(index, xq, 10)
-    (memory,) = codes_of(index)
-    codes = memory.copy()
-    for _ in range(3):
-        write_codes(index, rng)
-        index.search(xq, 10)
-        memory[:] = codes
-        assert_equal(one_by_one(index, xq, 10), expected)
-        assert is_short(index, xq[:1], monkeypatch)
-
-
-@pytest.mark.parametrize("place", [0, 4096 * 4 + 1, 29_999])
-def test_threads_notice_one_code_changed(place, threads, worth_threads):
-    threads(3)
-    rng = np.random.default_rng(6)
-    index, x = flat(rng, 30_000, 9, 4, 8), normal(rng, 1, 9)
-    for _ in range(2):
-        before = index.search(x, 30_000)
-    (memory,) = codes_of(index)
-    memory.reshape(-1, 4)[place, 3] ^= 1
-    expected = copy.deepcopy(index).search(np.repeat(x, 2, axis=0), 30_000)
-    found = index.search(x, 30_000)
-    assert_equal(found, (expected[0][:1], expected[1][:1]))
-    assert not np.array_equal(found[0], before[0])
-
-
-def test_a_coarse_quantizer_emptied_is_noticed():
-    index, x = inverted(np.random.default_rng(0)), np.zeros((1, 9), np.float32)
-    index.search(x, 4)
-    index.quantizer.reset()  # which leaves the centres in memory
-    with pytest.raises(RuntimeError, match="holds 0 vectors"):
-        index.search(x, 4)
-
-
-def test_other_lists_at_the_same_address_are_looked_at_again(monkeypatch):
-    index, x = inverted(np.random.default_rng(0)), np.zeros((1, 9), np.float32)
-    index.search(x, 4)
-    assert is_short(index, x, monkeypatch)
-    index.invlists.use_iterator = True  # one field stands for all of the object, its class among them
-    assert not is_short(index, x, monkeypatch)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_index_is_freed_with_its_last_name(kind):
-    index, x = KINDS[kind](np.random.default_rng(0)), np.zeros((1, 9), np.float32)
-    index.search(x, 4)
-    index.search(x, 4)
-    watched = index._watched
-    del index
-    assert sys.getrefcount(watched) == 2
-
-
-def test_lists_of_unknown_layout_are_searched_the_long_way(monkeypatch):
-    monkeypatch.setattr(_lists, "vector_layout", lambda: None)
-    rng = np.random.default_rng(7)
-    index, xq = inverted(rng), normal(rng, 3, 9)
-    expected = index.search(xq, 10)
-    for _ in range(2):
-        assert_equal(one_by_one(index, xq, 10), expected)
-    assert not is_short(index, xq[:1], monkeypatch)

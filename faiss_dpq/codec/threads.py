@@ -1,7 +1,9 @@
-"""Threads for kernels that release the GIL: as many as faiss.omp_get_max_threads()."""
+"""The one thread pool of this package, for work that releases the GIL."""
 
 import itertools
 import os
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
@@ -10,6 +12,9 @@ import faiss
 
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
+
+#: The most threads that took part in one call of `run` so far; a test that reads it sets it to 0 before.
+most_threads = 0
 
 
 def _forget_pool() -> None:
@@ -32,20 +37,63 @@ def slices(n: int, parts: int, multiple: int = 1) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 
 
-def run(function: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
-    """Call `function` with every tuple of `arguments`, together; the first error is raised once all have ended."""
+def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], n_threads: int | None = None) -> list[Any]:
+    """Call `function` with every tuple of `arguments`, on several threads, and return the results in their order.
+
+    The calling thread takes calls, too, and does all that no other thread begins. So a function that is run here may
+    itself use `run`, whatever the number of threads: nothing waits for a call that has not begun.
+
+    Parameters
+    ----------
+    function : callable
+    arguments : sequence of tuples
+    n_threads : int, optional
+        Threads that work together, the calling one included; as many as FAISS's OpenMP is set to, by default.
+
+    Raises
+    ------
+    Exception
+        If calls raise, the error of the first of them, after all calls have been made and have ended.
+    """
+    global most_threads
+    n_threads = min(len(arguments), n_threads or faiss.omp_get_max_threads())
+    calls, results = deque(enumerate(arguments)), [None] * len(arguments)
+    errors: dict[int, Exception] = {}
+    took_part = set()
+
+    def work() -> None:
+        while calls:
+            try:
+                number, some = calls.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            took_part.add(threading.get_ident())
+            try:
+                results[number] = function(*some)
+            except Exception as error:
+                errors[number] = error
+
+    helpers = [_pool_of(n_threads).submit(work) for _ in range(n_threads - 1)]
+    try:
+        work()
+    finally:
+        calls.clear()  # not empty only if this thread was interrupted
+        begun = [helper for helper in helpers if not helper.cancel()]
+        wait(begun)
+        most_threads = max(most_threads, len(took_part))
+    try:
+        for helper in begun:
+            helper.result()
+        if errors:
+            raise errors[min(errors)]
+    finally:
+        errors.clear()  # an error refers to this frame: no cycle shall keep its arrays in memory
+    return results
+
+
+def _pool_of(n_threads: int) -> ThreadPoolExecutor:
+    """The pool, with at least so many threads."""
     global _pool, _pool_size
-    if len(arguments) <= 1:
-        for some in arguments:
-            function(*some)
-        return
-    n_threads = faiss.omp_get_max_threads()
     if _pool is None or _pool_size < n_threads:
         _pool, _pool_size = ThreadPoolExecutor(n_threads, "faiss_dpq"), n_threads
-    futures = [_pool.submit(function, *some) for some in arguments[1:]]
-    try:
-        function(*arguments[0])
-    finally:
-        wait(futures)
-    for future in futures:
-        future.result()
+    return _pool

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 
 import faiss
 
-from .flat import IndexDPQ
-from .ivf import IndexIVFDPQ
-from .wrappers import IndexIDMap, IndexIDMap2, IndexPreTransform, IndexRefine, IndexRefineFlat
+from .registry import ours
 
-_ID_MAPS = {"IDMap2": IndexIDMap2, "IDMap": IndexIDMap}
+_ID_MAPS = {"IDMap2": faiss.IndexIDMap2, "IDMap": faiss.IndexIDMap}
 
 #: quantizer_trains_alone of coarse quantizers that FAISS's factory does not know better: trained on the centroids that
 #: k-means with a flat index finds, and then given them.
@@ -79,7 +77,7 @@ class _Factory:
         M, nbits = int(code[1]), int(code[2] or 8)
         try:
             if len(parts) == 1:
-                return IndexDPQ(d, M, nbits, self.metric)
+                return ours(faiss.IndexResidualQuantizer)(d, M, nbits, self.metric)
             if len(parts) == 2:
                 return self.ivf(d, parts[0], M, nbits)
         except ValueError as error:
@@ -110,17 +108,17 @@ class _Factory:
     def id_map(self, d: int, parts: list[str]) -> faiss.Index | None:
         for name, id_map in _ID_MAPS.items():
             if parts[-1] == name:
-                return id_map(self.index(d, ",".join(parts[:-1])))
+                return ours(id_map)(self.index(d, ",".join(parts[:-1])))
             if parts[0] == name:
-                return id_map(self.index(d, ",".join(parts[1:])))
+                return ours(id_map)(self.index(d, ",".join(parts[1:])))
         return None
 
     def refined(self, d: int, parts: list[str]) -> faiss.Index | None:
         refine = re.fullmatch(r"Refine\((.+)\)", parts[-1])
         if parts[-1] == "RFlat":
-            return IndexRefineFlat(self.index(d, ",".join(parts[:-1])))
+            return ours(faiss.IndexRefineFlat)(self.index(d, ",".join(parts[:-1])))
         if refine:
-            return IndexRefine(self.index(d, ",".join(parts[:-1])), self.index(d, refine[1]))
+            return ours(faiss.IndexRefine)(self.index(d, ",".join(parts[:-1])), self.index(d, refine[1]))
         return None
 
     def transformed(self, d: int, parts: list[str]) -> faiss.Index | None:
@@ -130,27 +128,27 @@ class _Factory:
             d, parts = transform.d_out, parts[1:]
         if not transforms:
             return None
-        index = IndexPreTransform(self.index(d, ",".join(parts)))
+        index = ours(faiss.IndexPreTransform)(self.index(d, ",".join(parts)))
         for transform in reversed(transforms):
             index.prepend_transform(transform)
         return index
 
     def ivf(self, d: int, coarse: str, M: int, nbits: int) -> faiss.Index:
-        ours = re.fullmatch(r"(IVF[0-9]+[kM]?)\((.*DPQ.*)\)", coarse)
+        coded = re.fullmatch(r"(IVF[0-9]+[kM]?)\((.*DPQ.*)\)", coarse)
         # FAISS knows what a coarse quantizer's name stands for, and how it is trained; "Flat" needs nothing more.
         try:
-            model = faiss.index_factory(d, f"{ours[1]}(RCQ1x1),Flat" if ours else f"{coarse},Flat", self.metric)
+            model = faiss.index_factory(d, f"{coded[1]}(RCQ1x1),Flat" if coded else f"{coarse},Flat", self.metric)
         except RuntimeError as error:
             raise self.error(f"{coarse!r} is neither a transform nor a coarse quantizer: {error}") from error
         if type(model) is not faiss.IndexIVFFlat:
             raise self.error(f"{coarse!r} is neither a transform nor a coarse quantizer")
         model.replace_invlists(None, False)
-        if ours:
-            quantizer, trains_alone = self.index(d, ours[2]), _TRAINED_ON_CENTROIDS
+        if coded:
+            quantizer, trains_alone = self.index(d, coded[2]), _TRAINED_ON_CENTROIDS
         else:
             quantizer, trains_alone = faiss.downcast_index(model.quantizer), model.quantizer_trains_alone
             quantizer.referenced_objects = [model]
-        index = IndexIVFDPQ(quantizer, d, model.nlist, M, nbits, self.metric)
+        index = ours(faiss.IndexIVFResidualQuantizer)(quantizer, d, model.nlist, M, nbits, self.metric)
         index.quantizer_trains_alone = trains_alone
         index.cp.spherical = model.cp.spherical
         return index

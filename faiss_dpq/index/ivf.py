@@ -1,6 +1,6 @@
 """IndexIVFDPQ: the progressive quantizer in inverted lists, where faiss.IndexIVFPQ stood."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import faiss
@@ -8,21 +8,21 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels, training
-from ..codec import Floats, ProgressiveQuantizer, default_beam_size
-from ..search import lists as _lists
-from ..search import selection as _selection
-from ..search.flat import Labels
-from . import watch as _watch
-from .flat import PYTHON_STATE, IndexDPQ, _search_type, check_arguments, check_output
+from ..codec import Floats, ProgressiveQuantizer
+from ..search import lists as scan
+from ..search.derived import Bytes
+from ..search.selection import Labels, selector_of
+from .base import RangeResult, delivered
+from .quantized import ADD_BLOCK, Quantized, has_fitting_codes, search_type
+from .registry import downcast_index, stands_for
 from .tensors import accepts_tensors, given
 
-_ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
 _SAMPLE = 8  # centres compared to notice that the coarse quantizer changed, where its codes are not at hand
-_FINGERPRINT = 512  # bytes compared, where they are
-
 _FLAT = faiss.IndexFlat, faiss.IndexFlatL2, faiss.IndexFlatIP
-
-Bytes = npt.NDArray[np.uint8]
+#: FAISS's getters, which are asked at every search by one query: as properties they take several times as long.
+_STRUCTURE = [faiss.IndexIVF.by_residual.fget, faiss.Index.metric_type.fget]
+_PARAMETERS = [faiss.IndexIVF.nprobe.fget, faiss.IndexIVF.max_codes.fget]
+_PARTS = [faiss.IndexIVF.quantizer.fget, faiss.IndexIVF.invlists.fget]
 
 
 class SearchParametersIVFDPQ(faiss.SearchParametersIVF):
@@ -54,13 +54,28 @@ class _Search:
     quantizer_params: faiss.SearchParameters | None
 
 
-class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
+@dataclass
+class _Known:
+    """What searches need besides the lists, and what shows whether it is still true."""
+
+    this: Any
+    version: int
+    fingerprint: tuple[Any, ...] | None  # of a coarse quantizer whose vectors are not at hand
+    unchanged: _kernels.Unchanged
+    centres: Floats
+    derived: dict[int, scan.DerivedLists] = field(default_factory=dict)  # by levels
+
+
+@stands_for(faiss.IndexIVFResidualQuantizer, lambda index: has_fitting_codes(index) and index.rq.norm_bits == 0)
+class IndexIVFDPQ(Quantized, faiss.IndexIVFResidualQuantizer):
     """Inverted lists of progressive codes of residuals, with FAISS's index interface.
 
     Takes the place of faiss.IndexIVFPQ: the same calls, code size, shapes, dtypes and padding. A vector is coded by its
     list's centre and M codewords, x ~ c + c_1(k_1) + ... + c_M(k_M). It is a faiss.IndexIVFResidualQuantizer whose
     codebooks are trained, and whose vectors are encoded and searched, by this package; a stock FAISS opens its files
-    and returns the same results, only slower.
+    and returns the same results, only slower. Searches find the nearest codes in the `nprobe` lists nearest to a query,
+    by exact asymmetric distances; their parameters are a SearchParametersIVFDPQ or faiss.SearchParametersIVF, in place
+    of the index's own `nprobe`, `max_codes` and `levels`.
 
     Parameters
     ----------
@@ -85,17 +100,8 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         If the coarse quantizer's dimension is not d.
     """
 
-    # Class attributes: FAISS's __setattr__ refuses names that the class does not have.
-    _cached: tuple[bytes, ProgressiveQuantizer] | None = None
     _coarse: tuple[int, faiss.Index] | None = None
-    _centres: tuple[tuple[Any, ...], Floats] | None = None
-    _derived_by_levels: dict[int, tuple[Floats, _lists.DerivedLists]] | None = None
-    _watched: _kernels.Watch | None = None
-    _levels: int = 0
-    _known_M: int = 0
-    _prefix_weight: float = IndexDPQ._prefix_weight
-    _parallel_weight: float | None = None
-    _train_stats: training.TrainStats | None = None
+    _known: _Known | None = None
 
     def __init__(
         self,
@@ -106,14 +112,12 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         nbits: int = 8,
         metric: int = faiss.METRIC_L2,
     ) -> None:
-        check_arguments("IndexIVFDPQ", d, M, nbits, metric)
+        self._check_shape("IndexIVFDPQ", d, M, nbits, metric)
         if nlist < 1:
             raise ValueError(f"IndexIVFDPQ: nlist is {nlist}, expected at least 1")
-        super().__init__(coarse_quantizer, d, nlist, M, nbits, metric, _search_type(M, nbits, metric))
+        super().__init__(coarse_quantizer, d, nlist, M, nbits, metric, search_type(M, nbits, metric))
         self._coarse = (int(self.quantizer.this), coarse_quantizer)
-        self.rq.max_beam_size = default_beam_size(M)
-        if self.rq.search_type == faiss.AdditiveQuantizer.ST_decompress:
-            self.rq.train_type |= faiss.ResidualQuantizer.Skip_codebook_tables
+        self._set_up()
 
     @classmethod
     def from_codebooks(
@@ -144,39 +148,11 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         index._set_quantizer(quantizer)
         return index
 
-    # ---- codebooks and parameters: IndexDPQ's, which ask for nothing but `rq`, `d` and `is_trained` ------------------
-
-    _codebook_values = IndexDPQ._codebook_values
-    _fingerprint = IndexDPQ._fingerprint
-    _set_quantizer = IndexDPQ._set_quantizer
-    shrinkage = IndexDPQ.shrinkage
-    _require_empty = IndexDPQ._require_empty
-    _learn = IndexDPQ._learn
-    _nbits = IndexDPQ._nbits
-    _M = IndexDPQ._M
-    _checked_levels = IndexDPQ._checked_levels
-    _checked_vectors = IndexDPQ._checked_vectors
-    levels = IndexDPQ.levels
-    beam_size = IndexDPQ.beam_size
-    prefix_weight = IndexDPQ.prefix_weight
-    parallel_weight = IndexDPQ.parallel_weight
-    train_stats = IndexDPQ.train_stats
-    assign = IndexDPQ.assign
-    #: The trained quantizer of the residuals; FAISS's `quantizer` is the coarse one.
-    residual_quantizer = IndexDPQ.residual_quantizer
-
-    @property
-    def codebooks(self) -> Floats:
-        """A copy of the residuals' codebooks: array, shape (M, K, d), float32."""
-        return self.residual_quantizer.codebooks.copy()
-
     # ---- the coarse quantizer ------------------------------------------------------------------------------------
 
     @property
     def _coarse_quantizer(self) -> faiss.Index:
         """`quantizer` as an object of its own class: the one that was given, if it still is the same."""
-        from .io import downcast_index  # which knows this class in turn
-
         address = int(self.quantizer.this)
         if self._coarse is None or self._coarse[0] != address:
             self._coarse = (address, downcast_index(self.quantizer))
@@ -185,18 +161,18 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     @property
     def _list_centres(self) -> Floats:
         """The centre that codes of each list are residuals to: array, shape (nlist, d)."""
+        return self._current().centres
+
+    def _read_centres(self) -> Floats:
         coarse = self._coarse_quantizer
-        fingerprint = (self.by_residual, *_centre_fingerprint(coarse))
-        if self._centres is None or self._centres[0] != fingerprint:
-            if coarse.ntotal != self.nlist:
-                raise RuntimeError(
-                    f"IndexIVFDPQ: the coarse quantizer holds {coarse.ntotal} vectors, the index has nlist={self.nlist}"
-                )
-            centres = np.zeros((self.nlist, self.d), np.float32)
-            if self.by_residual:
-                coarse.reconstruct_n(0, self.nlist, centres)
-            self._centres = (fingerprint, centres)
-        return self._centres[1]
+        if coarse.ntotal != self.nlist:
+            raise RuntimeError(
+                f"IndexIVFDPQ: the coarse quantizer holds {coarse.ntotal} vectors, the index has nlist={self.nlist}"
+            )
+        centres = np.zeros((self.nlist, self.d), np.float32)
+        if self.by_residual:
+            coarse.reconstruct_n(0, self.nlist, centres)
+        return centres
 
     def _assigned(self, x: Floats) -> Labels:
         """The list of every vector, shape (n,); -1 where the coarse quantizer finds none (NaN)."""
@@ -204,13 +180,13 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
 
     # ---- train, add ----------------------------------------------------------------------------------------------
 
-    @accepts_tensors
+    @accepts_tensors()
     def train(
         self,
-        x: npt.NDArray[Any],
-        *,
+        x: npt.ArrayLike,
         numeric_type: int = faiss.Float32,
-        xq_train: Any = None,
+        *,
+        xq_train: npt.ArrayLike | None = None,
         effort: str | training.Effort = "default",
         weights: npt.ArrayLike | None = None,
         trainer: str = "least-squares",
@@ -240,32 +216,23 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         ValueError
             If `effort` or `trainer` is not a known name, or `weights` do not fit.
         """
-        x = self._checked_vectors(x, "train", numeric_type)
-        self._require_empty()
+        x = self._checked_training(x, numeric_type, xq_train)
         training.check_arguments(x, self.rq.M, self._nbits, effort, weights, trainer)
         self.train_q1(len(x), faiss.swig_ptr(x), self.verbose, self.metric_type)
         # Lists have centres of their own: no shrinkage was seen to rank residuals better.
         self._learn(x - self._list_centres[self._assigned(x)], effort, weights, trainer, shrinkage=1.0)
 
-    @accepts_tensors
-    def add(self, x: npt.NDArray[Any], numeric_type: int = faiss.Float32) -> None:
-        """Encode vectors, shape (n, d), and store their codes under the ids ntotal, ntotal + 1, ..."""
-        self._add(self._checked_vectors(x, "add", numeric_type), None)
+    def _add(self, x: Floats) -> None:
+        self._store(x, None)
 
-    @accepts_tensors
-    def add_with_ids(self, x: npt.NDArray[Any], ids: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
-        """Encode vectors, shape (n, d), and store their codes under the given ids, shape (n,), int64."""
-        x = self._checked_vectors(x, "add_with_ids", numeric_type)
-        ids = np.ascontiguousarray(ids, np.int64)
-        if ids.shape != (len(x),):
-            raise AssertionError(f"IndexIVFDPQ.add_with_ids: ids has shape {ids.shape}, expected {(len(x),)}")
-        self._add(x, ids)
+    def _add_with_ids(self, x: Floats, ids: Labels) -> None:
+        self._store(x, ids)
 
-    def _add(self, x: Floats, ids: Labels | None) -> None:
+    def _store(self, x: Floats, ids: Labels | None) -> None:
         quantizer = self.residual_quantizer
-        for start in range(0, len(x), _ADD_BLOCK):
-            block = x[start : start + _ADD_BLOCK]
-            block_ids = None if ids is None else ids[start : start + _ADD_BLOCK]
+        for start in range(0, len(x), ADD_BLOCK):
+            block = x[start : start + ADD_BLOCK]
+            block_ids = None if ids is None else ids[start : start + ADD_BLOCK]
             lists = self._assigned(block)
             valid = lists >= 0
             # As in FAISS, what belongs to no list (NaN) is counted and never found.
@@ -287,21 +254,12 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         numbers = lists.astype("<i8").view(np.uint8).reshape(-1, 8)[:, : self.coarse_code_size()]
         return np.concatenate([numbers, self._codes(quantizer, x, lists)], axis=1)
 
-    @accepts_tensors
-    def sa_encode(self, x: npt.NDArray[Any], codes: Bytes | None = None) -> Bytes:
-        """Codes of vectors as FAISS packs them, list number and code: (n, d) to (n, sa_code_size()), uint8."""
+    def _sa_encode(self, x: Floats, codes: Bytes) -> None:
         quantizer = self.residual_quantizer
-        x = self._checked_vectors(x, "sa_encode")
-        shape = (len(x), self.sa_code_size())
-        if codes is None:
-            codes = np.empty(shape, np.uint8)
-        else:
-            check_output(codes, shape, np.uint8, "IndexIVFDPQ.sa_encode", "codes")
         lists = self._assigned(x)
         if (lists < 0).any():
             raise RuntimeError("IndexIVFDPQ.sa_encode: x has vectors that belong to no list (NaN)")
         codes[:] = self._sa_codes(quantizer, x, lists)
-        return codes
 
     def update_vectors(self, keys: npt.ArrayLike, x: npt.NDArray[Any]) -> None:
         """Replace the vectors with ids `keys`, shape (n,), by `x`, shape (n, d); needs a direct map.
@@ -313,9 +271,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         """
         quantizer = self.residual_quantizer
         x = self._checked_vectors(x, "update_vectors")
-        keys = np.ascontiguousarray(keys, np.int64)
-        if keys.shape != (len(x),):
-            raise AssertionError(f"IndexIVFDPQ.update_vectors: keys has shape {keys.shape}, expected {(len(x),)}")
+        keys = self._checked_ids(keys, len(x), "update_vectors", "keys")
         if self.direct_map.type == faiss.DirectMap.Hashtable:
             if len(np.unique(keys)) < len(keys):
                 raise RuntimeError("IndexIVFDPQ.update_vectors: keys has an id twice")
@@ -335,65 +291,27 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
         self.direct_map.update_codes(
             self.invlists, len(keys), faiss.swig_ptr(keys), faiss.swig_ptr(lists), faiss.swig_ptr(codes)
         )
+        self.invalidate()
 
     # ---- search ----------------------------------------------------------------------------------------------------
 
-    @accepts_tensors
-    def search(
-        self,
-        x: npt.NDArray[Any],
-        k: int,
-        *,
-        params: faiss.SearchParameters | None = None,
-        D: Floats | None = None,
-        I: Labels | None = None,
-        numeric_type: int = faiss.Float32,
-    ) -> tuple[Floats, Labels]:
-        """The k nearest codes in the `nprobe` lists nearest to each query, by exact asymmetric distances.
+    def _search_directly(self, x: Any, k: Any, params: faiss.SearchParameters | None) -> tuple[Floats, Labels] | None:
+        if self._direct is None or params is not None:
+            return None
+        return self._direct.search(self.this, self._version, x, k, self._levels)
 
-        Parameters
-        ----------
-        x : array, shape (n, d)
-        k : int
-        params : faiss.SearchParametersIVF or SearchParametersIVFDPQ, optional
-            In place of the index's own `nprobe`, `max_codes` and `levels`; `sel` restricts the search to some ids.
-        D, I : arrays, shape (n, k), float32 and int64, optional
-            Where to put the result.
-
-        Returns
-        -------
-        D : array, shape (n, k), float32
-            Squared L2 distances or inner products, best first; +-FLT_MAX where fewer than k vectors were found.
-        I : array, shape (n, k), int64
-            Ids; -1 where fewer than k vectors were found.
-
-        Raises
-        ------
-        RuntimeError
-            If the index is not trained, nprobe < 1, or `params` are of another kind of index.
-        AssertionError
-            If x has other than d columns, k < 1, or D or I has a wrong shape.
-        ValueError
-            If x is not two-dimensional or `levels` is not between 1 and M.
-        """
-        watched = self._watched
-        if watched is not None and params is D is I is None and numeric_type == faiss.Float32:
-            single = watched.search(self.this, x, k, self._levels)
-            if single is not None:
-                return single
-        x = self._checked_vectors(x, "search", numeric_type)
-        self._check_outputs("search", len(x), k, D=D, I=I)
+    def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         asked = self._asked(params)
         derived = self._derived_lists(asked.levels)
-        found = self._search(derived, x, self._probed(x, asked, derived), k, asked)
+        found = self._search_lists(derived, x, self._probed(x, asked, derived), k, asked)
         if len(x) == 1 and params is None:
-            self._prepare_single(derived, asked)
-        return _delivered(found, D, I)
+            self._prepare_direct(derived, asked)
+        return found.D, found.I
 
-    @accepts_tensors
+    @accepts_tensors()
     def search_preassigned(
         self,
-        x: npt.NDArray[Any],
+        x: npt.ArrayLike,
         k: int,
         Iq: npt.ArrayLike,
         Dq: npt.ArrayLike | None = None,
@@ -404,82 +322,47 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     ) -> tuple[Floats, Labels]:
         """`search` in given lists: `Iq`, shape (n, any number), int64, -1 for none. `Dq` is not needed."""
         x = self._checked_vectors(x, "search_preassigned")
-        self._check_outputs("search_preassigned", len(x), k, D=D, I=I)
+        self._check_outputs("search_preassigned", len(x), k, D, I)
         keys = self._checked_keys(Iq, "search_preassigned", len(x))
         asked = self._asked(params)
-        found = self._search(self._derived_lists(asked.levels), x, keys, k, asked)
-        return _delivered(found, D, I)
+        found = self._search_lists(self._derived_lists(asked.levels), x, keys, k, asked)
+        return delivered((found.D, found.I), (D, I))
 
-    @accepts_tensors
-    def range_search(
-        self, x: npt.NDArray[Any], thresh: float, *, params: faiss.SearchParameters | None = None
-    ) -> tuple[npt.NDArray[np.uint64], Floats, Labels]:
-        """All codes in the probed lists nearer than a threshold; of each query nearest first.
-
-        Parameters
-        ----------
-        x : array, shape (n, d)
-        thresh : float
-            Squared L2 distances below it are found, or inner products above it.
-        params : faiss.SearchParametersIVF or SearchParametersIVFDPQ, optional
-            As in `search`.
-
-        Returns
-        -------
-        lims : array, shape (n + 1,), uint64
-            The results of query i are D[lims[i]:lims[i + 1]] and I[lims[i]:lims[i + 1]].
-        D : array, shape (lims[n],), float32
-        I : array, shape (lims[n],), int64
-        """
-        x = self._checked_vectors(x, "range_search")
+    def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
         asked = self._asked(params)
         derived = self._derived_lists(asked.levels)
-        return self._range_search(derived, x, thresh, self._probed(x, asked, derived), asked)
+        return self._range_search_lists(derived, x, thresh, self._probed(x, asked, derived), asked)
 
+    @accepts_tensors()
     def range_search_preassigned(
         self,
-        x: npt.NDArray[Any],
+        x: npt.ArrayLike,
         thresh: float,
         Iq: npt.ArrayLike,
         Dq: npt.ArrayLike | None = None,
         *,
         params: faiss.SearchParameters | None = None,
-    ) -> tuple[npt.NDArray[np.uint64], Floats, Labels]:
+    ) -> RangeResult:
         """`range_search` in given lists: `Iq`, shape (n, any number), int64, -1 for none. `Dq` is not needed."""
         x = self._checked_vectors(x, "range_search_preassigned")
         keys = self._checked_keys(Iq, "range_search_preassigned", len(x))
         asked = self._asked(params)
-        return self._range_search(self._derived_lists(asked.levels), x, thresh, keys, asked)
+        return self._range_search_lists(self._derived_lists(asked.levels), x, float(thresh), keys, asked)
 
-    @accepts_tensors
-    def search_and_reconstruct(
-        self,
-        x: npt.NDArray[Any],
-        k: int,
-        *,
-        params: faiss.SearchParameters | None = None,
-        D: Floats | None = None,
-        I: Labels | None = None,
-        R: Floats | None = None,
+    def _search_and_reconstruct(
+        self, x: Floats, k: int, params: faiss.SearchParameters | None
     ) -> tuple[Floats, Labels, Floats]:
-        """`search`, and the reconstructions of the vectors found, shape (n, k, d); NaN where none was found."""
-        x = self._checked_vectors(x, "search_and_reconstruct")
-        self._check_outputs("search_and_reconstruct", len(x), k, D=D, I=I, R=R)
-        asked = self._asked(params)
-        derived = self._derived_lists(asked.levels)
-        found, places, codes = self._search_codes(derived, x, self._probed(x, asked, derived), k, asked)
-        if R is None:
-            R = np.empty((len(x), k, self.d), np.float32)
+        found, places, codes = self._search_codes(x, k, self._asked(params))
+        R = np.full((len(x), k, self.d), np.nan, np.float32)
         here = found.I >= 0
         quantizer = self.residual_quantizer
-        R[~here] = np.nan
         unpacked = _kernels.unpack_codes(np.ascontiguousarray(codes[here]), quantizer.M, quantizer.nbits)
         R[here] = quantizer.decode(unpacked) + self._list_centres[places[here] >> 32]
-        return (*_delivered(found, D, I), R)
+        return found.D, found.I, R
 
     def search_and_return_codes(
         self,
-        x: npt.NDArray[Any],
+        x: npt.ArrayLike,
         k: int,
         *,
         include_listnos: bool = False,
@@ -490,7 +373,7 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
     ) -> tuple[Floats, Labels, Bytes]:
         """`search`, and the codes found, shape (n, k, code_size), after their list's number if that is asked for."""
         x = self._checked_vectors(x, "search_and_return_codes")
-        self._check_outputs("search_and_return_codes", len(x), k, D=D, I=I)
+        self._check_outputs("search_and_return_codes", len(x), k, D, I)
         asked = self._asked(params)
         coarse_size = self.coarse_code_size() if include_listnos else 0
         shape = (len(x), k, coarse_size + self.code_size)
@@ -498,13 +381,12 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
             raise AssertionError(
                 f"IndexIVFDPQ.search_and_return_codes: codes has shape {codes.shape}, expected {shape}"
             )
-        derived = self._derived_lists(asked.levels)
-        found, places, plain = self._search_codes(derived, x, self._probed(x, asked, derived), k, asked)
+        found, places, plain = self._search_codes(x, k, asked)
         codes = np.empty(shape, np.uint8) if codes is None else codes
         numbers = (places >> 32).astype("<i8").view(np.uint8).reshape(len(x), k, 8)
         codes[..., :coarse_size] = numbers[..., :coarse_size]
         codes[..., coarse_size:] = plain
-        return (*_delivered(found, D, I), codes)
+        return (*delivered((found.D, found.I), (D, I)), codes)
 
     def _asked(self, params: faiss.SearchParameters | None) -> _Search:
         if params is None:
@@ -515,97 +397,113 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
                 "SearchParametersIVFDPQ"
             )
         else:
-            levels = getattr(params, "levels", 0)
             asked = _Search(
                 params.nprobe,
                 params.max_codes,
-                self._checked_levels(levels, "params.levels") if levels else self.levels,
-                _selection.selector_of(params),
+                self._asked_levels(params),
+                selector_of(params),
                 getattr(params, "_sp_field_refs", {}).get("quantizer_params", params.quantizer_params),
             )
         if asked.nprobe < 1:
             raise RuntimeError(f"IndexIVFDPQ: nprobe is {asked.nprobe}, expected at least 1")
         return asked
 
-    def _probed(self, x: Floats, asked: _Search, derived: _lists.DerivedLists) -> Labels:
+    def _probed(self, x: Floats, asked: _Search, derived: scan.DerivedLists) -> Labels:
         """The lists nearest to every query, shape (n, nprobe)."""
         nprobe = min(asked.nprobe, len(derived.sizes))
-        if self._is_flat and asked.quantizer_params is None:
-            return derived.nearest(x, nprobe)
+        if self._has_plain_centres and asked.quantizer_params is None:
+            return derived.nearest_lists(x, nprobe)
         return self._coarse_quantizer.search(x, nprobe, **given(asked.quantizer_params))[1]
 
-    def _search(self, derived: _lists.DerivedLists, x: Floats, keys: Labels, k: int, asked: _Search) -> _lists.Found:
+    @property
+    def _has_plain_centres(self) -> bool:
+        """Whether the lists' own centres, by their distances, are what the coarse quantizer goes by."""
+        coarse = self._coarse_quantizer
+        plain = type(coarse) in _FLAT and coarse.metric_type == faiss.METRIC_L2
+        return plain and self.metric_type == faiss.METRIC_L2 and bool(self.by_residual)
+
+    def _search_lists(self, derived: scan.DerivedLists, x: Floats, keys: Labels, k: int, asked: _Search) -> scan.Found:
         if asked.selector is None:
-            few = _lists.search_few(derived, self.invlists, x, keys, asked.max_codes, k)
+            few = scan.search_few(derived, self.invlists, x, keys, asked.max_codes, k)
             if few is not None:
                 return few
-        with _lists.opened(self.invlists, keys) as lists:
-            counts = _lists.scanned_counts(keys, lists.sizes, asked.max_codes)
-            return _lists.search(derived, lists, asked.selector, x, keys, counts, k)
+        with scan.opened(self.invlists, keys) as lists:
+            counts = scan.scanned_counts(keys, lists.sizes, asked.max_codes)
+            return scan.search(derived, lists, asked.selector, x, keys, counts, k)
 
-    def _prepare_single(self, derived: _lists.DerivedLists, asked: _Search) -> None:
-        """Let later searches of one query, with the same parameters, go to the kernels at once."""
-        watched = self._watched
-        if watched is not None and self._is_flat and self._levels not in watched.singles:
-            single = _lists.single_scan(derived, self.invlists, asked.nprobe, asked.max_codes)
-            watched.singles[self._levels] = single
-
-    def _search_codes(
-        self, derived: _lists.DerivedLists, x: Floats, keys: Labels, k: int, asked: _Search
-    ) -> tuple[_lists.Found, Labels, Bytes]:
-        """`_search`, list << 32 | offset of every result, and the codes there."""
+    def _search_codes(self, x: Floats, k: int, asked: _Search) -> tuple[scan.Found, Labels, Bytes]:
+        """A search's results, list << 32 | offset of every one, and the codes there."""
+        derived = self._derived_lists(asked.levels)
+        keys = self._probed(x, asked, derived)
         places = np.empty((len(x), k), np.int64)
         codes = np.empty((len(x), k, self.code_size), np.uint8)
-        with _lists.opened(self.invlists, keys) as lists:
-            counts = _lists.scanned_counts(keys, lists.sizes, asked.max_codes)
-            found = _lists.search(derived, lists, asked.selector, x, keys, counts, k, places)
+        with scan.opened(self.invlists, keys) as lists:
+            counts = scan.scanned_counts(keys, lists.sizes, asked.max_codes)
+            found = scan.search(derived, lists, asked.selector, x, keys, counts, k, places)
             _kernels.gather_codes(places.ravel(), lists.codes, codes.reshape(-1, self.code_size))
         return found, places, codes
 
-    def _range_search(
-        self, derived: _lists.DerivedLists, x: Floats, thresh: float, keys: Labels, asked: _Search
-    ) -> tuple[npt.NDArray[np.uint64], Floats, Labels]:
-        with _lists.opened(self.invlists, keys) as lists:
-            counts = _lists.scanned_counts(keys, lists.sizes, asked.max_codes)
-            lims, D, I = _lists.range_search(derived, lists, asked.selector, x, keys, counts, float(thresh))
+    def _range_search_lists(
+        self, derived: scan.DerivedLists, x: Floats, thresh: float, keys: Labels, asked: _Search
+    ) -> RangeResult:
+        with scan.opened(self.invlists, keys) as lists:
+            counts = scan.scanned_counts(keys, lists.sizes, asked.max_codes)
+            lims, D, I = scan.range_search(derived, lists, asked.selector, x, keys, counts, thresh)
         return lims.astype(np.uint64), D, I
 
-    def _derived_lists(self, levels: int) -> _lists.DerivedLists:
-        """What a search needs besides the lists themselves, brought up to date with codebooks and centres."""
-        if self._derived_by_levels is None:
-            self._derived_by_levels = {}
-        kept, watched = self._derived_by_levels, self._watched
-        if watched is not None and watched.is_same(self.this) and levels in kept:
-            return kept[levels][1]
-        quantizer, centres = self.residual_quantizer, self._list_centres
-        for number, (its_centres, derived) in list(kept.items()):
-            if its_centres is not centres or not derived.is_of(quantizer, self.metric_type):
-                kept.pop(number, None)
-        if levels not in kept:
-            derived = _lists.DerivedLists(quantizer, _lists.Centres(centres, quantizer, self.metric_type), levels)
-            kept[levels] = (centres, derived)
-        self._watched = self._start_watch()
-        return kept[levels][1]
+    # ---- what is derived from codebooks, centres and lists ----------------------------------------------------------
 
-    @property
-    def _is_flat(self) -> bool:
-        """Whether the lists' own centres, by their distances, are what the coarse quantizer goes by."""
-        return self._watched is not None and self.metric_type == faiss.METRIC_L2 and bool(self.by_residual)
+    def _derived_lists(self, levels: int) -> scan.DerivedLists:
+        """What a search needs besides the lists themselves; true of the codebooks and centres as they are."""
+        known, quantizer = self._current(), self.residual_quantizer
+        derived = known.derived.get(levels)
+        if derived is None or derived.quantizer is not quantizer:
+            centres = scan.Centres(known.centres, quantizer, self.metric_type)
+            derived = known.derived[levels] = scan.DerivedLists(quantizer, centres, levels)
+        return derived
 
-    def _start_watch(self) -> _kernels.Watch | None:
-        """What all but the codes, which are looked at list by list, is known by; None if it is not to be seen there.
+    def _current(self) -> _Known:
+        known = self._known
+        if (
+            known is None
+            or known.this is not self.this
+            or known.version != self._version
+            or not known.unchanged.holds()
+            or known.fingerprint != self._fingerprint()
+        ):
+            centres = self._read_centres()
+            known = self._known = _Known(self.this, self._version, self._fingerprint(), self._unchanged(), centres)
+        return known
 
-        It is, if the coarse quantizer is plain vectors.
-        """
-        coarse, layout = self._coarse_quantizer, _lists.vector_layout()
-        if layout is None or type(coarse) not in _FLAT or coarse.metric_type != self.metric_type:
+    def _unchanged(self, parameters: bool = False) -> _kernels.Unchanged:
+        vectors = [(self.rq.codebooks, np.float32, self.d)]
+        coarse = self._coarse_quantizer
+        if isinstance(coarse, faiss.IndexFlatCodes):
+            vectors.append((coarse.codes, np.uint8, coarse.code_size))
+        getters = _STRUCTURE + parameters * _PARAMETERS
+        return _kernels.Unchanged(vectors, [(self, get) for get in getters], [(self, get) for get in _PARTS])
+
+    def _fingerprint(self) -> tuple[Any, ...] | None:
+        """Changes with the vectors of a coarse quantizer that does not keep codes, but for bad luck."""
+        coarse = self._coarse_quantizer
+        if isinstance(coarse, faiss.IndexFlatCodes):
             return None
-        codebooks, centres, invlists = self.rq.codebooks, coarse.codes, faiss.downcast_InvertedLists(self.invlists)
-        spans = [_watch.up_to(self, int(codebooks.this)), _watch.up_to(coarse, int(centres.this), 8 * layout[0])]
-        if isinstance(invlists, faiss.ArrayInvertedLists):
-            spans.append(_watch.up_to(invlists, int(invlists.ids)))
-        spans += [_watch.sample(codebooks, 4), _watch.sample(centres, 1)]
-        return _kernels.Watch(self.this, np.array(spans, np.uint64))
+        n = coarse.ntotal
+        sample = np.unique(np.linspace(0, n - 1, _SAMPLE, dtype=np.int64)) if n else np.empty(0, np.int64)
+        return n, coarse.reconstruct_batch(sample).tobytes()
+
+    def _prepare_direct(self, derived: scan.DerivedLists, asked: _Search) -> None:
+        """Let later searches of one query, with the same parameters, go to the kernels at once."""
+        if not self._has_plain_centres:
+            return
+        direct = self._direct
+        if direct is None or not direct.is_of(self.this, self._version):
+            direct = self._direct = _kernels.DirectSearch(self.this, self._version)
+        one_query = direct.scans.get(self._levels)
+        if one_query is None or not one_query.is_good():
+            direct.scans[self._levels] = scan.one_query_scan(
+                derived, self.invlists, asked.nprobe, asked.max_codes, self._unchanged(parameters=True)
+            )
 
     # ---- prefixes, memory ------------------------------------------------------------------------------------------
 
@@ -624,17 +522,17 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
             quantizer.
         """
         levels = self._checked_levels(levels, "levels")
-        codebooks = self.residual_quantizer.codebooks[:levels]
         coarse = faiss.clone_index(self._coarse_quantizer)
-        index = IndexIVFDPQ.from_codebooks(coarse, codebooks, self.metric_type)
-        index.beam_size, index.by_residual = self.beam_size, self.by_residual
+        index = IndexIVFDPQ(coarse, self.d, self.nlist, levels, self._nbits, self.metric_type)
+        index._set_codebooks_of(self, levels)
+        index.by_residual = self.by_residual
         index.nprobe, index.max_codes = self.nprobe, self.max_codes
-        with _lists.opened(self.invlists, np.arange(self.nlist)) as lists:
+        with scan.opened(self.invlists, np.arange(self.nlist)) as lists:
             for number in np.flatnonzero(lists.sizes).tolist():
                 n = int(lists.sizes[number])
                 packed, ids = np.empty((n, self.code_size), np.uint8), np.empty(n, np.int64)
                 _kernels.copy_codes(lists.codes[number], packed)
-                _kernels.gather_ids(np.array([number]), lists.ids, lists.sizes, ids)
+                _kernels.list_ids(np.array([number]), lists, ids)
                 codes = _kernels.pack_codes(_kernels.unpack_codes(packed, levels, self._nbits), self._nbits)
                 index.invlists.add_entries(number, n, faiss.swig_ptr(ids), faiss.swig_ptr(codes))
         index.ntotal = self.ntotal
@@ -650,25 +548,15 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
             of the codebooks' products, FAISS's and ours; "derived" from the codes: about five bytes a vector (one, for
             inner products none) for every prefix length that was searched.
         """
-        faiss_tables = 4 * (self.rq.codebook_cross_products.size() + self.rq.centroid_norms.size())
-        quantizer = self._cached[1] if self._cached else None
+        derived = self._known.derived if self._known else {}
         return {
             "codes": self.ntotal * self.code_size,
             "ids": self.ntotal * 8,
-            "codebooks": 4 * self.rq.codebooks.size() + (quantizer.codebooks.nbytes if quantizer else 0),
-            "tables": faiss_tables + (quantizer.derived_bytes() if quantizer else 0),
-            "derived": sum(derived.nbytes for _, derived in (self._derived_by_levels or {}).values()),
+            **self._memory_of_codebooks(),
+            "derived": sum(lists.nbytes for lists in derived.values()),
         }
 
     # ---- what Python needs -----------------------------------------------------------------------------------------
-
-    def _check_outputs(self, method: str, n: int, k: int, **outputs: npt.NDArray[Any] | None) -> None:
-        if k < 1:
-            raise AssertionError(f"IndexIVFDPQ.{method}: k is {k}, expected at least 1")
-        for name, out in outputs.items():
-            if out is not None:
-                shape = (n, k, self.d) if name == "R" else (n, k)
-                check_output(out, shape, np.int64 if name == "I" else np.float32, f"IndexIVFDPQ.{method}", name)
 
     def _checked_keys(self, Iq: npt.ArrayLike, method: str, n: int) -> Labels:
         keys = np.ascontiguousarray(Iq, np.int64)
@@ -678,30 +566,12 @@ class IndexIVFDPQ(faiss.IndexIVFResidualQuantizer):
             raise RuntimeError(f"IndexIVFDPQ.{method}: Iq has {keys.max()}, the index has nlist={self.nlist}")
         return keys
 
-    def __getstate__(self) -> dict[str, Any]:
-        # __getstate__ of FAISS holds what a file would; ours adds what only the Python object knows.
-        return super().__getstate__() | {name: getattr(self, name) for name in PYTHON_STATE}
+    def _inner_indexes(self) -> list[faiss.Index]:
+        return [self._coarse_quantizer]
+
+    def _described(self) -> list[str]:
+        return [f"nlist={self.nlist}", *super()._described()]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self._coarse = None
         super().__setstate__(state)
-        for name in PYTHON_STATE:
-            setattr(self, name, state[name])
-        self._watched = self._coarse = None
-
-
-def _delivered(found: _lists.Found, D: Floats | None, I: Labels | None) -> tuple[Floats, Labels]:
-    if D is not None:
-        D[:] = found.D
-    if I is not None:
-        I[:] = found.I
-    return found.D if D is None else D, found.I if I is None else I
-
-
-def _centre_fingerprint(coarse: faiss.Index) -> tuple[Any, ...]:
-    """Changes, but for bad luck, with the coarse quantizer's vectors."""
-    n = coarse.ntotal
-    if isinstance(coarse, faiss.IndexFlatCodes) and n:
-        codes = faiss.rev_swig_ptr(coarse.codes.data(), coarse.codes.size())
-        return coarse.this, n, codes[:: max(1, len(codes) // _FINGERPRINT)].tobytes()
-    sample = np.unique(np.linspace(0, n - 1, _SAMPLE, dtype=np.int64)) if n else np.empty(0, np.int64)
-    return coarse.this, n, coarse.reconstruct_batch(sample).tobytes()

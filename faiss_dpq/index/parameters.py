@@ -3,15 +3,14 @@
 import re
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
-from ..codec import Floats
-from ..search.flat import Labels
+from ..codec import Floats, threads
+from ..search.selection import Labels
 from .ivf import IndexIVFDPQ
 from .wrappers import IndexIDMap, IndexPreTransform, IndexRefine, IndexReplicas, IndexShards
 
@@ -198,19 +197,14 @@ class ParameterSpace(faiss.ParameterSpace):
     def _timed_search(self, index: faiss.Index, xq: Floats, k: int) -> tuple[float, Floats, Labels]:
         """Mean seconds of searches by all queries, and their result."""
         D, I = np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64)
-        batches = [slice(i, i + self.batchsize) for i in range(0, len(xq), self.batchsize)]
+        batches = [(slice(i, i + self.batchsize),) for i in range(0, len(xq), self.batchsize)]
 
         def search(batch: slice) -> None:
             index.search(xq[batch], k, D=D[batch], I=I[batch])
 
         n_runs, start = 0, time.perf_counter()
         while not n_runs or time.perf_counter() - start < self.min_test_duration:
-            if self.thread_over_batches:
-                with ThreadPoolExecutor(faiss.omp_get_max_threads()) as pool:
-                    list(pool.map(search, batches))
-            else:
-                for batch in batches:
-                    search(batch)
+            threads.run(search, batches, n_threads=None if self.thread_over_batches else 1)
             n_runs += 1
         return (time.perf_counter() - start) / n_runs, D, I
 

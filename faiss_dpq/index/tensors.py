@@ -6,6 +6,7 @@ arrays, AssertionError for what does not fit. torch is never imported here.
 """
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,41 +17,57 @@ import numpy as np
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def accepts_tensors(method: Method) -> Method:
-    """Let an index's method that takes vectors x as its first argument take, and then return, torch tensors."""
+def accepts_tensors(name: str | None = None) -> Callable[[Method], Method]:
+    """Let an index's method that takes vectors x as its first argument take, and then return, torch tensors.
 
-    @functools.wraps(method)
-    def method_of_arrays_or_tensors(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        torch = sys.modules["torch"] if "faiss.contrib.torch_utils" in sys.modules else None
-        if torch is None or not isinstance(x, torch.Tensor):
-            return method(self, x, *args, **kwargs)
-        name = f"{type(self).__name__}.{method.__name__}"
-        given: dict[int, tuple[Any, Any]] = {}  # array of every tensor given, and the tensor, by the array's id
+    Parameters
+    ----------
+    name : str, optional
+        What error messages call the method; its own name by default.
+    """
 
-        def array_of(argument: Any) -> Any:
-            if not isinstance(argument, torch.Tensor):
-                assert not isinstance(argument, np.ndarray), f"{name}: x is a tensor, another argument an array"
-                return argument
-            array = _array(argument, name)
-            given[id(array)] = array, argument
-            return array
+    def accepting(method: Method) -> Method:
+        @functools.wraps(method)
+        def method_of_arrays_or_tensors(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+            if type(x) is np.ndarray or "faiss.contrib.torch_utils" not in sys.modules:
+                return method(self, x, *args, **kwargs)
+            torch = sys.modules["torch"]
+            if not isinstance(x, torch.Tensor):
+                return method(self, x, *args, **kwargs)
+            return _call_with_tensors(method, torch, name or method.__name__, self, x, args, kwargs)
 
-        dtype = torch.float16 if kwargs.get("numeric_type") == faiss.Float16 else torch.float32
-        assert x.dtype == dtype, f"{name}: x has dtype {x.dtype}, expected {dtype}"
-        result = method(
-            self, array_of(x), *map(array_of, args), **{key: array_of(value) for key, value in kwargs.items()}
-        )
+        return method_of_arrays_or_tensors  # type: ignore[return-value]
 
-        def tensor_of(value: Any) -> Any:
-            if not isinstance(value, np.ndarray):
-                return value
-            if id(value) in given:
-                return given[id(value)][1]
-            return torch.from_numpy(value.astype(np.int64) if value.dtype == np.uint64 else value)
+    return accepting
 
-        return tuple(map(tensor_of, result)) if isinstance(result, tuple) else tensor_of(result)
 
-    return method_of_arrays_or_tensors  # type: ignore[return-value]
+def _call_with_tensors(
+    method: Method, torch: Any, method_name: str, self: Any, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    name = f"{type(self).__name__}.{method_name}"
+    given: dict[int, tuple[Any, Any]] = {}  # array of every tensor given, and the tensor, by the array's id
+
+    def array_of(argument: Any) -> Any:
+        if not isinstance(argument, torch.Tensor):
+            assert not isinstance(argument, np.ndarray), f"{name}: x is a tensor, another argument an array"
+            return argument
+        array = _array(argument, name)
+        given[id(array)] = array, argument
+        return array
+
+    numeric_type = inspect.signature(method).bind(self, x, *args, **kwargs).arguments.get("numeric_type")
+    dtype = torch.float16 if numeric_type == faiss.Float16 else torch.float32
+    assert x.dtype == dtype, f"{name}: x has dtype {x.dtype}, expected {dtype}"
+    result = method(self, array_of(x), *map(array_of, args), **{key: array_of(value) for key, value in kwargs.items()})
+
+    def tensor_of(value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return value
+        if id(value) in given:
+            return given[id(value)][1]
+        return torch.from_numpy(value.astype(np.int64) if value.dtype == np.uint64 else value)
+
+    return tuple(map(tensor_of, result)) if isinstance(result, tuple) else tensor_of(result)
 
 
 def given(params: faiss.SearchParameters | None) -> dict[str, faiss.SearchParameters]:

@@ -23,7 +23,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from .flat import shrinkage_of
+from .quantized import shrinkage_of
 
 _SEAL = b"\nfaiss_dpq crc32 "  # then eight hexadecimal digits and a line feed
 _SEAL_SIZE = len(_SEAL) + 9

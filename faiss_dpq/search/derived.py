@@ -1,128 +1,101 @@
 """What the scan's lower bounds need to know of the stored codes, kept as long as the codes stay the same.
 
 The codes hold no norms. The scan's byte bounds need to know, per vector, in which of 256 bins the cross term of Eq. 30
-lies, and one radius that all reconstructions lie within. Both follow from the codes and are kept; and because codes can
-change behind our back (a stock wrapper, `index.codes`, FAISS's own methods), every search first compares the hash of
-every block of codes with the one that its bins were made from.
+lies, and one radius that all reconstructions lie within. Both follow from the codes and are kept. They are known to be
+true by three things: the index's version, which its own methods raise; the address and the number of the codes; and a
+sample of the codes, since FAISS's C++ may change them without us. Codes that were appended are derived by themselves.
 """
 
 # Annotations of nested functions would be evaluated at every call.
 from __future__ import annotations
 
 import threading
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels
-from ..codec import Floats, ProgressiveQuantizer, threads
+from ..codec import ProgressiveQuantizer, threads
 
-_BLOCK = _kernels.HASH_BLOCK
 _MARGIN = 1 / 64  # of the terms' range: bins reach beyond it, so that most additions fit the bins there are
+_PIECE = 4096  # codes: no thread is given a part of one
 
 Bytes = npt.NDArray[np.uint8]
 
 
-class DerivedCodes:
-    """Bins, terms and radius of one index's codes at one prefix length.
+class _Known(NamedTuple):
+    version: int
+    sample: _kernels.Sample
+    view: _kernels.CodeView
 
-    Attributes
-    ----------
-    bins : array, shape (n,), uint8, or None
-        Of every vector's term; None where there are no terms (inner product, or one level).
-    terms : array, shape (n,), float32, or None
-        The terms themselves, where the quantizer has no cross tables to look them up.
-    term_min, term_step : float
-        The bins' first edge, and their width.
-    hashes : array, uint64
-        Of the blocks of codes that all this is true of; replaced, last of all, when it changes.
-    n : int
-        Number of codes.
-    radius : float
-        No reconstruction is farther than this from the centre.
-    """
+    def is_of(self, packed: Bytes, version: int) -> bool:
+        """Whether these are the codes of the view."""
+        view = self.view
+        same = self.version == version and len(view) == len(packed) and view.address == packed.ctypes.data
+        return same and self.sample.begins(packed)
+
+
+class DerivedCodes:
+    """Bins, terms and radius of one index's codes at one prefix length."""
 
     def __init__(self, quantizer: ProgressiveQuantizer, levels: int, metric: int) -> None:
         self.quantizer, self.levels, self.metric = quantizer, levels, metric
-        self.bins: Bytes | None = None
-        self.terms: Floats | None = None
-        self.term_min = self.term_step = self.radius = 0.0
         self._has_terms = levels > 1 and metric == faiss.METRIC_L2
-        self.hashes = np.empty(0, np.uint64)
-        self.n = 0
+        self._known: _Known | None = None
         self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return sum(a.nbytes for a in (self.hashes, self.bins, self.terms) if a is not None)
+        arrays = (self._known.view.bins, self._known.view.terms) if self._known else ()
+        return sum(array.nbytes for array in arrays if array is not None)
 
-    def update(self, packed: Bytes) -> None:
-        """Make everything true of the codes `packed`, shape (n, code_size), recomputing what has changed."""
-        hashes = np.empty(-(-len(packed) // _BLOCK), np.uint64)
+    def view(self, packed: Bytes, version: int) -> _kernels.CodeView:
+        """The codes `packed`, shape (n, code_size), of an index of this version, with what is derived from them."""
+        known = self._known
+        if known is None or not known.is_of(packed, version):
+            with self._lock:
+                known = self._known
+                if known is None or not known.is_of(packed, version):
+                    appended = known is not None and known.version == version and known.sample.begins(packed)
+                    view = self._derive(packed, known.view if known is not None and appended else None)
+                    known = self._known = _Known(version, _kernels.Sample(packed), view)
+        return known.view
 
-        def hash_slice(part: slice) -> None:
-            _kernels.hash_blocks(packed[part.start * _BLOCK :], hashes[part])
-
-        # Several blocks a thread: starting one costs more than hashing 16 KiB.
-        n_threads = min(faiss.omp_get_max_threads(), 1 + len(hashes) // 16)
-        threads.run(hash_slice, [(part,) for part in threads.slices(len(hashes), n_threads)])
-        if hashes.tobytes() == self.hashes.tobytes():  # array_equal takes 8 us
-            return
-        with self._lock:
-            known = min(len(hashes), len(self.hashes))
-            same = np.zeros(len(hashes), bool)
-            same[:known] = hashes[:known] == self.hashes[:known]
-            changed = _runs(np.flatnonzero(~same))
-            self._recompute(packed, [slice(a * _BLOCK, min(b * _BLOCK, len(packed))) for a, b in changed])
-            self.hashes, self.n = hashes, len(packed)
-
-    def _recompute(self, packed: Bytes, changed: list[slice]) -> None:
-        self.radius = max([self.radius, *(self._radius(packed[part]) for part in changed)])
+    def _derive(self, packed: Bytes, before: _kernels.CodeView | None) -> _kernels.CodeView:
+        """A view of the codes, the first of which are those of `before`."""
+        if before is None:
+            before = _kernels.CodeView(packed[:0], self.quantizer.nbits, self.levels, self.quantizer._cross)
+        begin, new = len(before), packed[len(before) :]
+        radius = max(before.radius, self._radius(new))
         if not self._has_terms:
-            return
+            quantizer = self.quantizer
+            return _kernels.CodeView(packed, quantizer.nbits, self.levels, None, radius=radius)
+        terms, bins = None, _resized(before.bins, len(packed), np.uint8)
         if self.quantizer._cross is None:
-            self.terms = _resized(self.terms, len(packed), np.float32)
-            for part in changed:
-                codes = _kernels.unpack_codes(packed[part], self.levels, self.quantizer.nbits)
-                self.terms[part] = self.quantizer.cross_terms(codes)
-        first = self.bins is None or not len(self.bins)
-        self.bins = _resized(self.bins, len(packed), np.uint8)
-        if not changed:
-            return
-        low, high = self._range(packed, changed)
-        if first or low < self.term_min or high > self.term_min + 255 * self.term_step:
-            changed = [slice(0, len(packed))]
-            low, high = self._range(packed, changed)
+            terms = _resized(before.terms, len(packed), np.float32)
+            terms[begin:] = self.quantizer.cross_terms(_kernels.unpack_codes(new, self.levels, self.quantizer.nbits))
+        view, first, step = self._plain(packed, terms), before.term_min, before.term_step
+        low, high = _kernels.term_range(view.part(begin, len(packed)))
+        if not begin or low < first or high > first + 255 * step:
+            begin = 0
+            low, high = _kernels.term_range(view)
             margin = _MARGIN * (high - low)
-            self.term_min, self.term_step = _kernels.term_grid(low - margin, high + margin)
-        for part in changed:
-            self._fill_bins(packed, self.bins, part)
+            first, step = _kernels.term_grid(low - margin, high + margin) if len(packed) else (0.0, 0.0)
+        view = self._plain(packed, terms, bins, first, step, radius)
 
-    def _tables_of(self, part: slice) -> tuple[Floats | None, Floats | None]:
-        return self.quantizer._cross, None if self.terms is None else self.terms[part]
-
-    def _range(self, packed: Bytes, parts: list[slice]) -> tuple[float, float]:
-        nbits = self.quantizer.nbits
-        ranges = [_kernels.term_range(packed[p], nbits, self.levels, *self._tables_of(p)) for p in parts]
-        return min(low for low, _ in ranges), max(high for _, high in ranges)
-
-    def _fill_bins(self, packed: Bytes, bins: Bytes, changed: slice) -> None:
         def fill(part: slice) -> None:
-            part = slice(changed.start + part.start, changed.start + part.stop)
-            _kernels.term_bins(
-                packed[part],
-                self.quantizer.nbits,
-                self.levels,
-                *self._tables_of(part),
-                self.term_min,
-                self.term_step,
-                bins[part],
-            )
+            part = slice(begin + part.start, begin + part.stop)
+            _kernels.term_bins(view.part(part.start, part.stop), bins[part])
 
-        parts = threads.slices(changed.stop - changed.start, faiss.omp_get_max_threads(), _BLOCK)
+        parts = threads.slices(len(packed) - begin, faiss.omp_get_max_threads(), _PIECE)
         threads.run(fill, [(part,) for part in parts])
+        return view
+
+    def _plain(self, packed: Bytes, *derived: Any, **more: Any) -> _kernels.CodeView:
+        return _kernels.CodeView(packed, self.quantizer.nbits, self.levels, self.quantizer._cross, *derived, **more)
 
     def _radius(self, packed: Bytes) -> float:
         quantizer = self.quantizer
@@ -131,15 +104,7 @@ class DerivedCodes:
             return reach
         # The tables are rounded to float32: no squared norm is off by more than this.
         error = 2.0**-22 * reach**2
-        return _kernels.radius(packed, quantizer.nbits, self.levels, quantizer._cross, quantizer._codeword_norms, error)
-
-
-def _runs(numbers: npt.NDArray[np.intp]) -> list[tuple[int, int]]:
-    """Ascending numbers as half-open runs."""
-    if not len(numbers):
-        return []
-    breaks = np.flatnonzero(np.diff(numbers) > 1) + 1
-    return [(int(run[0]), int(run[-1]) + 1) for run in np.split(numbers, breaks)]
+        return _kernels.radius(self._plain(packed), quantizer._codeword_norms, error)
 
 
 def _resized(array: npt.NDArray | None, n: int, dtype: npt.DTypeLike) -> npt.NDArray:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -12,77 +12,58 @@ import numpy.typing as npt
 
 from .. import _kernels
 from ..codec import Floats, threads
-from .derived import Bytes, DerivedCodes
+from .derived import DerivedCodes
+from .selection import Labels, Selection
 
 _TABLE_BYTES = 64 << 20  # of distance tables held at a time
 _WORTH_A_THREAD = 1 << 17  # distances; 15 us of one query's scan, more of a batch's: what it costs to wake a thread
 _SPARSE = 1 / 8  # selections below this share of the vectors are copied together and scanned as a small index
 _MOST_VECTORS = 1 << 31  # of one scan, which numbers them in 32 bits
+_PIECE = 4096  # vectors: no thread is given a part of one
 _FIRST_RANGE_K = 256  # results that a range search looks for at first
 _RANGE_RESULTS = 1 << 22  # and holds at a time
-
-Labels = npt.NDArray[np.int64]
 
 #: What FAISS fills the places of missing results with, for METRIC_L2; negated for METRIC_INNER_PRODUCT.
 MISSING = np.finfo(np.float32).max
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The vectors to be searched: those numbered [begin, end), or ids[begin:end] (ascending) if ids are given."""
+class _Selected(NamedTuple):
+    """Codes to be scanned, and their ids: one each, or that of the first of consecutive ones."""
 
-    begin: int
-    end: int
-    ids: Labels | None = None
-
-
-@dataclass
-class _Vectors:
-    """Codes to be scanned, consecutive in memory, and what is derived from them."""
-
-    packed: Bytes
-    bins: Bytes | None
-    terms: Floats | None
-    allowed: Bytes | None
-    ids: Labels | int  # of every vector, or of the first of consecutive ones
+    view: _kernels.CodeView
+    ids: Labels | int
 
     def __len__(self) -> int:
-        return len(self.packed)
+        return len(self.view)
 
-    def part(self, part: slice) -> _Vectors:
+    def part(self, part: slice) -> _Selected:
         """Some of them; part.start is a multiple of 8."""
-        return _Vectors(
-            self.packed[part],
-            None if self.bins is None else self.bins[part],
-            None if self.terms is None else self.terms[part],
-            None if self.allowed is None else self.allowed[part.start // 8 :],
-            self.ids + part.start if isinstance(self.ids, int) else self.ids[part],
-        )
+        ids = self.ids + part.start if isinstance(self.ids, int) else self.ids[part]
+        return _Selected(self.view.part(part.start, part.stop), ids)
 
 
-def _select(packed: Bytes, derived: DerivedCodes, selection: Selection) -> _Vectors:
-    bins, terms, ids = derived.bins, derived.terms, selection.ids
-    if ids is not None and len(ids) < _SPARSE * len(packed):
-        bins = None if bins is None else bins[ids]
-        terms = None if terms is None else terms[ids]
-        return _Vectors(packed[ids], bins, terms, None, ids)
-    everything = _Vectors(packed, bins, terms, None, 0)
+def _selected(view: _kernels.CodeView, selection: Selection) -> _Selected:
+    ids = selection.ids
     if ids is None:
-        return everything.part(slice(selection.begin, selection.end))
-    mask = np.zeros(len(packed), bool)
+        return _Selected(view, 0).part(slice(selection.begin, selection.end))
+    if len(ids) < _SPARSE * len(view):
+        return _Selected(view.taken(ids), ids)
+    mask = np.zeros(len(view), bool)
     mask[ids] = True
-    everything.allowed = np.packbits(mask, bitorder="little")
-    return everything
+    return _Selected(view.masked(np.packbits(mask, bitorder="little")), 0)
 
 
-def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Floats, k: int) -> tuple[Floats, Labels]:
+def search(
+    derived: DerivedCodes, view: _kernels.CodeView, selection: Selection, xq: Floats, k: int
+) -> tuple[Floats, Labels]:
     """The k nearest codes of every query: exact float32 distances of Eq. 30, ties to the lower id.
 
     Parameters
     ----------
     derived : DerivedCodes
-        Of the quantizer, the prefix length and the metric to be used; brought up to date with `packed` here.
-    packed : array, shape (n, code_size), uint8
+        Of the quantizer, the prefix length and the metric to be used.
+    view : CodeView
+        That `derived` gave.
     selection : Selection
     xq : array, shape (nq, d), float32
     k : int
@@ -95,66 +76,50 @@ def search(derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Float
     """
     D = np.empty((len(xq), k), np.float32)
     I = np.empty((len(xq), k), np.int64)
-    quantizer = derived.quantizer
-    hashes, expected = None, derived.hashes
-    everything = selection.ids is None and (selection.begin, selection.end) == (0, len(packed))
-    if len(xq) == 1 and everything and 0 < len(packed) == derived.n:
-        # One query reads the codes no more often than their hash does: it takes the hash along. It is compared with
-        # that of before the scan: another thread may bring `derived` up to date meanwhile.
-        hashes = np.empty(-(-len(packed) // _kernels.HASH_BLOCK), np.uint64)
-    else:
-        derived.update(packed)
-    rows = derived.levels * quantizer.K
-    vectors = _select(packed, derived, selection)
+    quantizer, metric = derived.quantizer, derived.metric
+    vectors = _selected(view, selection)
     width = _kernels.batch_width()
-    block = max(1, _TABLE_BYTES // (4 * rows * width)) * width
+    block = max(1, _TABLE_BYTES // (4 * derived.levels * quantizer.K * width)) * width
     for start in range(0, len(xq), block):
         part = slice(start, min(start + block, len(xq)))
-        tables = quantizer.tables(xq[part], derived.levels, derived.metric)
-        _scan_block(derived, vectors, tables, hashes, D[part], I[part])
-    if hashes is not None and hashes.tobytes() != expected.tobytes():
-        derived.update(packed)
-        return search(derived, packed, selection, xq, k)
-    if derived.metric == faiss.METRIC_L2:
+        tables, constants, norms = quantizer.tables(xq[part], derived.levels, metric)
+        errors = quantizer.table_errors(norms, derived.levels)
+        queries = _kernels.QueryBlock(tables, norms, errors, metric == faiss.METRIC_INNER_PRODUCT)
+        _scan_block(vectors, queries, D[part], I[part])
+        D[part] += constants[:, None]
+    if metric == faiss.METRIC_L2:
         np.maximum(D, 0, out=D)  # the rounding of Eq. 30 may leave -1e-7 where a code is the query itself
     else:
         np.negative(D, out=D)
     if (I[:, -1] < 0).any():  # what is missing stands at the end
-        missing = I < 0
-        D[missing] = MISSING if derived.metric == faiss.METRIC_L2 else -MISSING
+        D[I < 0] = MISSING if metric == faiss.METRIC_L2 else -MISSING
     return D, I
 
 
-def single_scan(derived: DerivedCodes, packed: Bytes) -> _kernels.SingleScan | None:
-    """`search` of all codes by one query, prepared; None where that has nothing to search, or more than one scan's."""
-    hashes = derived.hashes  # first: they are the last to change
-    if not 0 < len(packed) == derived.n <= _MOST_VECTORS:
+def one_query_scan(
+    derived: DerivedCodes, view: _kernels.CodeView, unchanged: _kernels.Unchanged
+) -> _kernels.OneQueryCodeScan | None:
+    """`search` of all codes by one query, prepared; None where that has nothing to search, or more than one scan's.
+
+    It is good for as long as `unchanged` holds of what FAISS keeps.
+    """
+    if not 0 < len(view) <= _MOST_VECTORS:
         return None
     quantizer, inner_product = derived.quantizer, derived.metric == faiss.METRIC_INNER_PRODUCT
     norms, n_panels = quantizer._codeword_norms, -(-derived.levels * quantizer.K // _kernels.PANEL)
-    return _kernels.SingleScan(
-        _WORTH_A_THREAD,
-        derived,
-        hashes,
-        None if inner_product else quantizer._centre,
+    tables = _kernels.QueryTables(
+        inner_product,
         quantizer._panels[:n_panels],
         np.zeros_like(norms) if inner_product else norms,
-        _kernels.pack_panels(quantizer._centre[None]) if inner_product else None,
+        None if inner_product else quantizer._centre,
         *quantizer._error_factors(derived.levels),
-        packed,
-        quantizer.nbits,
-        derived.levels,
-        quantizer._cross if derived.bins is not None else None,
-        derived.terms,
-        derived.bins,
-        derived.term_min,
-        derived.term_step,
-        derived.radius,
     )
+    centre = _kernels.pack_panels(quantizer._centre[None]) if inner_product else None
+    return _kernels.OneQueryCodeScan(unchanged, view, tables, centre, _WORTH_A_THREAD)
 
 
 def range_search(
-    derived: DerivedCodes, packed: Bytes, selection: Selection, xq: Floats, thresh: float
+    derived: DerivedCodes, view: _kernels.CodeView, selection: Selection, xq: Floats, thresh: float
 ) -> tuple[npt.NDArray[np.int64], Floats, Labels]:
     """All codes nearer than `thresh` (nearer: a larger product, for inner products), nearest first.
 
@@ -164,10 +129,10 @@ def range_search(
     D : array, shape (lims[-1],), float32
     I : array, shape (lims[-1],), int64
     """
-    searched = len(packed) if selection.ids is None else len(selection.ids)
+    searched = len(view) if selection.ids is None else len(selection.ids)
     nearer = np.less if derived.metric == faiss.METRIC_L2 else np.greater
     return grow_until_too_far(
-        lambda queries, k: search(derived, packed, selection, xq[queries], k), len(xq), searched, nearer, thresh
+        lambda queries, k: search(derived, view, selection, xq[queries], k), len(xq), searched, nearer, thresh
     )
 
 
@@ -215,80 +180,32 @@ def grow_until_too_far(
     return lims, np.concatenate([D for D, _ in [*found, nothing]]), np.concatenate([I for _, I in [*found, nothing]])
 
 
-def _scan_block(
-    derived: DerivedCodes,
-    vectors: _Vectors,
-    tables: tuple[Floats, Floats, Floats],
-    hashes: npt.NDArray[np.uint64] | None,
-    D: Floats,
-    I: Labels,
-) -> None:
+def _scan_block(vectors: _Selected, queries: _kernels.QueryBlock, D: Floats, I: Labels) -> None:
+    """Distances, without the constants of the queries, and ids."""
     nq, k = D.shape
-    quantizer = derived.quantizer
-    values, constants, norms = tables
-    errors = quantizer.table_errors(norms, derived.levels)
 
-    def scan(
-        queries: slice,
-        some: _Vectors,
-        hashes: npt.NDArray[np.uint64] | None,
-        D: Floats,
-        I: Labels,
-        n_threads: int = 1,
-    ) -> None:
-        _kernels.scan(
-            values[queries],
-            norms[queries],
-            errors[queries],
-            derived.metric == faiss.METRIC_INNER_PRODUCT,
-            some.packed,
-            quantizer.nbits,
-            derived.levels,
-            quantizer._cross if some.bins is not None else None,
-            some.terms,
-            some.bins,
-            derived.term_min,
-            derived.term_step,
-            derived.radius,
-            some.allowed,
-            hashes,
-            n_threads,
-            some.ids if isinstance(some.ids, int) else 0,
-            D,
-            I,
-        )
+    def scan(some: _Selected, queries: _kernels.QueryBlock, D: Floats, I: Labels, n_threads: int = 1) -> None:
+        _kernels.scan(some.view, queries, D, I, n_threads, some.ids if isinstance(some.ids, int) else 0)
         if not isinstance(some.ids, int):
             found = I >= 0
             I[found] = some.ids[I[found]]
 
-    all_queries = slice(0, nq)
     width = _kernels.batch_width()
     n_threads = max(1, min(faiss.omp_get_max_threads(), len(vectors) * nq // _WORTH_A_THREAD))
-    if nq < _kernels.least_batch() and len(vectors) <= _MOST_VECTORS:
-        # Scanned one by one, with all threads each.
-        scan(all_queries, vectors, hashes, D, I, n_threads)
-    elif n_threads == 1 and len(vectors) <= _MOST_VECTORS:
-        scan(all_queries, vectors, hashes, D, I)
+    if (nq < _kernels.least_batch() or n_threads == 1) and len(vectors) <= _MOST_VECTORS:
+        # Few queries are scanned one by one, with all threads each.
+        scan(vectors, queries, D, I, n_threads)
     elif nq < 4 * width * n_threads or len(vectors) > _MOST_VECTORS:
-        # Few queries: every thread scans a part of the vectors for all of them.
+        # Not many queries: every thread scans a part of the vectors for all of them.
         n_parts = max(n_threads, -(-len(vectors) // _MOST_VECTORS))
-        parts = threads.slices(len(vectors), n_parts, multiple=_kernels.HASH_BLOCK)
+        parts = threads.slices(len(vectors), n_parts, multiple=_PIECE)
         Ds = np.empty((len(parts), nq, k), np.float32)
         Is = np.empty((len(parts), nq, k), np.int64)
-        tasks = [
-            (all_queries, vectors.part(part), _hashes_of(part, hashes), Ds[p], Is[p]) for p, part in enumerate(parts)
-        ]
-        threads.run(scan, tasks)
+        threads.run(scan, [(vectors.part(part), queries, Ds[p], Is[p]) for p, part in enumerate(parts)])
         _merge(Ds, Is, D, I)
     else:
         cuts = threads.slices(nq, n_threads, multiple=width)
-        threads.run(scan, [(cut, vectors, None, D[cut], I[cut]) for cut in cuts])
-    D += constants[:, None]
-
-
-def _hashes_of(part: slice, hashes: npt.NDArray[np.uint64] | None) -> npt.NDArray[np.uint64] | None:
-    block = _kernels.HASH_BLOCK
-    return None if hashes is None else hashes[part.start // block : -(-part.stop // block)]
+        threads.run(scan, [(vectors, queries.slice(cut.start, cut.stop), D[cut], I[cut]) for cut in cuts])
 
 
 def _merge(Ds: Floats, Is: Labels, D: Floats, I: Labels) -> None:

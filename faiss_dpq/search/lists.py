@@ -2,8 +2,8 @@
 
 The centre is one more level of the code, c + c_1(k_1) + ... + c_M(k_M), so that the tables of a query serve all lists
 that it probes; what couples centre and codewords is a term of each stored vector (see cython_kernels/dpq_lists.h). The
-terms follow from codes and centres. They are kept by list, with a hash of the codes that they were made from, and every
-search first compares the hashes of the lists that it probes: however the lists were changed, nothing is ever stale.
+terms follow from codes and centres. They are kept by list, with the list's size and a sample of its codes and ids, and
+every search first compares these for the lists that it probes: FAISS's C++ may have changed them without us.
 """
 
 # Annotations of nested functions would be evaluated at every call.
@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from .. import _kernels
 from ..codec import Floats, ProgressiveQuantizer, threads
-from . import selection as _selection
-from .flat import Labels, grow_until_too_far
+from .flat import grow_until_too_far
+from .selection import Labels, is_member
 
 _TABLE_BYTES = 32 << 20  # of distance tables held at a time by a thread
 _PRODUCT_LISTS = 64  # lists whose products with all codewords are held at a time
@@ -33,50 +33,28 @@ _MOST_SCANNED = (1 << 32) - 1  # vectors by one query, which numbers them in 32 
 Addresses = npt.NDArray[np.uint64]
 
 
-@dataclass
-class OpenLists:
-    """Some inverted lists, while FAISS keeps them in place.
-
-    Attributes
-    ----------
-    numbers : array, int64
-        Ascending, of the lists that are open.
-    sizes : array, shape (nlist,), int64
-    codes, ids : array, shape (nlist,), uint64
-        Addresses; only the entries of open lists mean anything.
-    code_size : int
-    """
-
-    numbers: Labels
-    sizes: Labels
-    codes: Addresses
-    ids: Addresses
-    code_size: int
+OpenLists = _kernels.OpenLists
 
 
 @contextlib.contextmanager
 def opened(invlists: faiss.InvertedLists, keys: Labels) -> Iterator[OpenLists]:
     """The lists that `keys` name (-1: none), prefetched, and released at the end."""
     specific = faiss.downcast_InvertedLists(invlists)
-    nlist = specific.nlist
-    probed = np.zeros(nlist, bool)
+    probed = np.zeros(specific.nlist, bool)
     probed[keys[keys >= 0]] = True
     numbers = np.flatnonzero(probed)
-    addresses = np.zeros((2, nlist), np.uint64)
-    lists = OpenLists(numbers, np.zeros(nlist, np.int64), addresses[0], addresses[1], specific.code_size)
-    arrays = array_lists(specific)
-    if arrays is not None:
-        arrays.read(numbers, lists.codes, lists.ids, lists.sizes)
-        yield lists
+    if isinstance(specific, faiss.ArrayInvertedLists):
+        yield _kernels.ListReader(specific).open(numbers)
     else:
-        yield from _opened_one_by_one(specific, lists)
+        yield from _opened_one_by_one(specific, numbers)
 
 
-def _opened_one_by_one(invlists: faiss.InvertedLists, lists: OpenLists) -> Iterator[OpenLists]:
-    invlists.prefetch_lists(faiss.swig_ptr(lists.numbers), len(lists.numbers))
+def _opened_one_by_one(invlists: faiss.InvertedLists, numbers: Labels) -> Iterator[OpenLists]:
+    lists = OpenLists(numbers, invlists.nlist, invlists.code_size)
+    invlists.prefetch_lists(faiss.swig_ptr(numbers), len(numbers))
     held = []
     try:
-        for number in lists.numbers.tolist():
+        for number in numbers.tolist():
             lists.sizes[number] = size = invlists.list_size(number)
             if size == 0:
                 continue
@@ -88,42 +66,6 @@ def _opened_one_by_one(invlists: faiss.InvertedLists, lists: OpenLists) -> Itera
         for number, codes, ids in held:
             invlists.release_codes(number, codes)
             invlists.release_ids(number, ids)
-
-
-@functools.cache
-def vector_layout() -> tuple[int, int] | None:
-    """How faiss.ArrayInvertedLists' vectors hold address and count: (words a vector, word of the address).
-
-    FAISS gives them by two calls a list, which from Python take longer than the scan of the list. So the words are read
-    directly, if a sample shows where they are: an address that get_ids returns, followed by the count that list_size
-    returns, at the same place for all lists, and for codes as for ids. None where it does not.
-    """
-    sizes = [5, 900, 1, 33]
-    sample = faiss.ArrayInvertedLists(len(sizes), 3)
-    for number, size in enumerate(sizes):
-        ids, codes = np.zeros(size, np.int64), np.zeros((size, 3), np.uint8)
-        sample.add_entries(number, size, faiss.swig_ptr(ids), faiss.swig_ptr(codes))
-    expected = {
-        "ids": [(int(sample.get_ids(number)), size) for number, size in enumerate(sizes)],
-        "codes": [(int(sample.get_codes(number)), 3 * size) for number, size in enumerate(sizes)],
-    }
-    found = []
-    for address, name in ((int(sample.ids), "ids"), (int(sample.codes.this), "codes")):
-        begin, end = _kernels.read_words(address, 2).tolist()
-        words = _kernels.read_words(begin, (end - begin) // 8).reshape(len(sizes), -1)
-        pairs = [list(pair) for pair in expected[name]]
-        places = [at for at in range(words.shape[1] - 1) if words[:, at : at + 2].tolist() == pairs]
-        found.append((words.shape[1], places))
-    (stride, of_ids), (same_stride, of_codes) = found
-    return (stride, of_ids[0]) if stride == same_stride and len(of_ids) == 1 and of_ids == of_codes else None
-
-
-def array_lists(invlists: faiss.InvertedLists) -> _kernels.ArrayLists | None:
-    """Where the lists' vectors are in memory; None unless it is a faiss.ArrayInvertedLists of known layout."""
-    specific, layout = faiss.downcast_InvertedLists(invlists), vector_layout()
-    if layout is None or not isinstance(specific, faiss.ArrayInvertedLists):
-        return None
-    return _kernels.ArrayLists(*layout, int(specific.codes.this), int(specific.ids), specific.code_size)
 
 
 class Centres:
@@ -166,7 +108,7 @@ class DerivedLists:
         self.quantizer, self.centres, self.levels = quantizer, centres, levels
         nlist = len(centres.padded)
         self.sizes = np.full(nlist, -1, np.int64)
-        self.hashes = np.zeros(nlist, np.uint64)
+        self.digests = np.zeros(nlist, np.uint64)
         self.bins = np.zeros(nlist, np.uint64)
         self.terms = np.zeros(nlist, np.uint64)
         self.term_min, self.term_step, self.term_magnitude, self.radius = np.zeros((4, nlist), np.float32)
@@ -177,18 +119,21 @@ class DerivedLists:
         _kernels.squared_norms(centres.padded, norms)
         self.errors = quantizer.table_errors(norms, levels) if self._has_terms else np.zeros(nlist, np.float32)
         n_panels = -(-levels * quantizer.K // _kernels.PANEL)
-        self.scan = _kernels.ListScan(
+        tables = _kernels.QueryTables(
             not self._has_terms,
+            quantizer._panels[:n_panels],
+            quantizer._codeword_norms if self._has_terms else np.zeros_like(quantizer._codeword_norms),
+            quantizer._centre if self._has_terms else None,
+            *quantizer._error_factors(levels),
+            centres.mean if self._has_terms else None,
+        )
+        self.scan = _kernels.ListScan(
+            tables,
             quantizer.nbits,
             levels,
             self.sizes,
-            self.hashes,
+            self.digests,
             centres.padded,
-            centres.mean,
-            quantizer._centre,
-            quantizer._panels[:n_panels],
-            quantizer._codeword_norms if self._has_terms else np.zeros_like(quantizer._codeword_norms),
-            *quantizer._error_factors(levels),
             self.bins,
             self.terms,
             self.term_min,
@@ -201,29 +146,25 @@ class DerivedLists:
         self._kept: dict[int, tuple[Floats, npt.NDArray[np.uint8]]] = {}
         self._lock = threading.Lock()
 
-    def is_of(self, quantizer: ProgressiveQuantizer, metric: int) -> bool:
-        """Whether it was made with this quantizer and for this metric."""
-        return self.quantizer is quantizer and self.centres.metric == metric
-
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
         kept = sum(terms.nbytes + bins.nbytes for terms, bins in list(self._kept.values()))
-        own = (self.sizes, self.hashes, self.bins, self.terms, self.errors)
+        own = (self.sizes, self.digests, self.bins, self.terms, self.errors)
         return kept + sum(array.nbytes for array in own) + 4 * self.radius.nbytes
 
     @functools.cached_property
-    def _centre_panels(self) -> tuple[Floats, Floats]:
+    def centre_panels(self) -> tuple[Floats, Floats]:
         """The centres as `linear` reads them, and their squared norms, padded likewise."""
         panels = _kernels.pack_panels(np.ascontiguousarray(self.centres.padded[:, : self.centres.d]))
         norms = np.zeros(panels.shape[0] * _kernels.PANEL, np.float32)
         norms[: len(self._norms)] = self._norms
         return panels, norms
 
-    def nearest(self, xq: Floats, nprobe: int) -> Labels:
+    def nearest_lists(self, xq: Floats, nprobe: int) -> Labels:
         """The lists whose centres are nearest to each query (METRIC_L2), shape (nq, nprobe)."""
         keys = np.empty((len(xq), nprobe), np.int64)
-        panels, norms = self._centre_panels
+        panels, norms = self.centre_panels
         moved = xq - self.centres.mean
         most = max(1, _TABLE_BYTES // norms.nbytes)
 
@@ -235,24 +176,15 @@ class DerivedLists:
         return keys
 
     def update(self, lists: OpenLists) -> None:
-        """Make everything true of the open lists, recomputing those whose codes have changed."""
-        numbers = lists.numbers
-        hashes, changed = np.empty(len(numbers), np.uint64), np.empty(len(numbers), np.uint8)
-
-        def compare(part: slice) -> None:
-            self.scan.changed(numbers[part], lists.codes, lists.sizes, lists.code_size, hashes[part], changed[part])
-
-        n_bytes = int(lists.sizes.sum()) * lists.code_size
-        n_threads = min(faiss.omp_get_max_threads(), 1 + (n_bytes >> 18))
-        threads.run(compare, [(part,) for part in threads.slices(len(hashes), n_threads)])
-        if not changed.any():
+        """Make everything true of the open lists, deriving anew what is not known of them."""
+        digests = np.empty(len(self.sizes), np.uint64)
+        if not len(self.scan.changed(lists, digests)):
             return
         with self._lock:
-            compare(slice(None))
-            numbers, hashes = numbers[changed > 0], hashes[changed > 0]
+            numbers = self.scan.changed(lists, digests)
             parts = threads.slices(len(numbers), max(faiss.omp_get_max_threads(), -(-len(numbers) // _PRODUCT_LISTS)))
             threads.run(self._recompute, [(lists, numbers[part]) for part in parts])
-            self.sizes[numbers], self.hashes[numbers] = lists.sizes[numbers], hashes
+            self.sizes[numbers], self.digests[numbers] = lists.sizes[numbers], digests[numbers]
 
     def _recompute(self, lists: OpenLists, numbers: Labels) -> None:
         quantizer = self.quantizer
@@ -328,22 +260,38 @@ def search_few(
     """`search` with less overhead around it, for a few queries of lists in memory that have not changed; else None."""
     if keys.size > _FEW_PROBES or not keys.size:
         return None
-    arrays = array_lists(invlists)
-    if arrays is None:
+    specific = faiss.downcast_InvertedLists(invlists)
+    if not isinstance(specific, faiss.ArrayInvertedLists):
         return None
     found = Found(np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64))
-    return found if derived.scan.search_arrays(xq, keys, max_codes, arrays, found.D, found.I) else None
+    reader = _kernels.ListReader(specific)
+    return found if derived.scan.search_few(reader, xq, keys, max_codes, found.D, found.I) else None
 
 
-def single_scan(
-    derived: DerivedLists, invlists: faiss.InvertedLists, nprobe: int, max_codes: int
-) -> _kernels.SingleListScan | None:
-    """`search_few` of one query in the `nprobe` lists that `derived.nearest` gives; None where that cannot search."""
-    arrays = array_lists(invlists)
+def one_query_scan(
+    derived: DerivedLists,
+    invlists: faiss.InvertedLists,
+    nprobe: int,
+    max_codes: int,
+    unchanged: _kernels.Unchanged,
+) -> _kernels.OneQueryListScan | None:
+    """`search_few` of one query in the `nprobe` nearest lists, prepared; None where that cannot search.
+
+    It is good for as long as `unchanged` holds of what FAISS keeps.
+    """
+    specific = faiss.downcast_InvertedLists(invlists)
     nprobe = min(nprobe, len(derived.sizes))
-    if arrays is None or nprobe > _FEW_PROBES:
+    if not isinstance(specific, faiss.ArrayInvertedLists) or nprobe > _FEW_PROBES:
         return None
-    return _kernels.SingleListScan(derived, derived.scan, arrays, *derived._centre_panels, nprobe, max_codes)
+    return _kernels.OneQueryListScan(
+        unchanged,
+        derived,
+        derived.scan,
+        _kernels.ListReader(specific),
+        *derived.centre_panels,
+        nprobe,
+        max_codes,
+    )
 
 
 def search(
@@ -381,25 +329,14 @@ def search(
     if counts.sum(axis=1).max(initial=0) >= _MOST_SCANNED:
         raise RuntimeError(f"IndexIVFDPQ: a query scans at most {_MOST_SCANNED - 1} vectors; lower nprobe or max_codes")
     derived.update(lists)
-    allowed, _keep = _allowed(selector, lists)
+    lists.allowed, _keep = _allowed(selector, lists)
     found = Found(np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64))
     n_threads = min(faiss.omp_get_max_threads(), int(counts.sum()) // _WORTH_A_THREAD)
     most = max(1, _TABLE_BYTES // (4 * derived.levels * derived.quantizer.K))
 
     def scan(cut: slice) -> None:
-        derived.scan.search(
-            xq[cut],
-            keys[cut],
-            counts[cut],
-            lists.codes,
-            lists.ids,
-            lists.sizes,
-            allowed,
-            lists.code_size,
-            found.D[cut],
-            found.I[cut],
-            None if places is None else places[cut],
-        )
+        places_here = None if places is None else places[cut]
+        derived.scan.search(lists, xq[cut], keys[cut], counts[cut], found.D[cut], found.I[cut], places_here)
 
     threads.run(scan, [(cut,) for cut in threads.slices(len(xq), max(n_threads, -(-len(xq) // most)))])
     return found
@@ -441,8 +378,8 @@ def _allowed(
     sizes = lists.sizes[lists.numbers]
     ids = np.empty(int(sizes.sum()), np.int64)
     if len(ids):
-        _kernels.gather_ids(lists.numbers, lists.ids, lists.sizes, ids)
-    members = _selection.is_member(selector, ids)
+        _kernels.list_ids(lists.numbers, lists, ids)
+    members = is_member(selector, ids)
     allowed = np.zeros(len(lists.sizes), np.uint64)
     allowed[lists.numbers] = members.ctypes.data + (np.cumsum(sizes) - sizes).astype(np.uint64)
     return allowed, members

@@ -1,14 +1,24 @@
 """Which vectors a FAISS IDSelector admits, found by FAISS itself."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
-from .flat import Labels, Selection
-
 _CHUNK = 1 << 18  # ids asked for at a time: 1 MiB of stand-in vectors
+
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The vectors to be searched: those numbered [begin, end), or ids[begin:end] (ascending) if ids are given."""
+
+    begin: int
+    end: int
+    ids: Labels | None = None
 
 
 def selector_of(params: faiss.SearchParameters | None) -> faiss.IDSelector | None:

@@ -1,14 +1,9 @@
-"""FAISS's wrapper indexes with this package's fast path."""
+"""FAISS's wrapper indexes with this package's fast path: one file a wrapper."""
 
-from .wrappers import (
-    IndexIDMap,
-    IndexIDMap2,
-    IndexPreTransform,
-    IndexRefine,
-    IndexRefineFlat,
-    IndexReplicas,
-    IndexShards,
-)
+from .id_map import IndexIDMap, IndexIDMap2
+from .pre_transform import IndexPreTransform
+from .refine import IndexRefine, IndexRefineFlat
+from .shards import IndexReplicas, IndexShards
 
 __all__ = [
     "IndexIDMap",

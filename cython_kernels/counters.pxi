@@ -1,0 +1,40 @@
+# Counters: what the kernels have done in this process. Tests read them to see that a fast path was taken.
+
+cdef struct record:
+    uint64_t bounded, rescored, floated  # (vector, query) pairs: see dpq_counters
+    uint64_t batch_scans, single_scans  # calls: of many queries of all codes, and of one query after the other
+    uint64_t lists_alone, lists_together  # calls: whose queries scanned all their lists alone; some together
+    uint64_t few_probes, direct, direct_lists  # calls of ListScan.search_few, OneQueryCodeScan, OneQueryListScan
+    uint64_t most_threads  # of threads.c, the caller among them, that took part in the scan of one query
+    uint64_t guessed, repeated  # vectors, at each level, for which the encoder's guessed limit was enough, or too low
+
+cdef record counted
+memset(&counted, 0, sizeof(counted))
+
+
+def counters():
+    """What the kernels have done in this process since `reset_counters`: a dict of the fields of `record`."""
+    return counted
+
+
+def reset_counters():
+    """Begin to count anew."""
+    memset(&counted, 0, sizeof(counted))
+
+
+cdef void count_scan(const dpq_counters *scanned, uint64_t *calls) noexcept:
+    """Add one call of a scan to the record. As all that writes there, with the GIL held."""
+    counted.bounded += scanned.bounded
+    counted.rescored += scanned.rescored
+    counted.floated += scanned.floated
+    counted.most_threads = max(counted.most_threads, scanned.threads)
+    calls[0] += 1
+
+
+cdef void count_lists(const dpq_counters *scanned) noexcept:
+    count_scan(scanned, &counted.lists_together if scanned.together else &counted.lists_alone)
+
+
+cdef void count_guesses(const dpq_guesses *guesses) noexcept:
+    counted.guessed += guesses.enough
+    counted.repeated += guesses.too_low

@@ -1,0 +1,125 @@
+# Views: stored codes, and what the scans need to know of them.
+
+cdef extern from "scan_derived.h" nogil:
+    void dpq_term_range(const dpq_database *db, size_t first, size_t n, float *low, float *high)
+    void dpq_term_grid(dpq_database *db, float low, float high)
+    void dpq_term_bins(const dpq_database *db, size_t first, size_t n, uint8_t *bins)
+    float dpq_radius(
+        const dpq_database *db, const float *cross, const float *codeword_norms, float error, size_t first, size_t n
+    )
+
+
+cdef class CodeView:
+    """Packed codes (n, code_size) at one prefix length. It keeps the arrays that it is made of, but changes nothing.
+
+    cross : (pairs, K, K), the tables of cross terms; None where there are none to look up.
+    terms : (n,), the cross terms themselves; None where they are looked up in `cross`, or do not count.
+    bins : (n,), of the terms; None where terms do not count (inner product, one level).
+    term_min, term_step : the first edge and the width of the 256 bins.
+    radius : no reconstruction is farther from the centre.
+    """
+
+    cdef dpq_database db
+    cdef readonly object packed, terms, bins
+    cdef object cross, mask
+
+    def __init__(self, const uint8_t[:, ::1] packed, size_t nbits, size_t levels, const float[:, :, ::1] cross,
+                 const float[::1] terms=None, const uint8_t[::1] bins=None, float term_min=0, float term_step=0,
+                 float radius=0):
+        self.packed, self.cross, self.terms, self.bins = (
+            packed.base, cross, None if terms is None else terms.base, None if bins is None else bins.base
+        )
+        memset(&self.db, 0, sizeof(self.db))
+        self.db.codes = &packed[0, 0]
+        self.db.n = packed.shape[0]
+        self.db.code_size = packed.shape[1]
+        self.db.nbits = nbits
+        self.db.levels = levels
+        self.db.cross = &cross[0, 0, 0] if cross is not None and cross.shape[0] else NULL
+        self.db.terms = &terms[0] if terms is not None else NULL
+        self.db.term_bins = &bins[0] if bins is not None else NULL
+        self.db.term_min = term_min
+        self.db.term_step = term_step
+        self.db.radius = radius
+
+    def __len__(self):
+        return self.db.n
+
+    @property
+    def address(self):
+        """Of the codes in memory."""
+        return <uintptr_t>self.db.codes
+
+    @property
+    def term_min(self):
+        """The first edge of the bins."""
+        return self.db.term_min
+
+    @property
+    def term_step(self):
+        """The bins' width."""
+        return self.db.term_step
+
+    @property
+    def radius(self):
+        """No reconstruction is farther from the centre."""
+        return self.db.radius
+
+    cdef CodeView of(self, packed, terms, bins):
+        """Another view, of some of these codes."""
+        return CodeView(packed, self.db.nbits, self.db.levels, self.cross, terms, bins, self.db.term_min,
+                        self.db.term_step, self.db.radius)
+
+    def part(self, size_t begin, size_t end):
+        """The codes begin ... end - 1; begin is a multiple of 8 where the view is masked."""
+        cdef CodeView part = self.of(
+            self.packed[begin:end],
+            None if self.terms is None else self.terms[begin:end],
+            None if self.bins is None else self.bins[begin:end],
+        )
+        if self.db.allowed:
+            part.mask, part.db.allowed = self.mask, self.db.allowed + begin // 8
+        return part
+
+    def taken(self, ids):
+        """Copies of the codes at some places, one after the other."""
+        return self.of(
+            self.packed[ids],
+            None if self.terms is None else self.terms[ids],
+            None if self.bins is None else self.bins[ids],
+        )
+
+    def masked(self, const uint8_t[::1] mask):
+        """The same codes, of which only those take part whose bit i & 7 of byte i >> 3 is set."""
+        cdef CodeView masked = self.of(self.packed, self.terms, self.bins)
+        masked.mask, masked.db.allowed = mask, &mask[0]
+        return masked
+
+
+def term_range(CodeView view):
+    """The least and the greatest term of some codes."""
+    cdef float low = INFINITY, high = -INFINITY
+    with nogil:
+        dpq_term_range(&view.db, 0, view.db.n, &low, &high)
+    return low, high
+
+
+def term_grid(float low, float high):
+    """The first edge and the width of 256 bins that cover [low, high]."""
+    cdef dpq_database db
+    dpq_term_grid(&db, low, high)
+    return db.term_min, db.term_step
+
+
+def term_bins(CodeView view, uint8_t[::1] out):
+    """out[i] = the bin of the term of code i, whose edges enclose it."""
+    with nogil:
+        dpq_term_bins(&view.db, 0, view.db.n, &out[0])
+
+
+def radius(CodeView view, const float[::1] codeword_norms, float error):
+    """A bound, rounded up, on the norms of the reconstructions; error: of a squared norm computed from the tables."""
+    cdef float largest
+    with nogil:
+        largest = dpq_radius(&view.db, view.db.cross, &codeword_norms[0], error, 0, view.db.n)
+    return largest

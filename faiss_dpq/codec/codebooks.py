@@ -1,0 +1,116 @@
+"""The codebooks of a progressive quantizer, and everything that follows from them alone."""
+
+# Annotations of nested functions would be evaluated at every call.
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _kernels
+
+Floats = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.uint16]
+
+#: Where cross tables would take more bytes than this, they are not made: cross terms come from reconstructed vectors.
+MAX_CROSS_TABLE_BYTES = 256 << 20
+
+
+def cross_table_bytes(M: int, K: int) -> int:
+    """Size of the tables of <c_l(k), c_l'(k')> for all pairs of M levels of K codewords."""
+    return M * (M - 1) // 2 * K * K * 4
+
+
+class Codebooks:
+    """M codebooks of K codewords; never changed once made, so everything derived from them is computed only once.
+
+    The first codebook is centred before use: its mean, `_centre`, is subtracted from its codewords, and from queries
+    and vectors. Distances stay the same. On data far from the origin Eq. 30 would otherwise be a small difference of
+    large terms, which float32 cannot hold.
+
+    Parameters
+    ----------
+    codebooks : array, shape (M, K, d), float32
+        K = 2**nbits codewords of dimension d for each of M levels. Copied.
+    shrinkage : float
+        The factor that the centred codebooks were multiplied by; see `ProgressiveQuantizer.shrunk`.
+
+    Attributes
+    ----------
+    values : array, shape (M, K, d), float32, read-only
+    M, K, d, nbits : int
+    shrinkage : float
+
+    Raises
+    ------
+    ValueError
+        If the shape is not (M, 2**nbits, d) with 1 <= nbits <= 12, or a value is not finite.
+    """
+
+    def __init__(self, codebooks: npt.ArrayLike, shrinkage: float = 1.0) -> None:
+        name = type(self).__name__
+        self.shrinkage = np.float32(shrinkage)
+        values = np.array(codebooks, np.float32, order="C")
+        if values.ndim != 3 or 0 in values.shape:
+            raise ValueError(f"{name}: codebooks has shape {values.shape}, expected (M, K, d)")
+        self.M, self.K, self.d = values.shape
+        self.nbits = self.K.bit_length() - 1
+        if 1 << self.nbits != self.K or not 1 <= self.nbits <= 12:
+            raise ValueError(f"{name}: codebooks has K={self.K} codewords a level, expected 2, 4, ... 4096")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name}: codebooks has NaN or infinite values")
+        values.flags.writeable = False
+        self.values: Floats = values
+
+    @cached_property
+    def _centre(self) -> Floats:
+        """The mean of the first codebook, shape (d,)."""
+        return self.values[0].mean(axis=0, dtype=np.float64).astype(np.float32)
+
+    @cached_property
+    def _centred(self) -> Floats:
+        """The codebooks after centring, shape (M, K, d)."""
+        centred = self.values.copy()
+        centred[0] -= self._centre
+        return centred
+
+    @cached_property
+    def _panels(self) -> Floats:
+        """The centred codewords in the order in which the kernels multiply by them: 16 codewords a panel."""
+        return _kernels.pack_panels(self._centred.reshape(-1, self.d))
+
+    @cached_property
+    def _codeword_norms(self) -> Floats:
+        """||c||^2 of every centred codeword, followed by zeros up to a whole number of panels."""
+        norms = np.zeros(self._panels.shape[0] * _kernels.PANEL, np.float32)
+        _kernels.squared_norms(self._centred.reshape(-1, self.d), norms)
+        return norms
+
+    @cached_property
+    def _longest_codewords(self) -> npt.NDArray[np.float64]:
+        """max_k ||c_l(k)|| of every level, after centring."""
+        norms = self._codeword_norms[: self.M * self.K].astype(np.float64)
+        return np.sqrt(norms.reshape(self.M, self.K).max(axis=1))
+
+    def _reach(self, levels: int) -> float:
+        """No reconstruction of `levels` levels is longer than this, after centring."""
+        return float(self._longest_codewords[:levels].sum()) * (1 + 1e-6)
+
+    @cached_property
+    def _cross(self) -> Floats | None:
+        """2<c_i(k), c_l(k')> at [l (l - 1) / 2 + i, k, k'] for i < l; None where that takes too much memory."""
+        if cross_table_bytes(self.M, self.K) > MAX_CROSS_TABLE_BYTES:
+            return None
+        cross = _kernels.aligned_empty((self.M * (self.M - 1) // 2, self.K, self.K))
+        doubled = 2 * self._centred.astype(np.float64)
+        for level in range(1, self.M):
+            for i in range(level):
+                cross[level * (level - 1) // 2 + i] = doubled[i] @ self._centred[level].T
+        return cross
+
+    def derived_bytes(self) -> int:
+        """Memory of what has been derived from the codebooks so far."""
+        return sum(
+            value.nbytes for name, value in vars(self).items() if name != "values" and isinstance(value, np.ndarray)
+        )

@@ -1,0 +1,338 @@
+"""What every index of this package does the same way: arguments, results, copies, and telling of changes.
+
+A class of ours is this class and one of FAISS's. It implements what begins with an underscore here, for arguments that
+are checked already; where it does not, FAISS's own C++ does the work.
+"""
+
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from ..codec import Floats
+from ..search.selection import Labels
+from .tensors import accepts_tensors
+
+RangeResult = tuple[npt.NDArray[Any], Floats, Labels]
+
+
+class Base(faiss.Index):
+    """The methods that all indexes of this package have in common, with FAISS's signatures."""
+
+    # Class attributes: FAISS's __setattr__ refuses names that the class does not have.
+    _version: int = 0
+    #: What the C++ object, and so a file, does not hold.
+    _python_state: tuple[str, ...] = ()
+
+    # ---- staleness ---------------------------------------------------------------------------------------------
+
+    def invalidate(self) -> None:
+        """Tell the index that codes or codebooks were overwritten in place.
+
+        Only who writes to FAISS's memory through a raw pointer needs to. Changes by methods of this package and of
+        FAISS, stock wrappers among them, are noticed by the next search.
+        """
+        self._version += 1
+        for inner in self._inner_indexes():
+            if isinstance(inner, Base):
+                inner.invalidate()
+
+    def _inner_indexes(self) -> list[faiss.Index]:
+        """The indexes within, as Python objects, in a fixed order."""
+        return []
+
+    def remove_ids(self, x: npt.NDArray[np.int64] | faiss.IDSelector) -> int:
+        """Remove the vectors that a selector admits, or of the given ids. Their number."""
+        try:
+            return super().remove_ids(x)
+        finally:
+            self.invalidate()
+
+    def reset(self) -> None:
+        """Remove all vectors; the index stays trained."""
+        try:
+            super().reset()
+        finally:
+            self.invalidate()
+
+    def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
+        """Move the vectors of another index behind those of this one."""
+        try:
+            super().merge_from(otherIndex, add_id)
+        finally:  # what is appended here is noticed as such
+            if isinstance(otherIndex, Base):
+                otherIndex.invalidate()
+
+    # ---- arguments ---------------------------------------------------------------------------------------------
+
+    def _call(self, method: str) -> str:
+        """How error messages name a call."""
+        return f"{type(self).__name__}.{method}"
+
+    def _checked_vectors(
+        self, x: npt.ArrayLike, method: str, numeric_type: int = faiss.Float32, name: str = "x"
+    ) -> Floats:
+        """x as a contiguous float32 array of shape (n, d), or the error that FAISS's wrapper would raise."""
+        call = self._call(method)
+        if numeric_type != faiss.Float32:
+            known = numeric_type in (faiss.Float16, getattr(faiss, "Int8", faiss.Float16))
+            error = RuntimeError if known else ValueError
+            raise error(f"{call}: numeric_type is {numeric_type}, only faiss.Float32 is supported")
+        x = np.asarray(x)
+        if x.dtype.kind not in "fiub":
+            raise TypeError(f"{call}: {name} has dtype {x.dtype}, expected float32")
+        if x.ndim != 2:
+            raise ValueError(f"{call}: {name} has {x.ndim} dimensions, expected 2: (n, {self.d})")
+        if x.shape[1] != self.d:
+            raise AssertionError(f"{call}: {name} has {x.shape[1]} columns, the index has d={self.d}")
+        return np.ascontiguousarray(x, np.float32)
+
+    def _checked_ids(self, ids: npt.ArrayLike, n: int, method: str = "add_with_ids", name: str = "ids") -> Labels:
+        ids = np.asarray(ids)
+        if ids.shape != (n,):
+            raise AssertionError(
+                f"{self._call(method)}: not same nb of vectors as ids: {name} has shape {ids.shape}, expected {(n,)}"
+            )
+        return np.ascontiguousarray(ids, np.int64)
+
+    def _check_k(self, k: int, method: str) -> None:
+        if k < 1:
+            raise AssertionError(f"{self._call(method)}: k is {k}, expected at least 1")
+
+    def _check_output(
+        self,
+        out: npt.NDArray[Any] | None,
+        shape: tuple[int, ...],
+        dtype: npt.DTypeLike,
+        method: str,
+        name: str,
+    ) -> None:
+        """Raise the error that FAISS's wrapper would, if results cannot go straight into an array that was given."""
+        if out is None:
+            return
+        call = self._call(method)
+        if out.shape != shape:
+            raise AssertionError(f"{call}: {name} has shape {out.shape}, expected {shape}")
+        if out.dtype != dtype:
+            raise TypeError(f"{call}: {name} has dtype {out.dtype}, expected {np.dtype(dtype)}")
+        if not out.flags.c_contiguous:
+            raise ValueError(f"{call}: {name} is not C-contiguous")
+
+    def _check_outputs(
+        self, method: str, n: int, k: int, D: Floats | None, I: Labels | None, R: Floats | None = None
+    ) -> None:
+        self._check_k(k, method)
+        self._check_output(D, (n, k), np.float32, method, "D")
+        self._check_output(I, (n, k), np.int64, method, "I")
+        self._check_output(R, (n, k, self.d), np.float32, method, "R")
+
+    def _require_trained(self, method: str) -> None:
+        if not self.is_trained:
+            raise RuntimeError(f"{self._call(method)}: 'is_trained' failed; call train(x) first")
+
+    # ---- search ------------------------------------------------------------------------------------------------
+
+    def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
+        raise NotImplementedError
+
+    def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
+        raise NotImplementedError
+
+    def _search_and_reconstruct(
+        self, x: Floats, k: int, params: faiss.SearchParameters | None
+    ) -> tuple[Floats, Labels, Floats]:
+        D, I = self._search(x, k, params)
+        R = np.full((*I.shape, self.d), np.nan, np.float32)
+        found = I >= 0
+        if found.any():
+            R[found] = self.reconstruct_batch(I[found])
+        return D, I, R
+
+    def _search_directly(self, x: Any, k: Any, params: faiss.SearchParameters | None) -> tuple[Floats, Labels] | None:
+        """A search with nothing of Python around it, where it has been prepared and the arguments are plain."""
+        return None
+
+    def search(
+        self,
+        x: npt.ArrayLike,
+        k: int,
+        D: Floats | None = None,
+        I: Labels | None = None,
+        numeric_type: int = faiss.Float32,
+        *,
+        params: faiss.SearchParameters | None = None,
+    ) -> tuple[Floats, Labels]:
+        """The k nearest vectors of every query; of each query nearest first.
+
+        Parameters
+        ----------
+        x : array, shape (n, d)
+        k : int
+        D, I : arrays, shape (n, k), float32 and int64, optional
+            Where to put the result.
+        numeric_type
+            faiss.Float32: no other is taken.
+        params : faiss.SearchParameters, optional
+            Those of the index's class; `sel` restricts the search to some ids.
+
+        Returns
+        -------
+        D : array, shape (n, k), float32
+            Squared L2 distances or inner products, best first; +-FLT_MAX where fewer than k vectors were found.
+        I : array, shape (n, k), int64
+            Ids; -1 where fewer than k vectors were found.
+
+        Raises
+        ------
+        RuntimeError
+            If the index is not trained, numeric_type is another one of FAISS's, or `params` are of another kind of
+            index.
+        AssertionError
+            If x has other than d columns, k < 1, or D or I has a wrong shape.
+        TypeError
+            If x, D or I has a wrong dtype.
+        ValueError
+            If x is not two-dimensional, D or I is not contiguous, or a parameter is out of its range.
+        """
+        if D is None and I is None and numeric_type == faiss.Float32:
+            found = self._search_directly(x, k, params)
+            if found is not None:
+                return found
+        return self._search_checked(x, k, D, I, numeric_type, params)
+
+    @accepts_tensors("search")
+    def _search_checked(
+        self, x: npt.ArrayLike, k: int, D: Floats | None, I: Labels | None, numeric_type: int, params: Any
+    ) -> tuple[Floats, Labels]:
+        x = self._checked_vectors(x, "search", numeric_type)
+        self._check_outputs("search", len(x), k, D, I)
+        return delivered(self._search(x, k, params), (D, I))
+
+    @accepts_tensors()
+    def range_search(
+        self, x: npt.ArrayLike, thresh: float, *, params: faiss.SearchParameters | None = None
+    ) -> RangeResult:
+        """All vectors nearer than a threshold; of each query nearest first.
+
+        Parameters
+        ----------
+        x : array, shape (n, d)
+        thresh : float
+            Squared L2 distances below it are found, or inner products above it.
+        params : faiss.SearchParameters, optional
+            As in `search`.
+
+        Returns
+        -------
+        lims : array, shape (n + 1,), uint64
+            The results of query i are D[lims[i]:lims[i + 1]] and I[lims[i]:lims[i + 1]].
+        D : array, shape (lims[n],), float32
+        I : array, shape (lims[n],), int64
+
+        Raises
+        ------
+        RuntimeError, AssertionError, TypeError, ValueError
+            As `search`.
+        """
+        return self._range_search(self._checked_vectors(x, "range_search"), float(thresh), params)
+
+    @accepts_tensors()
+    def assign(self, x: npt.ArrayLike, k: int, labels: Labels | None = None) -> Labels:
+        """The ids that `search` returns, without the distances."""
+        return self.search(x, k, None, labels)[1]
+
+    @accepts_tensors()
+    def search_and_reconstruct(
+        self,
+        x: npt.ArrayLike,
+        k: int,
+        D: Floats | None = None,
+        I: Labels | None = None,
+        R: Floats | None = None,
+        *,
+        params: faiss.SearchParameters | None = None,
+    ) -> tuple[Floats, Labels, Floats]:
+        """`search`, and the reconstructions of the vectors found, shape (n, k, d); NaN where none was found."""
+        x = self._checked_vectors(x, "search_and_reconstruct")
+        self._check_outputs("search_and_reconstruct", len(x), k, D, I, R)
+        return delivered(self._search_and_reconstruct(x, k, params), (D, I, R))
+
+    # ---- add, encode -------------------------------------------------------------------------------------------
+
+    def _add(self, x: Floats) -> None:
+        self.add_c(len(x), faiss.swig_ptr(x))
+
+    def _add_with_ids(self, x: Floats, ids: Labels) -> None:
+        self.add_with_ids_c(len(x), faiss.swig_ptr(x), faiss.swig_ptr(ids))
+
+    def _sa_encode(self, x: Floats, codes: npt.NDArray[np.uint8]) -> None:
+        """Write codes of vectors, shape (n, sa_code_size())."""
+        self.sa_encode_c(len(x), faiss.swig_ptr(x), faiss.swig_ptr(codes))
+
+    @accepts_tensors()
+    def add(self, x: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
+        """Encode vectors, shape (n, d), and store their codes under the ids ntotal, ntotal + 1, ..."""
+        self._add(self._checked_vectors(x, "add", numeric_type))
+
+    @accepts_tensors()
+    def add_with_ids(self, x: npt.ArrayLike, ids: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
+        """Encode vectors, shape (n, d), and store their codes under the given ids, shape (n,), int64."""
+        x = self._checked_vectors(x, "add_with_ids", numeric_type)
+        self._add_with_ids(x, self._checked_ids(ids, len(x)))
+
+    @accepts_tensors()
+    def sa_encode(self, x: npt.ArrayLike, codes: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
+        """Codes of vectors as FAISS packs them: (n, d) to (n, sa_code_size()), uint8; written to `codes` if given."""
+        x = self._checked_vectors(x, "sa_encode")
+        shape = (len(x), self.sa_code_size())
+        self._check_output(codes, shape, np.uint8, "sa_encode", "codes")
+        codes = np.empty(shape, np.uint8) if codes is None else codes
+        self._sa_encode(x, codes)
+        return codes
+
+    # ---- copies, description -----------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        # __getstate__ of FAISS holds what a file would; ours adds what only the Python objects know.
+        return super().__getstate__() | {"python_state": python_state(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        set_python_state(self, state["python_state"])
+        self.invalidate()
+
+    def __repr__(self) -> str:
+        trained = "trained" if self.is_trained else "not trained"
+        parts = [f"d={self.d}", *self._described(), f"ntotal={self.ntotal}", trained]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def _described(self) -> list[str]:
+        """What `repr` tells besides d, ntotal and whether the index is trained."""
+        return [repr(inner) for inner in self._inner_indexes()]
+
+
+def delivered(results: tuple[Any, ...], outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Results, in the arrays that were given for them if there are such."""
+    for result, out in zip(results, outputs, strict=True):
+        if out is not None:
+            out[:] = result
+    return tuple(result if out is None else out for result, out in zip(results, outputs, strict=True))
+
+
+def python_state(index: faiss.Index) -> tuple[dict[str, Any], list[Any]]:
+    """What only the Python objects of an index and of the indexes within it know, and FAISS's files do not hold."""
+    if not isinstance(index, Base):
+        return {}, []
+    own = {name: getattr(index, name) for name in index._python_state}
+    return own, [python_state(inner) for inner in index._inner_indexes()]
+
+
+def set_python_state(index: faiss.Index, state: tuple[dict[str, Any], list[Any]]) -> None:
+    """Give a copy of an index what `python_state` found in the original."""
+    own, inner_states = state
+    for name, value in own.items():
+        setattr(index, name, value)
+    inner_indexes = index._inner_indexes() if isinstance(index, Base) else []
+    for inner, inner_state in zip(inner_indexes, inner_states, strict=False):
+        set_python_state(inner, inner_state)

@@ -1,0 +1,293 @@
+"""What IndexDPQ and IndexIVFDPQ share: FAISS's residual quantizer `rq`, whose codebooks this package trains."""
+
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from .. import _kernels, training
+from ..codec import (
+    MAX_CROSS_TABLE_BYTES,
+    Floats,
+    ProgressiveQuantizer,
+    cross_table_bytes,
+    default_beam_size,
+)
+from .base import Base
+
+ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
+MAX_LEVELS = 1024  # DPQ_MAX_LEVELS of cython_kernels/dpq_scan.h
+# On GloVe 2 finds a little more, but less than 0 does on sentence embeddings (d = 384).
+_PRODUCTS_PARALLEL_WEIGHT = 1.0
+# Half of the levels find about a point of R@10 more than at 0, and all of them as much within the error of measurement.
+DEFAULT_PREFIX_WEIGHT = 0.05
+_RANKING_BEAM = 8  # of the encoder when `train` chooses the shrinkage
+
+
+class Quantized(Base):
+    """An index with codebooks: their parameters, their training, and the quantizer that is made of them."""
+
+    _python_state = ("_levels", "_prefix_weight", "_parallel_weight", "_train_stats")
+    _cached: tuple[Any, _kernels.Unchanged, ProgressiveQuantizer] | None = None
+    _direct: _kernels.DirectSearch | None = None
+    _levels: int = 0
+    _known_M: int = 0
+    _prefix_weight: float = DEFAULT_PREFIX_WEIGHT
+    _parallel_weight: float | None = None
+    _train_stats: training.TrainStats | None = None
+
+    @staticmethod
+    def _check_shape(name: str, d: int, M: int, nbits: int, metric: int) -> None:
+        """Raise ValueError unless an index of class `name` can be made of these."""
+        if d < 1:
+            raise ValueError(f"{name}: d is {d}, expected at least 1")
+        if not 1 <= M <= MAX_LEVELS:
+            raise ValueError(f"{name}: M is {M}, expected 1 to {MAX_LEVELS}")
+        if not 1 <= nbits <= 12:
+            raise ValueError(f"{name}: nbits is {nbits}, expected 1 to 12")
+        if metric not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
+            raise ValueError(f"{name}: metric is {metric}, expected METRIC_L2 or METRIC_INNER_PRODUCT")
+
+    def _set_up(self) -> None:
+        """What the constructors do after FAISS's."""
+        self.rq.max_beam_size = default_beam_size(self.rq.M)
+        if self.rq.search_type == faiss.AdditiveQuantizer.ST_decompress:
+            self.rq.train_type |= faiss.ResidualQuantizer.Skip_codebook_tables
+
+    # ---- codebooks ---------------------------------------------------------------------------------------------
+
+    def _set_quantizer(self, quantizer: ProgressiveQuantizer) -> None:
+        faiss.copy_array_to_vector(quantizer.codebooks.ravel(), self.rq.codebooks)
+        if not self.rq.train_type & faiss.ResidualQuantizer.Skip_codebook_tables:
+            self.rq.compute_codebook_tables()
+        if self.rq.norm_bits == 0:
+            # Files have no place for it but FAISS's range of stored norms, of which there are none.
+            self.rq.norm_min, self.rq.norm_max = float("nan"), float(quantizer.shrinkage)
+        self.rq.is_trained = True
+        self.is_trained = True
+        self.invalidate()
+        self._cached = (self.this, self._codebooks_unchanged(), quantizer)
+
+    def _codebooks_unchanged(self) -> _kernels.Unchanged:
+        return _kernels.Unchanged([(self.rq.codebooks, np.float32, self.d)])
+
+    def _codebook_values(self) -> Floats:
+        return _kernels.FaissVector(self.rq.codebooks, np.float32).rows(self.d)
+
+    def invalidate(self) -> None:
+        """Tell the index that codes or codebooks were overwritten in place, as `Base.invalidate` says."""
+        super().invalidate()
+        self._cached = None
+
+    @property
+    def residual_quantizer(self) -> ProgressiveQuantizer:
+        """The trained quantizer: codebooks, encode, decode, tables. In lists, it is that of the residuals.
+
+        Not named `quantizer`: programs tell by that attribute that an index is an IndexIVF, whose coarse quantizer it
+        is.
+
+        Raises
+        ------
+        RuntimeError
+            If the index is not trained.
+        """
+        if not self.is_trained:
+            raise RuntimeError(f"{type(self).__name__}: the index is not trained; call train(x) first")
+        cached = self._cached
+        if cached is None or cached[0] is not self.this or not cached[1].holds():
+            values = self._codebook_values().reshape(self.rq.M, 1 << self._nbits, self.d)
+            quantizer = ProgressiveQuantizer(values, self.shrinkage)
+            cached = self._cached = (self.this, self._codebooks_unchanged(), quantizer)
+        return cached[2]
+
+    @property
+    def codebooks(self) -> Floats:
+        """A copy of the codebooks (in lists, those of the residuals): array, shape (M, K, d), float32."""
+        return self.residual_quantizer.codebooks.copy()
+
+    @property
+    def _nbits(self) -> int:
+        return int(self.rq.nbits.at(0))
+
+    @property
+    def _M(self) -> int:
+        """`rq.M`, which an index keeps all its life: asking FAISS costs microseconds of every search."""
+        if not self._known_M:
+            self._known_M = self.rq.M
+        return self._known_M
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._known_M = 0
+
+    # ---- parameters --------------------------------------------------------------------------------------------
+
+    @property
+    def levels(self) -> int:
+        """Levels of the codes that a search compares, 1 to M; M unless set. Not stored in files, as nprobe is not."""
+        return self._levels or self._M
+
+    @levels.setter
+    def levels(self, levels: int) -> None:
+        self._levels = self._checked_levels(levels, "levels")
+
+    def _checked_levels(self, levels: int, name: str) -> int:
+        if not 1 <= levels <= self.rq.M:
+            raise ValueError(f"{type(self).__name__}: {name} is {levels}, the index has M={self.rq.M} levels")
+        return int(levels)
+
+    def _asked_levels(self, params: faiss.SearchParameters | None) -> int:
+        """Levels that a search with these parameters compares."""
+        levels = getattr(params, "levels", 0)
+        return self._checked_levels(levels, "params.levels") if levels else self.levels
+
+    @property
+    def beam_size(self) -> int:
+        """Prefixes that the encoder keeps at every level: higher is more accurate and slower.
+
+        32 in a new index of up to 12 levels, 384 / M above, at least 8. It is FAISS's rq.max_beam_size, and stored in
+        files with it.
+        """
+        return self.rq.max_beam_size
+
+    @beam_size.setter
+    def beam_size(self, beam_size: int) -> None:
+        if beam_size < 1:
+            raise ValueError(f"{type(self).__name__}: beam_size is {beam_size}, expected at least 1")
+        self.rq.max_beam_size = int(beam_size)
+
+    def _checked_weight(self, weight: float, name: str) -> float:
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"{type(self).__name__}: {name} is {weight}, expected a number >= 0")
+        return float(weight)
+
+    @property
+    def prefix_weight(self) -> float:
+        """What shorter prefixes count for when vectors are encoded: 0.05 unless set. Not stored in files.
+
+        The encoder's beam is of prefixes with the least squared error plus this weight times their errors at all
+        shorter lengths. At 0, the squared error at full length is the least; the more it is, the more searches of a
+        part of the levels find, and those of all levels a little less.
+        """
+        return self._prefix_weight
+
+    @prefix_weight.setter
+    def prefix_weight(self, prefix_weight: float) -> None:
+        self._prefix_weight = self._checked_weight(prefix_weight, "prefix_weight")
+
+    @property
+    def parallel_weight(self) -> float:
+        """What errors along a vector count for beyond others when it is encoded. Not stored in files.
+
+        The encoder's beam is of prefixes with the least squared error plus this weight times the square of the error's
+        part that is parallel to the vector. That part is what changes the vector's inner products with the queries that
+        it is near to: searches by inner product find more, and reconstructions are less near to the vectors. Unless
+        set, 1 for METRIC_INNER_PRODUCT and 0 for METRIC_L2. Guo et al., "Accelerating Large-Scale Inference with
+        Anisotropic Vector Quantization", ICML 2020; their eta is 1 plus this weight.
+        """
+        if self._parallel_weight is not None:
+            return self._parallel_weight
+        return _PRODUCTS_PARALLEL_WEIGHT if self.metric_type == faiss.METRIC_INNER_PRODUCT else 0.0
+
+    @parallel_weight.setter
+    def parallel_weight(self, parallel_weight: float) -> None:
+        self._parallel_weight = self._checked_weight(parallel_weight, "parallel_weight")
+
+    @property
+    def shrinkage(self) -> float:
+        """What `train` multiplied the codebooks by, around their centre; vectors are, too, before they are encoded.
+
+        It is kept in files, but a stock FAISS that encodes further vectors does not know of it, and gives them codes
+        that rank a little worse.
+        """
+        return shrinkage_of(self.rq)
+
+    @property
+    def train_stats(self) -> training.TrainStats | None:
+        """What the last `train` of this object did; None before it and after reading a file."""
+        return self._train_stats
+
+    # ---- training ----------------------------------------------------------------------------------------------
+
+    def _checked_training(self, x: npt.ArrayLike, numeric_type: int, xq_train: npt.ArrayLike | None) -> Floats:
+        x = self._checked_vectors(x, "train", numeric_type)
+        if xq_train is not None:
+            self._checked_vectors(xq_train, "train", name="xq_train")
+        if self.ntotal:
+            raise RuntimeError(
+                f"{type(self).__name__}.train: the index holds {self.ntotal} vectors, whose codes new codebooks would "
+                "garble; call reset() first"
+            )
+        return x
+
+    def _learn(
+        self,
+        x: Floats,
+        effort: str | training.Effort,
+        weights: npt.ArrayLike | None,
+        trainer: str,
+        shrinkage: float | None,
+    ) -> None:
+        """Train codebooks on what is to be coded by them, and take them over."""
+        codebooks, stats = training.train_codebooks(
+            x,
+            self.rq.M,
+            self._nbits,
+            seed=self.rq.cp.seed,
+            effort=effort,
+            weights=weights,
+            verbose=self.verbose,
+            trainer=trainer,
+        )
+        quantizer = ProgressiveQuantizer(codebooks)
+        if shrinkage is None:
+            shrinkage = training.ranking_shrinkage(x, quantizer, min(self.beam_size, _RANKING_BEAM), self.rq.cp.seed)
+        stats.shrinkage = shrinkage
+        self._set_quantizer(quantizer if shrinkage == 1 else quantizer.shrunk(shrinkage))
+        self._train_stats = stats
+
+    # ---- copies, memory, description ---------------------------------------------------------------------------
+
+    def _set_codebooks_of(self, other: "Quantized", levels: int) -> None:
+        """Take over the first levels of another index's codebooks, and the parameters of its encoder."""
+        quantizer = other.residual_quantizer
+        self._set_quantizer(ProgressiveQuantizer(quantizer.codebooks[:levels], quantizer.shrinkage))
+        self.beam_size = other.beam_size
+        self._prefix_weight, self._parallel_weight = other._prefix_weight, other._parallel_weight
+
+    def _memory_of_codebooks(self) -> dict[str, int]:
+        """Bytes of the codebooks, and of the tables of their products, FAISS's and ours."""
+        faiss_tables = 4 * (self.rq.codebook_cross_products.size() + self.rq.centroid_norms.size())
+        quantizer = self._cached[2] if self._cached else None
+        return {
+            "codebooks": 4 * self.rq.codebooks.size() + (quantizer.codebooks.nbytes if quantizer else 0),
+            "tables": faiss_tables + (quantizer.derived_bytes() if quantizer else 0),
+        }
+
+    def _described(self) -> list[str]:
+        metric = "METRIC_L2" if self.metric_type == faiss.METRIC_L2 else "METRIC_INNER_PRODUCT"
+        return [f"M={self.rq.M}", f"nbits={self._nbits}", f"metric={metric}"]
+
+
+def shrinkage_of(rq: faiss.ResidualQuantizer) -> float:
+    """`Quantized.shrinkage`. FAISS's own training sets both ends of the range of norms, `_set_quantizer` only one."""
+    is_set = rq.norm_bits == 0 and np.isnan(rq.norm_min) and not np.isnan(rq.norm_max)
+    return float(rq.norm_max) if is_set else 1.0
+
+
+def has_fitting_codes(index: faiss.Index) -> bool:
+    """Whether an index of FAISS's with a residual quantizer can be one of this package's."""
+    nbits = set(faiss.vector_to_array(index.rq.nbits).tolist())
+    fits = len(nbits) == 1 and max(nbits) <= 12 and index.rq.M <= MAX_LEVELS
+    return fits and index.metric_type in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT)
+
+
+def search_type(M: int, nbits: int, metric: int) -> int:
+    """How stock FAISS will search the index: without stored norms, so that code_size is IndexPQ's."""
+    # FAISS aborts the process where ST_norm_from_LUT meets no cross products at all (M = 1).
+    if M == 1 or cross_table_bytes(M, 1 << nbits) > MAX_CROSS_TABLE_BYTES:
+        return faiss.AdditiveQuantizer.ST_decompress
+    if metric == faiss.METRIC_INNER_PRODUCT:
+        return faiss.AdditiveQuantizer.ST_LUT_nonorm
+    return faiss.AdditiveQuantizer.ST_norm_from_LUT

@@ -1,0 +1,118 @@
+"""Vectors that go through transforms first: faiss.IndexPreTransform."""
+
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from ...codec import Floats
+from ...search.selection import Labels
+from ..base import RangeResult
+from ..registry import stands_for
+from ..tensors import accepts_tensors, given
+from .wrapper import Wrapper, inner_parameters
+
+
+@stands_for(faiss.IndexPreTransform)
+class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
+    """faiss.IndexPreTransform: vectors go through a chain of faiss.VectorTransform (PCA, OPQ, rotation, norm) first.
+
+    Parameters
+    ----------
+    transform : faiss.VectorTransform, optional
+    index : faiss.Index
+        The last argument; an index of transform.d_out dimensions, of this package or FAISS's.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._keep(args[-1])
+
+    @property
+    def index(self) -> faiss.Index:
+        """The index within, as the Python object that was put there."""
+        return self._python_object(super().index)
+
+    @index.setter
+    def index(self, index: faiss.Index) -> None:
+        self._replace(faiss.IndexPreTransform.index, index)
+
+    def _inner_indexes(self) -> list[faiss.Index]:
+        return [self.index]
+
+    def _transforms(self) -> list[faiss.VectorTransform]:
+        return [self.chain.at(i) for i in range(self.chain.size())]
+
+    def _apply(self, x: Floats, method: str) -> Floats:
+        self._require_trained(method)
+        for transform in self._transforms():
+            x = transform.apply(x)
+        return x
+
+    @accepts_tensors()
+    def train(
+        self,
+        x: npt.ArrayLike,
+        numeric_type: int = faiss.Float32,
+        *,
+        xq_train: npt.ArrayLike | None = None,
+        **options: Any,
+    ) -> None:
+        """Train the transforms, each on what those before it make of x, then the index within, where needed.
+
+        Parameters
+        ----------
+        x : array, shape (n, d)
+        xq_train : array, shape (n_queries, d), optional
+            Transformed, and passed to the `train` of the index within, as are all `options`.
+        """
+        x = self._checked_vectors(x, "train", numeric_type)
+        queries = None if xq_train is None else self._checked_vectors(xq_train, "train")
+        inner, transforms = self.index, self._transforms()
+        trained = [transform.is_trained for transform in transforms] + [inner.is_trained]
+        for i, transform in enumerate(transforms):
+            if all(trained[i:]):
+                break
+            if not trained[i]:
+                transform.train(x)
+            x = transform.apply(x)
+            queries = None if queries is None else transform.apply(queries)
+        if not trained[-1]:
+            inner.train(x, **options, **({} if queries is None else {"xq_train": queries}))
+        self.is_trained = True
+
+    def _add(self, x: Floats) -> None:
+        inner = self.index
+        inner.add(self._apply(x, "add"))
+        self.ntotal = inner.ntotal
+
+    def _add_with_ids(self, x: Floats, ids: Labels) -> None:
+        inner = self.index
+        inner.add_with_ids(self._apply(x, "add_with_ids"), ids)
+        self.ntotal = inner.ntotal
+
+    def _sa_encode(self, x: Floats, codes: npt.NDArray[np.uint8]) -> None:
+        self.index.sa_encode(self._apply(x, "sa_encode"), codes)
+
+    def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
+        return self.index.search(self._apply(x, "search"), k, **given(self._inner_params(params)))
+
+    def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
+        return self.index.range_search(self._apply(x, "range_search"), thresh, **given(self._inner_params(params)))
+
+    def _search_and_reconstruct(
+        self, x: Floats, k: int, params: faiss.SearchParameters | None
+    ) -> tuple[Floats, Labels, Floats]:
+        transformed = self._apply(x, "search_and_reconstruct")
+        D, I, found = self.index.search_and_reconstruct(transformed, k, **given(self._inner_params(params)))
+        found = found.reshape(len(x) * k, -1)
+        for transform in reversed(self._transforms()):
+            found = transform.reverse_transform(found)
+        return D, I, found.reshape(len(x), k, self.d)
+
+    @staticmethod
+    def _inner_params(params: faiss.SearchParameters | None) -> faiss.SearchParameters | None:
+        if isinstance(params, faiss.SearchParametersPreTransform):
+            return inner_parameters(params, "index_params")
+        return params

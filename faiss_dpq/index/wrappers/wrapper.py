@@ -1,0 +1,84 @@
+"""What FAISS's wrapper indexes share in this package: the Python objects of the indexes within.
+
+C++ does not call Python: a stock faiss.IndexIDMap around an IndexDPQ searches it with FAISS's own additive-quantizer
+search. It finds the same, only slower. The wrappers here have FAISS's names and are FAISS's classes, so that files,
+`isinstance` and C++ functions see no difference; but what trains, encodes or searches calls the Python methods of the
+index within. All else (reset, remove_ids, reconstruct, merge_from, ...) is FAISS's own C++.
+
+Nothing is kept beside the C++ object but the Python objects of the indexes within, so that a stock wrapper of the same
+C++ object may change it at any time.
+"""
+
+from collections.abc import Iterator
+
+import faiss
+
+from ..base import Base
+from ..registry import downcast_index
+
+
+class Wrapper(Base):
+    """An index that has others within."""
+
+    # Class attributes: FAISS's __setattr__ refuses names that the class does not have.
+    _kept: dict[int, faiss.Index] | None = None
+
+    def _keep(self, index: faiss.Index) -> None:
+        """Remember the Python object of an index within; it also keeps the C++ object alive."""
+        if self._kept is None:
+            self._kept = {}
+        self._kept[int(index.this)] = index
+
+    def _forget(self, index: faiss.Index | None) -> None:
+        if index is not None and self._kept:
+            self._kept.pop(int(index.this), None)
+
+    def _python_object(self, inner: faiss.Index | None) -> faiss.Index | None:
+        """The Python object of an index within, of which C++ knows the address only.
+
+        It is the object that was put there; for a wrapper that was read from a file, one made here, which lives as
+        long as the wrapper and so has caches and settings of its own.
+        """
+        if inner is None:
+            return None
+        address = int(inner.this)
+        kept = self._kept.get(address) if self._kept else None
+        if kept is not None:
+            return kept
+        known = next((index for index in self._referenced() if int(index.this) == address), None)
+        found = downcast_index(known or inner)
+        if known is None:
+            # The C++ object of this wrapper owns that of `found`, which may outlive the Python wrapper: hold on to the
+            # C++ object. To hold the Python wrapper would be a cycle, freed whenever Python collects garbage.
+            found.referenced_objects = [inner, self.this, *getattr(self, "referenced_objects", [])]
+        self._keep(found)
+        return found
+
+    def _referenced(self) -> Iterator[faiss.Index]:
+        """The Python indexes that a stock wrapper, of which this is another view, was made with."""
+        remaining = list(getattr(self, "referenced_objects", []))
+        while remaining:
+            index = remaining.pop()
+            if isinstance(index, faiss.Index):
+                yield index
+                remaining += getattr(index, "referenced_objects", [])
+
+    def _replace(self, field: property, index: faiss.Index | None) -> None:
+        """Set a field of the C++ object that points to an index."""
+        self._forget(field.fget(self))  # type: ignore[misc]
+        set_pointer(self, field, index)
+        if index is not None:
+            self._keep(index)
+
+
+def set_pointer(wrapper: faiss.Index, field: property, index: faiss.Index | None) -> None:
+    """Set a pointer of a C++ object, which SWIG takes for a transfer of ownership: it is none."""
+    owned = index.thisown if index is not None else False
+    field.fset(wrapper, index)  # type: ignore[misc]
+    if index is not None:
+        index.thisown = owned
+
+
+def inner_parameters(params: faiss.SearchParameters, name: str) -> faiss.SearchParameters | None:
+    """Parameters within parameters, as the object that was put there: SWIG knows them as their base class only."""
+    return getattr(params, "_sp_field_refs", {}).get(name, getattr(params, name))

@@ -1,0 +1,112 @@
+"""FAISS's wrappers call the Python methods of the index within."""
+
+import copy
+
+import faiss
+import numpy as np
+import pytest
+from nestings import CODEBOOKS_10, DIM, IDS, IN_FILES, NESTINGS, XQ, X, assert_same_result, rotation, sharded, takes_ids
+
+import faiss_dpq
+
+
+@pytest.mark.parametrize("read_back", ["as built", "read back", "downcast"])
+@pytest.mark.parametrize("name", NESTINGS)
+def test_the_index_within_is_called_by_its_python_methods(name, read_back, calls):
+    index = NESTINGS[name](faiss_dpq, faiss.METRIC_L2)
+    owner = index
+    if read_back == "downcast":
+        index = faiss_dpq.downcast_index(faiss.downcast_index(index))
+    elif read_back == "read back":
+        if name not in IN_FILES:
+            index = copy.deepcopy(index)
+        else:
+            index = faiss_dpq.deserialize_index(faiss_dpq.serialize_index(index))
+    assert type(index) is type(owner)
+    if takes_ids(name):
+        index.add_with_ids(X, IDS)
+    else:
+        index.add(X)
+    copies = 3 if name == "Shards" else 2 if "Shards" in name or "Replicas" in name else 1
+    assert calls.count("sa_encode") == copies
+    for method, arguments, called in [
+        ("search", (XQ, 3), "search"),
+        ("assign", (XQ, 3), "search"),
+        ("range_search", (XQ, 5.0), "range_search"),
+    ]:
+        calls.clear()
+        getattr(index, method)(*arguments)
+        assert calls.count(called) >= copies, method
+    if not name.startswith("Shards"):
+        calls.clear()
+        index.search_and_reconstruct(XQ, 3)
+        assert calls.count("search") == copies
+
+
+UNTRAINED = {
+    "IDMap2": lambda inner: faiss_dpq.IndexIDMap2(inner(DIM)),
+    "PreTransform": lambda inner: faiss_dpq.IndexPreTransform(faiss.PCAMatrix(DIM, 6), inner(6)),
+    "RefineFlat": lambda inner: faiss_dpq.IndexRefineFlat(inner(DIM)),
+    "Refine": lambda inner: faiss_dpq.IndexRefine(
+        inner(DIM), faiss.IndexScalarQuantizer(DIM, faiss.ScalarQuantizer.QT_8bit)
+    ),
+    "Shards": lambda inner: sharded(faiss_dpq.IndexShards(DIM), inner(DIM), inner(DIM)),
+    "Replicas": lambda inner: sharded(faiss_dpq.IndexReplicas(DIM, True), inner(DIM), inner(DIM)),
+}
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_training_is_that_of_the_index_within(name, calls):
+    index = UNTRAINED[name](lambda d: faiss_dpq.IndexDPQ(d, 2, 3))
+    assert not index.is_trained
+    for method in ("add", "search"):
+        with pytest.raises(RuntimeError):
+            getattr(index, method)(X, *([3] if method == "search" else []))
+    calls.clear()
+    index.train(X, effort="fast")  # an option that only IndexDPQ knows
+    assert index.is_trained and faiss.downcast_index(index).is_trained
+    assert calls.count("train") == (2 if name in ("Shards", "Replicas") else 1)
+    assert all(inner.is_trained for inner in index._inner_indexes())
+
+
+def test_every_transform_is_trained_on_what_those_before_it_make():
+    pca, opq, inner = faiss.PCAMatrix(DIM, 10), faiss.OPQMatrix(10, 2, 8), faiss_dpq.IndexDPQ(8, 2, 3)
+    index = faiss_dpq.IndexPreTransform(opq, inner)
+    index.prepend_transform(pca)
+    index.prepend_transform(faiss.NormalizationTransform(DIM))
+    index.train(X, effort="fast")
+    normalized = X / np.linalg.norm(X, axis=1, keepdims=True)
+    alone = faiss.PCAMatrix(DIM, 10)
+    alone.train(normalized)
+    np.testing.assert_allclose(faiss.vector_to_array(pca.A), faiss.vector_to_array(alone.A), atol=1e-5)
+    transformed = opq.apply(pca.apply(normalized))
+    by_hand = faiss_dpq.IndexDPQ(8, 2, 3)
+    by_hand.train(transformed, effort="fast")
+    np.testing.assert_allclose(inner.codebooks, by_hand.codebooks, atol=1e-4)
+    index.add(X)
+    inner_result = inner.search(transformed[:9], 3)
+    assert_same_result(index.search(X[:9], 3), inner_result)
+
+
+def test_what_is_trained_is_not_trained_again():
+    transform = rotation()
+    before = faiss.vector_to_array(transform.A)
+    index = faiss_dpq.IndexPreTransform(transform, faiss_dpq.IndexDPQ.from_codebooks(CODEBOOKS_10))
+    index.train(X)
+    np.testing.assert_array_equal(faiss.vector_to_array(transform.A), before)
+    np.testing.assert_array_equal(index.index.codebooks, CODEBOOKS_10)
+
+
+def test_queries_for_training_are_transformed():
+    got = []
+
+    class Inner(faiss.IndexFlatL2):
+        def train(self, x, xq_train):
+            got.append((x, xq_train))
+
+    inner = Inner(10)
+    inner.is_trained = False
+    transform = rotation()
+    faiss_dpq.IndexPreTransform(transform, inner).train(X, xq_train=XQ)
+    np.testing.assert_array_equal(got[0][0], transform.apply(X))
+    np.testing.assert_array_equal(got[0][1], transform.apply(XQ))
