@@ -28,7 +28,7 @@ typedef struct {
     const float *scores_in;   /* [n][beam_in] */
     const float *norms;       /* [n]: squared norms of the vectors, roughly; NULL where `cross` is NULL */
     float prefix_weight;      /* >= 0: what the errors of shorter prefixes count; at 0 there are no debts */
-    const float *debts_in;    /* [n][beam_in]: prefix_weight * the sum of the entry's scores at its own and all
+    const float *debts_in;    /* [n][beam_in]: prefix_weight * the sum of the entry's errors at its own and all
                                * shorter lengths */
     float *debts_out;         /* [n][beam_out] */
     const float *directions;  /* [n]: the factor from <x, c> to c's part of the parallel error; NULL: none is counted */

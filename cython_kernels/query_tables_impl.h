@@ -45,11 +45,12 @@ DPQ_INLINE size_t table_hits_of_shape(uint32_t nbits, uint32_t levels, const dpq
                                       size_t first, size_t n, float offset, float threshold, float *high,
                                       uint32_t *hits)
 {
+    const uint8_t *row = dpq_row(db, first);
+    const float *terms = db->terms;
     float highest = *high;
-    size_t found = 0;
-    for (size_t v = first; v < first + n; v++) {
-        float start = db->terms ? db->terms[v] : dpq_term_bound(db, v, 0);
-        float sum = table_row_sum(nbits, levels, table, dpq_row(db, v), start);
+    size_t found = 0, code_size = db->code_size; /* a copy: for all the compiler knows, hits might overwrite db */
+    for (size_t v = first; v < first + n; v++, row += code_size) {
+        float sum = table_row_sum(nbits, levels, table, row, terms ? terms[v] : dpq_term_bound(db, v, 0));
         highest = sum > highest ? sum : highest;
         hits[found] = (uint32_t)v;
         found += sum + offset <= threshold;

@@ -1,4 +1,4 @@
-"""Every header of the kernels compiles alone, without warnings, for every instruction set that a compiler here knows."""
+"""Every header of the kernels compiles alone, without warnings, for every instruction set of the compilers here."""
 
 import re
 import shutil
