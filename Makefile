@@ -29,10 +29,11 @@ test: lint ## Lint and run all tests.
 
 # cython-lint runs the pycodestyle that it finds on the PATH.
 lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
-lint: $(VENV)/test.stamp ## Check format, style and types.
+lint: $(VENV)/test.stamp ## Check format, style, types and the direction of imports.
 	$(BIN)/ruff format --check $(PYTHON_SOURCES)
 	$(BIN)/ruff check $(PYTHON_SOURCES)
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/cython-lint $(CYTHON_SOURCES)
 
 format: $(VENV)/test.stamp ## Format the Python sources.

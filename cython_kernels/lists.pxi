@@ -41,7 +41,8 @@ cdef class ListScan:
     """Search of inverted lists at one prefix length: what stays the same from search to search.
 
     tables : how the queries' tables are made.
-    sizes, digests : (nlist,), of the lists that all this was derived from; changed by the owner. sizes is -1 for none.
+    sizes, digests : (nlist,) and (nlist, 2), of the lists that all this was derived from; changed by the owner. sizes is
+        -1 for none. Digests are of a sample of the list and, with FAISS_DPQ_CHECK=full, of all of its codes.
     centres : (nlist, stride), zero-padded to a multiple of 16.
     The other arrays, (nlist,), are those of dpq_lists.h.
     """
@@ -50,7 +51,7 @@ cdef class ListScan:
     cdef QueryTables tables
     cdef bint checks_all
     cdef const int64_t[::1] sizes
-    cdef const uint64_t[::1] digests
+    cdef const uint64_t[:, ::1] digests
     cdef object kept
 
     def __init__(
@@ -59,7 +60,7 @@ cdef class ListScan:
         size_t nbits,
         size_t levels,
         const int64_t[::1] sizes,
-        const uint64_t[::1] digests,
+        const uint64_t[:, ::1] digests,
         const float[:, ::1] centres,
         const uint64_t[::1] bins,
         const uint64_t[::1] terms,
@@ -85,22 +86,31 @@ cdef class ListScan:
         self.lists.nbits = nbits
         self.lists.levels = levels
 
-    def changed(self, lists, uint64_t[::1] out):
-        """Which open lists are not those that all is derived from: their numbers. out: their digests, by number."""
+    def changed(self, lists, uint64_t[:, ::1] out):
+        """Which open lists are not those that all is derived from: their numbers. out: the digests, by number."""
         cdef const int64_t[::1] numbers = lists.numbers, sizes = lists.sizes
         cdef const uint64_t[::1] codes = lists.codes, ids = lists.ids
         cdef size_t i, found = 0, code_size = lists.code_size
         cdef int64_t[::1] changed = np.empty(numbers.shape[0], np.int64)
         for i in range(<size_t>numbers.shape[0]):
             number = numbers[i]
-            out[number] = list_digest(codes[number], ids[number], sizes[number], code_size, self.checks_all)
-            if not self.is_known(number, sizes[number], out[number]):
+            if not self.is_known(number, sizes[number], codes[number], ids[number], code_size, &out[number, 0]):
                 changed[found] = number
                 found += 1
         return np.asarray(changed[:found])
 
-    cdef bint is_known(self, int64_t number, int64_t size, uint64_t digest) noexcept nogil:
-        return self.sizes[number] == size and self.digests[number] == digest
+    cdef bint is_known(self, int64_t number, int64_t size, uint64_t codes, uint64_t ids, size_t code_size,
+                       uint64_t *digests) noexcept nogil:
+        """Whether a list is the one that all is derived from. digests : written."""
+        digests[0] = list_digest(codes, ids, size, code_size)
+        digests[1] = digest_of_all(<const uint8_t *><uintptr_t>codes, size, code_size) if self.checks_all else 0
+        if self.sizes[number] != size or self.digests[number, 0] != digests[0]:
+            return False
+        if self.digests[number, 1] != digests[1]:
+            with gil:
+                warn_of_writes()
+            return False
+        return True
 
     def search(self, lists, const float[:, ::1] xq, const int64_t[:, ::1] keys, const int64_t[:, ::1] counts,
                float[:, ::1] distances, int64_t[:, ::1] labels, int64_t[:, ::1] places):
@@ -130,11 +140,11 @@ cdef class ListScan:
         probes.nprobe = keys.shape[1]
         probes.queries.nq = nq
         cdef uint8_t[::1] memory = np.empty(self.lay_out(nq, k, NULL, &work), np.uint8)
-        cdef uint8_t[::1] scratch = scratch_of_thread(kernels.lists_scratch(&opened, &probes, k))
+        cdef Scratch scratch = scratch_of_thread(kernels.lists_scratch(&opened, &probes, k))
         self.lay_out(nq, k, &memory[0], &work)
         with nogil:
             self.scan(
-                &xq[0, 0], &opened, &probes, &ids[0], k, &work, &scratch[0], &distances[0, 0], &labels[0, 0],
+                &xq[0, 0], &opened, &probes, &ids[0], k, &work, scratch.memory, &distances[0, 0], &labels[0, 0],
                 &places[0, 0] if places is not None else NULL, &counters,
             )
         count_lists(&counters)
@@ -148,11 +158,12 @@ cdef class ListScan:
         Returns False, and writes nothing, if a list is not what all is derived from.
         """
         cdef size_t nq = xq.shape[0], nprobe = keys.shape[1], k = distances.shape[1]
-        cdef uint8_t[::1] scratch = lent_scratch(self.few_size(reader, nq, nprobe, k))
+        cdef Scratch scratch = scratch_of_thread(self.few_size(reader, nq, nprobe, k))
+        scratch.lent = True
         cdef bint found = self.few(
-            reader, &xq[0, 0], nq, &keys[0, 0], nprobe, max_codes, k, &scratch[0], &distances[0, 0], &labels[0, 0]
+            reader, &xq[0, 0], nq, &keys[0, 0], nprobe, max_codes, k, scratch.memory, &distances[0, 0], &labels[0, 0]
         )
-        give_back(scratch)
+        scratch.lent = False
         counted.few_probes += found
         return found
 
@@ -196,6 +207,7 @@ cdef class ListScan:
         """How many vectors a query scans of each of its lists; False if a list has changed, or they are too many."""
         cdef size_t q, p, i, size, left, total
         cdef int64_t key
+        cdef uint64_t digests[2]
         for q in range(probes.queries.nq):
             left = max_codes if max_codes else SIZE_MAX
             total = 0
@@ -206,9 +218,7 @@ cdef class ListScan:
                 if key < 0:
                     continue
                 size = lists.sizes[key]
-                if not self.is_known(
-                    key, size, list_digest(lists.codes[key], ids[key], size, lists.code_size, self.checks_all)
-                ):
+                if not self.is_known(key, size, lists.codes[key], ids[key], lists.code_size, digests):
                     return False
                 counts[i] = min(size, left)
                 left -= counts[i]
@@ -333,8 +343,9 @@ cdef class OneQueryListScan(OneQueryScan):
         results = empty_results(k, &distances, &labels)
         cdef nearest_work own
         cdef size_t size = self.lay_out(NULL, &own)
-        cdef uint8_t[::1] scratch = lent_scratch(size + self.lists.few_size(self.reader, 1, self.nprobe, k))
-        self.lay_out(&scratch[0], &own)
+        cdef Scratch scratch = scratch_of_thread(size + self.lists.few_size(self.reader, 1, self.nprobe, k))
+        scratch.lent = True
+        self.lay_out(scratch.memory, &own)
         with nogil:
             for j in range(tables.d):
                 own.moved[j] = query[j] - tables.mean[j]
@@ -344,9 +355,9 @@ cdef class OneQueryListScan(OneQueryScan):
             )
             dpq_least_scores(own.scores, self.lists.lists.nlist, self.nprobe, own.heap, own.keys)
         cdef bint found = self.lists.few(
-            self.reader, query, 1, own.keys, self.nprobe, self.max_codes, k, &scratch[size], distances, labels
+            self.reader, query, 1, own.keys, self.nprobe, self.max_codes, k, scratch.memory + size, distances, labels
         )
-        give_back(scratch)
+        scratch.lent = False
         counted.direct_lists += found
         return results if found else None
 

@@ -7,8 +7,10 @@ cdef extern from "lists_derived.h" nogil:
     )
     float dpq_list_bins(dpq_database *db, uint8_t *bins)
 
-cdef enum:
-    EVENLY_IN_A_LIST = 4  # rows of a list's sample that are evenly spaced
+cdef enum:  # rows of a list's sample
+    CODES_EVENLY = 3
+    IDS_EVENLY = 1
+    FROM_THE_END = 3
 
 
 cdef class OpenLists:
@@ -34,17 +36,34 @@ cdef class OpenLists:
         self.allowed = None
 
 
+ctypedef size_t (*size_function)(const void *lists, size_t number) noexcept nogil
+ctypedef const void *(*address_function)(const void *lists, size_t number) noexcept nogil
+
+# faiss::ArrayInvertedLists::list_size, get_codes, get_ids: a search asks them of every list that it probes.
+cdef size_function exported_list_size = <size_function>exported("_ZNK5faiss18ArrayInvertedLists9list_sizeEm")
+cdef address_function exported_get_codes = <address_function>exported("_ZNK5faiss18ArrayInvertedLists9get_codesEm")
+cdef address_function exported_get_ids = <address_function>exported("_ZNK5faiss18ArrayInvertedLists7get_idsEm")
+
+
 cdef class ListReader:
-    """Where a faiss.ArrayInvertedLists has its lists, as its own methods tell: they take a tenth of a microsecond."""
+    """Where a faiss.ArrayInvertedLists has its lists, as its own methods tell.
+
+    They are called as FAISS's library exports them, if it does (it may be linked into another library, or on a system
+    of other names), else through SWIG, which takes some hundred times as long.
+    """
 
     cdef object this, list_size, get_codes, get_ids
+    cdef const void *address  # NULL: through SWIG
     cdef readonly size_t nlist, code_size
 
-    def __init__(self, object invlists):
+    def __init__(self, object invlists, bint through_swig=False):
         cls = type(invlists)
         self.this, self.list_size, self.get_codes, self.get_ids = (
-            invlists.this, cls.list_size, cls.get_codes, cls.get_ids
+            invlists.this, method_of(cls, "list_size"), method_of(cls, "get_codes"), method_of(cls, "get_ids")
         )
+        found = exported_list_size != NULL and exported_get_codes != NULL and exported_get_ids != NULL
+        if found and cls is faiss.ArrayInvertedLists and not through_swig:
+            self.address = <const void *><uintptr_t>int(invlists.this)
         self.nlist, self.code_size = invlists.nlist, invlists.code_size
 
     cdef int read(self, const int64_t *numbers, size_t n, uint64_t *codes, uint64_t *ids, int64_t *sizes) except -1:
@@ -55,10 +74,15 @@ cdef class ListReader:
             number = numbers[i]
             if number < 0:
                 continue
+            if self.address:
+                sizes[number] = <int64_t>exported_list_size(self.address, number)
+                codes[number] = <uint64_t>exported_get_codes(self.address, number)
+                ids[number] = <uint64_t>exported_get_ids(self.address, number)
+                continue
             sizes[number] = self.list_size(self.this, number)
             if sizes[number]:
-                codes[number] = <uint64_t>int(self.get_codes(self.this, number))
-                ids[number] = <uint64_t>int(self.get_ids(self.this, number))
+                codes[number] = int(self.get_codes(self.this, number))
+                ids[number] = int(self.get_ids(self.this, number))
         return 0
 
     def open(self, const int64_t[::1] numbers):
@@ -70,18 +94,16 @@ cdef class ListReader:
         return lists
 
 
-cdef uint64_t list_digest(uint64_t codes, uint64_t ids, size_t n, size_t code_size, bint everything) noexcept nogil:
-    """Of a sample of a list's codes and ids, or of all of them.
+cdef uint64_t list_digest(uint64_t codes, uint64_t ids, size_t n, size_t code_size) noexcept nogil:
+    """Of a sample of a list's codes and ids.
 
     FAISS removes a vector by putting the list's last one in its place. So if one was removed and one added, the last id
     is another one.
     """
     cdef const uint8_t *rows = <const uint8_t *><uintptr_t>codes
     cdef const uint8_t *names = <const uint8_t *><uintptr_t>ids
-    if everything:
-        return digest_of_all(digest_of_all(0, rows, n, code_size), names, n, sizeof(int64_t))
-    return digest_of_sample(0, rows, n, code_size, EVENLY_IN_A_LIST) ^ 3 * digest_of_sample(
-        1, names, n, sizeof(int64_t), EVENLY_IN_A_LIST
+    return digest_of_sample(rows, n, code_size, CODES_EVENLY, FROM_THE_END) ^ 3 * digest_of_sample(
+        names, n, sizeof(int64_t), IDS_EVENLY, FROM_THE_END
     )
 
 

@@ -13,23 +13,28 @@ cdef extern from "linear_together.h" nogil:
 _kept = threading.local()
 
 
-cdef uint8_t[::1] scratch_of_thread(size_t size):
-    """Scratch memory that the thread keeps: fresh pages would cost more than a short search."""
-    if getattr(_kept, "size", -1) < size:
-        _kept.scratch = np.empty(size, np.uint8)
-        _kept.size = size
-    return _kept.scratch
+cdef class Scratch:
+    """Memory to work in. lent : what else the thread runs meanwhile gets another one."""
+
+    cdef uint8_t *memory
+    cdef size_t size
+    cdef bint lent
+
+    def __cinit__(self, size_t size):
+        self.memory, self.size = <uint8_t *>malloc(size), size
+        if self.memory == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.memory)
 
 
-cdef uint8_t[::1] lent_scratch(size_t size):
-    """The thread's scratch memory, which others that it runs meanwhile do not get: until it is given back."""
-    memory = scratch_of_thread(size)
-    _kept.size = -1
-    return memory
-
-
-cdef give_back(uint8_t[::1] memory):
-    _kept.scratch, _kept.size = memory.base, memory.shape[0]
+cdef Scratch scratch_of_thread(size_t size):
+    """Memory that the thread keeps: fresh pages would cost more than a short search."""
+    cdef Scratch scratch = getattr(_kept, "scratch", None)
+    if scratch is None or scratch.lent or scratch.size < size:
+        scratch = _kept.scratch = Scratch(size)
+    return scratch
 
 
 def scan(CodeView view, QueryBlock queries, float[:, ::1] distances, int64_t[:, ::1] labels, size_t n_threads=1,
@@ -57,16 +62,16 @@ def scan(CodeView view, QueryBlock queries, float[:, ::1] distances, int64_t[:, 
         kernels.batch_scratch(&view.db, k) if batched else 0,
         kernels.single_scratch(k, n_threads) if batched < nq else 0,
     )
-    cdef uint8_t[::1] scratch = scratch_of_thread(scratch_size)
+    cdef Scratch scratch = scratch_of_thread(scratch_size)
     cdef uint32_t[:, ::1] ids = np.empty((nq, k), np.uint32)
     memset(&batch, 0, sizeof(batch))
     memset(&single, 0, sizeof(single))
     with nogil:
         if batched:
-            kernels.scan_batch(&view.db, &together, k, &distances[0, 0], &ids[0, 0], &scratch[0], &batch)
+            kernels.scan_batch(&view.db, &together, k, &distances[0, 0], &ids[0, 0], scratch.memory, &batch)
         if batched < nq:
             kernels.scan_single(
-                &view.db, &alone, k, n_threads, &distances[batched, 0], &ids[batched, 0], &scratch[0], &single
+                &view.db, &alone, k, n_threads, &distances[batched, 0], &ids[batched, 0], scratch.memory, &single
             )
         for q in range(nq):
             for i in range(k):
@@ -151,7 +156,8 @@ cdef class OneQueryCodeScan(OneQueryScan):
         results = empty_results(k, &distances, &labels)
         cdef size_t n_threads = self.threads(), d = self.tables.d, i
         cdef size_t size = (d + self.tables.width) * sizeof(float) + k * sizeof(uint32_t)
-        cdef uint8_t *at = &scratch_of_thread(size + 3 * 64 + kernels.single_scratch(k, n_threads))[0]
+        cdef Scratch scratch = scratch_of_thread(size + 3 * 64 + kernels.single_scratch(k, n_threads))
+        cdef uint8_t *at = scratch.memory
         cdef float *moved = <float *>take(&at, d * sizeof(float))
         cdef float *table = <float *>take(&at, self.tables.width * sizeof(float))
         cdef uint32_t *ids = <uint32_t *>take(&at, k * sizeof(uint32_t))

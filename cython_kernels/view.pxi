@@ -46,11 +46,6 @@ cdef class CodeView:
         return self.db.n
 
     @property
-    def address(self):
-        """Of the codes in memory."""
-        return <uintptr_t>self.db.codes
-
-    @property
     def term_min(self):
         """The first edge of the bins."""
         return self.db.term_min

@@ -22,7 +22,13 @@ from .index.wrappers import (
     IndexReplicas,
     IndexShards,
 )
-from .training import Effort, TrainStats, train_codebooks
+from .training import Effort, TrainStats, registry, train_codebooks
+
+__version__ = "0.1.0"
+
+# `train(x, trainer="sgd")` works without an import of faiss_dpq.nn; torch is loaded then, and not before.
+registry.announce("sgd", module="faiss_dpq.nn.unlabelled")
+del registry
 
 __all__ = [
     "Effort",
@@ -40,6 +46,7 @@ __all__ = [
     "SearchParametersDPQ",
     "SearchParametersIVFDPQ",
     "TrainStats",
+    "__version__",
     "clone_index",
     "deserialize_index",
     "downcast_index",

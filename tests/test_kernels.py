@@ -155,7 +155,7 @@ def test_errors_along_a_vector_count_for_more(simd, by_tables, digits, monkeypat
     def parallel_and_all(weight):
         error = (
             encoder.centred_and_shrunk(quantizer, x)
-            + quantizer._centre
+            + quantizer.centre
             - quantizer.decode(quantizer.encode(x, 8, 0, weight))
         )
         along = (x * error).sum(1) / np.linalg.norm(x, axis=1)
@@ -258,10 +258,10 @@ def scanned_and_expected(quantizer, codes, levels, metric, xq, k, n_threads):
     packed = _kernels.pack_codes(codes, quantizer.nbits)
     tables, _, norms = quantizer.tables(xq, levels, 0 if inner_product else 1)
     error = quantizer.table_errors(norms, levels).max()
-    cross = None if inner_product else quantizer._cross
+    cross = None if inner_product else quantizer.cross_tables
     terms = np.zeros(len(codes), np.float32) if inner_product else quantizer.cross_terms(codes[:, :levels])
     scan.radius = _kernels.radius(
-        _kernels.CodeView(packed, quantizer.nbits, levels, quantizer._cross), quantizer._codeword_norms, 1e-3
+        _kernels.CodeView(packed, quantizer.nbits, levels, quantizer.cross_tables), quantizer.codeword_norms, 1e-3
     )
     found = scan(
         tables, norms, inner_product, packed, quantizer.nbits, levels, cross, None, None, 0, k, error, n_threads
@@ -308,9 +308,11 @@ def test_sampled_thresholds_lose_no_neighbour(simd, k, allowed):
     from_all = ((quantizer.decode(codes) - 2) ** 2).sum(1)
     mask = {"all": from_all >= 0, "the far half": from_all > np.median(from_all), "few": rng.random(n) < 0.01}[allowed]
     members = np.flatnonzero(mask)
-    scan.radius = _kernels.radius(_kernels.CodeView(packed, 8, M, quantizer._cross), quantizer._codeword_norms, 1e-3)
+    scan.radius = _kernels.radius(
+        _kernels.CodeView(packed, 8, M, quantizer.cross_tables), quantizer.codeword_norms, 1e-3
+    )
     bits = np.packbits(mask, bitorder="little")
-    D, I, _ = scan(tables, norms, False, packed, 8, M, quantizer._cross, None, bits, 0, k, errors.max())
+    D, I, _ = scan(tables, norms, False, packed, 8, M, quantizer.cross_tables, None, bits, 0, k, errors.max())
     expected = naive.scan(tables, terms[members], codes[members], members, k, K)
     found = expected[1] >= 0
     np.testing.assert_array_equal(I, expected[1])

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from faiss_dpq import IndexDPQ  # noqa: E402
-from faiss_dpq.nn import DPQ, PQN, RPQN, TPQN, Encoder, SmallCNN, TrainConfig, embed_dataset  # noqa: E402
+from faiss_dpq.nn import DPQ, PQN, RPQN, TPQN, Encoder, ImageIndex, SmallCNN, TrainConfig, embed_dataset  # noqa: E402
 from faiss_dpq.nn.config import LossWeights  # noqa: E402
 
 
@@ -285,33 +285,37 @@ def test_default_metrics_are_the_papers(images):
 def test_the_default_pqn_export_s_file_is_read_by_faiss(images, tmp_path):
     for system, arguments in ((DPQ, {}), (PQN, {"M": 4}), (RPQN, {})):
         model = initialised(system, images, **arguments)
-        encoder = Encoder(model)
-        encoder.add(images.tensors[0])
-        faiss.write_index(encoder.index, str(tmp_path / "index"))
+        searched = ImageIndex(model)
+        searched.add(images.tensors[0])
+        faiss.write_index(searched.index, str(tmp_path / "index"))
         again = faiss.read_index(str(tmp_path / "index"))
-        xq = encoder.embed(images.tensors[0][:9])
-        np.testing.assert_allclose(again.search(xq, 3)[0], encoder.index.search(xq, 3)[0], rtol=1e-4, atol=1e-5)
+        xq = searched.embed(images.tensors[0][:9])
+        np.testing.assert_allclose(again.search(xq, 3)[0], searched.index.search(xq, 3)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_encoder_searches_by_images(images):
+def test_the_first_name_of_an_image_index_works():
+    assert Encoder is ImageIndex
+
+
+def test_an_image_index_searches_by_images(images):
     model = initialised(DPQ, images)
     pixels = images.tensors[0]
-    encoder = Encoder(model, batch_size=100)
-    encoder.add(pixels[:450])
-    encoder.add(pixels[450:].numpy())
+    searched = ImageIndex(model, batch_size=100)
+    searched.add(pixels[:450])
+    searched.add(pixels[450:].numpy())
     x, _ = embed_dataset(model, images)
     expected = model.to_index()
     expected.add(x)
-    assert encoder.ntotal == 600
-    D, I = encoder.search(pixels[:20], 5)
+    assert searched.ntotal == 600
+    D, I = searched.search(pixels[:20], 5)
     D_expected, I_expected = expected.search(x[:20], 5)
     np.testing.assert_array_equal(I, I_expected)
     np.testing.assert_allclose(D, D_expected, atol=1e-5)
     np.testing.assert_array_equal(
-        Encoder(model, encoder.index).search(pixels[:20] / 255.0, 5, params=faiss.SearchParameters())[1], I
+        ImageIndex(model, searched.index).search(pixels[:20] / 255.0, 5, params=faiss.SearchParameters())[1], I
     )
     with pytest.raises(ValueError, match="index has d=3, the model's vectors have 12"):
-        Encoder(model, faiss.IndexFlatL2(3))
+        ImageIndex(model, faiss.IndexFlatL2(3))
 
 
 # ---- videos ----------------------------------------------------------------------------------------------------

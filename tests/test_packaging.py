@@ -1,6 +1,7 @@
 """What a user installs: a quick import, and distributions that build and run on their own."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import faiss_dpq
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,6 +52,15 @@ def test_import_loads_no_third_package():
     assert third_party == {"faiss_dpq"}
 
 
+def test_the_version_is_a_version_and_its_only_source_is_the_package():
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", faiss_dpq.__version__)
+    project = (ROOT / "pyproject.toml").read_text()
+    assert re.findall(r"^(?:dynamic|version) = .*$", project, re.MULTILINE) == [
+        'dynamic = ["version"]',
+        'version = { attr = "faiss_dpq.__version__" } # read from the source, without an import',
+    ]
+
+
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory) -> tuple[Path, Path]:
     """The sdist, and the wheel that is built from it; of a copy without git or build leftovers."""
@@ -73,6 +85,7 @@ def test_sdist_holds_the_kernels_sources(distributions):
 def test_wheel_holds_one_package_with_its_extension_and_types(distributions):
     with zipfile.ZipFile(distributions[1]) as wheel:
         held = [Path(name) for name in wheel.namelist()]
+    assert distributions[1].name.startswith(f"faiss_dpq-{faiss_dpq.__version__}-")
     packages = {path.parts[0] for path in held if not path.parts[0].endswith(".dist-info")}
     assert packages == {"faiss_dpq"}
     assert Path("faiss_dpq/py.typed") in held

@@ -10,6 +10,7 @@ import pytest
 import faiss_dpq
 from faiss_dpq import training
 from faiss_dpq.codec import ProgressiveQuantizer
+from faiss_dpq.training import alternation, least_squares, registry, shrinkage
 
 
 def prefix_errors(codebooks, x, beam_size):
@@ -79,7 +80,7 @@ def test_the_solve_is_the_minimum_of_the_progressive_loss(digits):
     targets = [np.sqrt(w[l]) * x for l in range(M)]
     expected, *_ = np.linalg.lstsq(np.concatenate(rows), np.concatenate(targets), rcond=None)
     last = rng.standard_normal((M, K, 64)).astype(np.float32)
-    solved = training._solve(x, codes, last, w, ridge=0.0)
+    solved = least_squares.solve(x, codes, last, w, ridge=0.0)
     np.testing.assert_allclose(solved.reshape(M * K, 64), expected, atol=1e-3)
 
 
@@ -88,15 +89,15 @@ def test_conjugate_gradients_reach_the_same_codebooks(digits, monkeypatch):
     codes = rng.integers(0, 8, (len(digits), 3)).astype(np.uint16)
     last = rng.standard_normal((3, 8, 64)).astype(np.float32)
     arguments = (digits, codes, last, np.array([3.0, 1.0, 2.0]), 0.5)
-    dense = training._solve(*arguments)
-    monkeypatch.setattr(training, "_DENSE_UNKNOWNS", 0)
-    monkeypatch.setattr(training, "_GRADIENT_STEPS", 60)
-    np.testing.assert_allclose(training._solve(*arguments), dense, atol=1e-3)
+    dense = least_squares.solve(*arguments)
+    monkeypatch.setattr(least_squares, "_DENSE_UNKNOWNS", 0)
+    monkeypatch.setattr(least_squares, "_GRADIENT_STEPS", 60)
+    np.testing.assert_allclose(least_squares.solve(*arguments), dense, atol=1e-3)
 
 
 def test_training_without_the_normal_matrix_is_as_good(digits, monkeypatch):
     _, dense = training.train_codebooks(digits, 3, 4, effort="fast")
-    monkeypatch.setattr(training, "_DENSE_UNKNOWNS", 0)
+    monkeypatch.setattr(least_squares, "_DENSE_UNKNOWNS", 0)
     _, matrix_free = training.train_codebooks(digits, 3, 4, effort="fast")
     assert matrix_free.history[0] == dense.history[0]
     assert matrix_free.mse[-1] == pytest.approx(dense.mse[-1], rel=0.02)
@@ -110,7 +111,7 @@ def test_the_codebooks_that_code_vectors_held_out_best_are_kept(digits, monkeypa
         seen.append(quantizer.codebooks)
         return {0: 9.0, 3: 5.0, 6: 4.0}.get(len(seen) - 1, 7.0)
 
-    monkeypatch.setattr(training, "_coding_error", scripted_error)
+    monkeypatch.setattr(alternation, "coding_error", scripted_error)
     codebooks, stats = training.train_codebooks(digits, 2, 4, effort=training.Effort(32, 4, 256))
     np.testing.assert_array_equal(codebooks, seen[6])
     # Turns 9 to 16, a quarter of 32, are no better than turns 1 to 8.
@@ -120,9 +121,9 @@ def test_the_codebooks_that_code_vectors_held_out_best_are_kept(digits, monkeypa
 
 def test_vectors_held_out_are_not_learned_from(digits, monkeypatch):
     held_out, learned = [], []
-    error, kmeans = training._coding_error, training._residual_kmeans
-    monkeypatch.setattr(training, "_coding_error", lambda q, x, beam: held_out.append(x) or error(q, x, beam))
-    monkeypatch.setattr(training, "_residual_kmeans", lambda x, *rest: learned.append(x) or kmeans(x, *rest))
+    error, kmeans = alternation.coding_error, alternation.residual_kmeans
+    monkeypatch.setattr(alternation, "coding_error", lambda q, x, beam: held_out.append(x) or error(q, x, beam))
+    monkeypatch.setattr(alternation, "residual_kmeans", lambda x, *rest: learned.append(x) or kmeans(x, *rest))
     training.train_codebooks(digits, 2, 4, effort="fast")
     assert len(held_out[0]) == len(digits) // 20
     together = np.concatenate([held_out[0], learned[0]])
@@ -132,11 +133,11 @@ def test_vectors_held_out_are_not_learned_from(digits, monkeypatch):
 def test_vectors_are_moved_by_the_error_of_another_of_their_group():
     groups = np.random.default_rng(0).integers(0, 9, 200).astype(np.uint16)
     groups[7] = 20
-    others = training._others(groups, np.random.default_rng(1))
+    others = alternation._others(groups, np.random.default_rng(1))
     assert sorted(others) == list(range(200))
     np.testing.assert_array_equal(groups[others], groups)
     np.testing.assert_array_equal(np.flatnonzero(others == np.arange(200)), [7])
-    assert (others != training._others(groups, np.random.default_rng(2))).any()
+    assert (others != alternation._others(groups, np.random.default_rng(2))).any()
 
 
 @pytest.mark.parametrize("offset", [0, 1e5])
@@ -236,7 +237,7 @@ def test_moving_the_vectors_helps_on_unseen_ones(digits, monkeypatch):
     order = np.random.default_rng(0).permutation(len(digits))
     x, unseen = digits[order[:600]], digits[order[600:]]
     moved, _ = training.train_codebooks(x, 4, 5)
-    monkeypatch.setattr(training, "_temperature", lambda turn, turns: 0.0)
+    monkeypatch.setattr(alternation, "_temperature", lambda turn, turns: 0.0)
     unmoved, _ = training.train_codebooks(x, 4, 5)
     assert prefix_errors(moved, unseen, 32)[-1] < prefix_errors(unmoved, unseen, 32)[-1]
 
@@ -265,14 +266,6 @@ def test_verbose_prints_every_step_and_silence_is_the_default(digits, capfd):
     assert out.count("IndexDPQ.train: step") == 2 + index.train_stats.iterations + 1
 
 
-def test_a_terminal_shows_a_bar(digits, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    training.train_codebooks(digits, 2, 3)
-    err = capsys.readouterr().err
-    assert "training [####" in err
-    assert err.endswith("\r\x1b[K")
-
-
 def test_unused_codewords_go_to_the_worst_vectors(digits):
     rng = np.random.default_rng(0)
     x = digits[:200]
@@ -284,7 +277,7 @@ def test_unused_codewords_go_to_the_worst_vectors(digits):
     worst = np.argsort(-(errors**2).sum(1), kind="stable")[: len(dead)]
     assert {(0, 3), (1, 5)} <= set(dead)
     before = codes.copy()
-    revived = training._revived(codebooks, codes, errors)
+    revived = alternation._revived(codebooks, codes, errors)
     for (level, k), vector in zip(dead, worst, strict=True):
         assert codes[vector, level] == k
     np.testing.assert_allclose(ProgressiveQuantizer(revived).decode(codes[worst]), x[worst], atol=1e-3)
@@ -292,7 +285,7 @@ def test_unused_codewords_go_to_the_worst_vectors(digits):
     unchanged = np.ones((2, 8), bool)
     unchanged[tuple(zip(*dead, strict=True))] = False
     np.testing.assert_array_equal(revived[unchanged], codebooks[unchanged])
-    assert training._revived(codebooks, np.tile(np.arange(8)[:, None], (1, 2)), errors) is codebooks
+    assert alternation._revived(codebooks, np.tile(np.arange(8)[:, None], (1, 2)), errors) is codebooks
 
 
 def test_sgd_goes_on_from_least_squares(digits):
@@ -310,7 +303,8 @@ def test_sgd_says_what_is_missing_before_it_works(digits, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("faiss_dpq.nn")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(faiss_dpq, "nn", raising=False)
-    monkeypatch.setattr(training, "_residual_kmeans", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.delitem(registry._methods, "sgd", raising=False)
+    monkeypatch.setattr(alternation, "residual_kmeans", lambda *_: pytest.fail("work was begun"))
     with pytest.raises(ImportError, match="deep"):
         faiss_dpq.IndexDPQ(64, 3, 4).train(digits, trainer="sgd")
 
@@ -332,15 +326,15 @@ def directions():
 
 
 def test_shrinkage_is_the_mildest_of_those_that_rank_about_best(directions, monkeypatch):
-    monkeypatch.setattr(training, "_RANKED", 700)
-    monkeypatch.setattr(training, "_RANKING_QUERIES", 150)
+    monkeypatch.setattr(shrinkage, "_RANKED", 700)
+    monkeypatch.setattr(shrinkage, "_QUERIES", 150)
     codebooks, _ = training.train_codebooks(directions, 3, 4, effort="fast")
     quantizer = ProgressiveQuantizer(codebooks)
     base = directions[np.random.default_rng(9).permutation(3000)[:700]]
     centre = codebooks[0].mean(0)
     decoded = quantizer.decode(quantizer.encode(base, 4))
     found = []
-    for s in training.SHRINKAGES:
+    for s in shrinkage.SHRINKAGES:
         moved = centre + s * (decoded - centre)
         found.append([])
         for i, query in enumerate(base[:150]):
@@ -350,7 +344,7 @@ def test_shrinkage_is_the_mildest_of_those_that_rank_about_best(directions, monk
             found[-1].append(1 / (1 + (distances[others] < distances[nearest] * (1 - 1e-6)).sum()))
     found = np.array(found)
     behind = found[found.mean(1).argmax()] - found
-    about_best = [s for s, b in zip(training.SHRINKAGES, behind, strict=True) if b.mean() <= b.std() / 150**0.5]
+    about_best = [s for s, b in zip(shrinkage.SHRINKAGES, behind, strict=True) if b.mean() <= b.std() / 150**0.5]
     chosen = training.ranking_shrinkage(directions, quantizer, 4, seed=9)
     assert chosen == about_best[0]
     assert chosen < 1

@@ -25,7 +25,7 @@ def cross_table_bytes(M: int, K: int) -> int:
 class Codebooks:
     """M codebooks of K codewords; never changed once made, so everything derived from them is computed only once.
 
-    The first codebook is centred before use: its mean, `_centre`, is subtracted from its codewords, and from queries
+    The first codebook is centred before use: its mean, `centre`, is subtracted from its codewords, and from queries
     and vectors. Distances stay the same. On data far from the origin Eq. 30 would otherwise be a small difference of
     large terms, which float32 cannot hold.
 
@@ -64,49 +64,59 @@ class Codebooks:
         self.values: Floats = values
 
     @cached_property
-    def _centre(self) -> Floats:
+    def centre(self) -> Floats:
         """The mean of the first codebook, shape (d,)."""
         return self.values[0].mean(axis=0, dtype=np.float64).astype(np.float32)
 
     @cached_property
-    def _centred(self) -> Floats:
+    def centred(self) -> Floats:
         """The codebooks after centring, shape (M, K, d)."""
         centred = self.values.copy()
-        centred[0] -= self._centre
+        centred[0] -= self.centre
         return centred
 
     @cached_property
-    def _panels(self) -> Floats:
+    def panels(self) -> Floats:
         """The centred codewords in the order in which the kernels multiply by them: 16 codewords a panel."""
-        return _kernels.pack_panels(self._centred.reshape(-1, self.d))
+        return _kernels.pack_panels(self.centred.reshape(-1, self.d))
 
     @cached_property
-    def _codeword_norms(self) -> Floats:
+    def codeword_norms(self) -> Floats:
         """||c||^2 of every centred codeword, followed by zeros up to a whole number of panels."""
-        norms = np.zeros(self._panels.shape[0] * _kernels.PANEL, np.float32)
-        _kernels.squared_norms(self._centred.reshape(-1, self.d), norms)
+        norms = np.zeros(self.panels.shape[0] * _kernels.PANEL, np.float32)
+        _kernels.squared_norms(self.centred.reshape(-1, self.d), norms)
         return norms
 
     @cached_property
-    def _longest_codewords(self) -> npt.NDArray[np.float64]:
-        """max_k ||c_l(k)|| of every level, after centring."""
-        norms = self._codeword_norms[: self.M * self.K].astype(np.float64)
-        return np.sqrt(norms.reshape(self.M, self.K).max(axis=1))
+    def offsets_along(self) -> Floats:
+        """<x, c> + (||c||^2 - 2<t, c>) / 2 of every centred codeword c, shape (M K,).
 
-    def _reach(self, levels: int) -> float:
-        """No reconstruction of `levels` levels is longer than this, after centring."""
-        return float(self._longest_codewords[:levels].sum()) * (1 + 1e-6)
+        x is a vector times `shrinkage`, and t the same after centring: the sum is ||c||^2 / 2 + shrinkage <centre, c>,
+        whatever the vector. So the encoder gets <x, c> from its tables, which are those of t.
+        """
+        flat = self.centred.reshape(-1, self.d)
+        return self.codeword_norms[: len(flat)] / 2 + self.shrinkage * (flat @ self.centre)
 
     @cached_property
-    def _cross(self) -> Floats | None:
+    def longest_codewords(self) -> npt.NDArray[np.float64]:
+        """max_k ||c_l(k)|| of every level, after centring."""
+        norms = self.codeword_norms[: self.M * self.K].astype(np.float64)
+        return np.sqrt(norms.reshape(self.M, self.K).max(axis=1))
+
+    def reach(self, levels: int) -> float:
+        """No reconstruction of `levels` levels is longer than this, after centring."""
+        return float(self.longest_codewords[:levels].sum()) * (1 + 1e-6)
+
+    @cached_property
+    def cross_tables(self) -> Floats | None:
         """2<c_i(k), c_l(k')> at [l (l - 1) / 2 + i, k, k'] for i < l; None where that takes too much memory."""
         if cross_table_bytes(self.M, self.K) > MAX_CROSS_TABLE_BYTES:
             return None
         cross = _kernels.aligned_empty((self.M * (self.M - 1) // 2, self.K, self.K))
-        doubled = 2 * self._centred.astype(np.float64)
+        doubled = 2 * self.centred.astype(np.float64)
         for level in range(1, self.M):
             for i in range(level):
-                cross[level * (level - 1) // 2 + i] = doubled[i] @ self._centred[level].T
+                cross[level * (level - 1) // 2 + i] = doubled[i] @ self.centred[level].T
         return cross
 
     def derived_bytes(self) -> int:

@@ -47,20 +47,23 @@ def encode(
 ) -> Codes:
     """Codes of vectors, shape (n, M); `ProgressiveQuantizer.encode` describes the arguments."""
     codes = np.empty((len(x), codebooks.M), np.uint16)
-    encode_part = _by_residuals if codebooks._cross is None else _by_tables
+    n_parts = faiss.omp_get_max_threads()
+    choose = _by_tables
+    if codebooks.cross_tables is None:
+        choose, n_parts = _by_residuals, max(n_parts, -(-len(x) // _BLOCK))
 
-    def encode_slice(part: slice) -> None:
-        whole_part = None if whole is None else whole[part]
-        encode_part(codebooks, x[part], beam_size, prefix_weight, parallel_weight, whole_part, codes[part])
+    def encode_part(part: slice) -> None:
+        target = centred_and_shrunk(codebooks, x[part])
+        along = _errors_along(codebooks, x[part], target, parallel_weight, None if whole is None else whole[part])
+        choose(codebooks, target, along, beam_size, prefix_weight, codes[part])
 
-    parts = threads.slices(len(x), faiss.omp_get_max_threads(), multiple=16)
-    threads.run(encode_slice, [(part,) for part in parts])
+    threads.run(encode_part, [(part,) for part in threads.slices(len(x), n_parts, multiple=16)] if len(x) else [])
     return codes
 
 
 def centred_and_shrunk(codebooks: Codebooks, x: Floats) -> Floats:
     """The vectors that the centred codewords are to approximate."""
-    centred = np.subtract(x, codebooks._centre, order="C")
+    centred = np.subtract(x, codebooks.centre, order="C")
     return centred if codebooks.shrinkage == 1 else np.multiply(centred, codebooks.shrinkage, out=centred)
 
 
@@ -88,39 +91,20 @@ def _errors_along(
         return _Along(None, None, None, None)
     vectors = codebooks.shrinkage * x if whole is None else whole
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    least = _LEAST_LENGTH * (np.linalg.norm(codebooks._centre) + codebooks._longest_codewords.max())
+    least = _LEAST_LENGTH * (np.linalg.norm(codebooks.centre) + codebooks.longest_codewords.max())
     directions = np.divide(np.sqrt(parallel_weight), lengths, out=np.zeros(len(vectors)), where=lengths > least)
     errors = directions * np.einsum("ij,ij->i", vectors, target, dtype=np.float64)
-    offsets = codebooks._codeword_norms * np.float32(0.5)
-    if whole is None:
-        # The table is of the centred vector, and the direction that of the vector itself.
-        flat = codebooks._centred.reshape(-1, codebooks.d)
-        offsets = codebooks._codeword_norms[: len(flat)] / 2 + codebooks.shrinkage * (flat @ codebooks._centre)
+    offsets = codebooks.offsets_along if whole is None else codebooks.codeword_norms * np.float32(0.5)
     return _Along(whole, offsets, directions.astype(np.float32), errors.astype(np.float32))
 
 
 def _by_tables(
-    codebooks: Codebooks,
-    x: Floats,
-    beam_size: int,
-    prefix_weight: float,
-    parallel_weight: float,
-    whole: Floats | None,
-    codes: Codes,
+    codebooks: Codebooks, target: Floats, along: _Along, beam_size: int, prefix_weight: float, codes: Codes
 ) -> None:
-    target = centred_and_shrunk(codebooks, x)
+    tables = codebooks.panels, codebooks.codeword_norms, codebooks.cross_tables
+    block = min(_BLOCK, len(target))
     _kernels.encode_from_tables(
-        target,
-        codebooks._panels,
-        codebooks._codeword_norms,
-        codebooks._cross,
-        codebooks.M,
-        codebooks.K,
-        beam_size,
-        codes,
-        min(_BLOCK, max(len(x), 1)),
-        prefix_weight,
-        *_errors_along(codebooks, x, target, parallel_weight, whole),
+        target, *tables, codebooks.M, codebooks.K, beam_size, codes, block, prefix_weight, *along
     )
 
 
@@ -135,27 +119,16 @@ class _Beam(NamedTuple):
 
 
 def _by_residuals(
-    codebooks: Codebooks,
-    x: Floats,
-    beam_size: int,
-    prefix_weight: float,
-    parallel_weight: float,
-    whole: Floats | None,
-    codes: Codes,
+    codebooks: Codebooks, target: Floats, along: _Along, beam_size: int, prefix_weight: float, codes: Codes
 ) -> None:
-    M, K = codebooks.M, codebooks.K
-    for start in range(0, len(x), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        target = centred_and_shrunk(codebooks, x[block])
-        along = _errors_along(codebooks, x[block], target, parallel_weight, None if whole is None else whole[block])
-        n = len(target)
-        none = np.zeros((n, 1), np.float32)
-        first = none if along.errors is None else along.errors[:, None]
-        beam = _Beam(np.zeros((n, 1, M), np.uint16), target[:, None], np.square(first), none, first)
-        for level in range(M):
-            width = min(beam_size, beam.codes.shape[1] * K) if level + 1 < M else 1
-            beam = _extended(codebooks, level, beam, width, prefix_weight, target, along)
-        codes[block] = beam.codes[:, 0]
+    n, M = codes.shape
+    none = np.zeros((n, 1), np.float32)
+    first = none if along.errors is None else along.errors[:, None]
+    beam = _Beam(np.zeros((n, 1, M), np.uint16), target[:, None], np.square(first), none, first)
+    for level in range(M):
+        width = min(beam_size, beam.codes.shape[1] * codebooks.K) if level + 1 < M else 1
+        beam = _extended(codebooks, level, beam, width, prefix_weight, target, along)
+    codes[:] = beam.codes[:, 0]
 
 
 def _extended(
@@ -163,43 +136,28 @@ def _extended(
 ) -> _Beam:
     """The `width` best of the beam's prefixes extended by a codeword of `level`."""
     n, _, M = beam.codes.shape
-    K, d = codebooks.K, codebooks.d
+    K = codebooks.K
     here = slice(level * K, (level + 1) * K)
     first, end = here.start // _kernels.PANEL, -(-here.stop // _kernels.PANEL)  # the panels that hold the level
-    norms = codebooks._codeword_norms[first * _kernels.PANEL : end * _kernels.PANEL]
+    norms = codebooks.codeword_norms[first * _kernels.PANEL : end * _kernels.PANEL]
 
     def tables_of(vectors: Floats) -> Floats:
         tables = np.empty((len(vectors), len(norms)), np.float32)
-        _kernels.linear(vectors, codebooks._panels[first:end], norms, -2.0, tables)
+        _kernels.linear(vectors, codebooks.panels[first:end], norms, -2.0, tables)
         begin = here.start - first * _kernels.PANEL
         return np.ascontiguousarray(tables[:, begin : begin + K])
 
-    tables = tables_of(np.ascontiguousarray(beam.residuals).reshape(-1, d))
-    along_tables = along_offsets = None
+    tables = tables_of(np.ascontiguousarray(beam.residuals).reshape(-1, codebooks.d))
+    along_in: tuple[Floats | None, ...] = (None, None, None, beam.along)
     if along.offsets is not None:
-        along_offsets = along.offsets[here]
         along_tables = tables_of(target if along.vectors is None else along.vectors)
-    codes = np.zeros((n, width, M), np.uint16)
-    scores, debts, errors_along = (np.empty((n, width), np.float32) for _ in range(3))
-    parents = np.empty((n, width), np.uint32)
+        along_in = along_tables, along.offsets[here], along.directions, beam.along
+    codes, parents = np.zeros((n, width, M), np.uint16), np.empty((n, width), np.uint32)
+    scores, debts, along_out = (np.empty((n, width), np.float32) for _ in range(3))
+    chosen = codes, scores, parents
     _kernels.encode_level_from_residuals(
-        tables,
-        K,
-        level,
-        beam.codes,
-        beam.scores,
-        codes,
-        scores,
-        parents,
-        prefix_weight,
-        beam.debts,
-        debts,
-        along_tables,
-        along_offsets,
-        along.directions,
-        beam.along,
-        errors_along,
+        tables, K, level, beam.codes, beam.scores, *chosen, prefix_weight, beam.debts, debts, *along_in, along_out
     )
     residuals = np.take_along_axis(beam.residuals, parents[..., None].astype(np.intp), axis=1)
-    residuals = residuals - codebooks._centred[level][codes[..., level]]
-    return _Beam(codes, residuals, scores, debts, errors_along)
+    residuals = residuals - codebooks.centred[level][codes[..., level]]
+    return _Beam(codes, residuals, scores, debts, along_out)

@@ -64,8 +64,8 @@ class ProgressiveQuantizer(Codebooks):
         They come less near to the vectors, but may rank them better: see `training.ranking_shrinkage`. `encode`
         multiplies vectors by the same factor, so that every vector keeps its code.
         """
-        codebooks = np.float32(shrinkage) * self._centred
-        codebooks[0] += self._centre
+        codebooks = np.float32(shrinkage) * self.centred
+        codebooks[0] += self.centre
         return ProgressiveQuantizer(codebooks, shrinkage * self.shrinkage)
 
     def encode(
@@ -167,15 +167,13 @@ class ProgressiveQuantizer(Codebooks):
         -------
         errors : array, shape (nq,), float32
         """
-        factor, constant = self._error_factors(levels)
+        factor, constant = self.error_factors(levels)
         return factor * np.sqrt(norms) + (constant + np.float32(2.0**-23) * norms)
 
-    def _error_factors(self, levels: int) -> tuple[np.float32, np.float32]:
-        """`tables.error_factors`, computed once for every length that is searched."""
-        if levels not in self._error_factors_by_levels:
-            self._error_factors_by_levels[levels] = tables.error_factors(self, levels)
-        return self._error_factors_by_levels[levels]
+    def error_factors(self, levels: int) -> tuple[np.float32, np.float32]:
+        """What `tables.error_factors` gives for this length."""
+        return self._error_factors_by_length[levels - 1]
 
     @cached_property
-    def _error_factors_by_levels(self) -> dict[int, tuple[np.float32, np.float32]]:
-        return {}
+    def _error_factors_by_length(self) -> list[tuple[np.float32, np.float32]]:
+        return [tables.error_factors(self, levels) for levels in range(1, self.M + 1)]

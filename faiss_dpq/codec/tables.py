@@ -26,20 +26,20 @@ def distance_tables(codebooks: Codebooks, xq: Floats, levels: int, metric: int) 
     tables = _kernels.aligned_empty((len(xq), n_panels * _kernels.PANEL))
     norms = np.empty(len(xq), np.float32)
     if metric == faiss.METRIC_L2:
-        xq = np.subtract(xq, codebooks._centre, order="C")
+        xq = np.subtract(xq, codebooks.centre, order="C")
         _kernels.squared_norms(xq, norms)
         constants = norms
-        bias, scale = codebooks._codeword_norms, -2.0
+        bias, scale = codebooks.codeword_norms, -2.0
     else:
         _kernels.squared_norms(xq, norms)
-        centre = _kernels.pack_panels(codebooks._centre[None])
+        centre = _kernels.pack_panels(codebooks.centre[None])
         products = np.empty((len(xq), _kernels.PANEL), np.float32)
         _kernels.linear(xq, centre, np.zeros(_kernels.PANEL, np.float32), -1.0, products)
         constants = np.ascontiguousarray(products[:, 0])
         bias, scale = np.zeros(tables.shape[1], np.float32), -1.0
 
     def fill(part: slice) -> None:
-        _kernels.linear(xq[part], codebooks._panels[:n_panels], bias, scale, tables[part])
+        _kernels.linear(xq[part], codebooks.panels[:n_panels], bias, scale, tables[part])
 
     parts = threads.slices(len(xq), faiss.omp_get_max_threads(), multiple=48)
     threads.run(fill, [(part,) for part in parts])
@@ -50,17 +50,17 @@ def cross_terms(codebooks: Codebooks, codes: Codes) -> Floats:
     """The cross terms of codes (n, levels), shape (n,): from the cross tables if there are any, else by decoding."""
     levels = codes.shape[1]
     terms = np.empty(len(codes), np.float32)
-    if codebooks._cross is not None:
-        _kernels.cross_terms(np.ascontiguousarray(codes), levels, codebooks._cross, terms)
+    if codebooks.cross_tables is not None:
+        _kernels.cross_terms(np.ascontiguousarray(codes), levels, codebooks.cross_tables, terms)
         return terms
     # ||sum_l c_l||^2 = sum_l ||c_l||^2 + the cross terms
-    codeword_norms = codebooks._codeword_norms[: codebooks.M * codebooks.K].reshape(codebooks.M, codebooks.K)
+    codeword_norms = codebooks.codeword_norms[: codebooks.M * codebooks.K].reshape(codebooks.M, codebooks.K)
     for start in range(0, len(codes), _BLOCK):
         block = codes[start : start + _BLOCK]
-        x = codebooks._centred[0][block[:, 0]]
+        x = codebooks.centred[0][block[:, 0]]
         own_norms = codeword_norms[0][block[:, 0]].astype(np.float64)
         for level in range(1, levels):
-            x += codebooks._centred[level][block[:, level]]
+            x += codebooks.centred[level][block[:, level]]
             own_norms += codeword_norms[level][block[:, level]]
         terms[start : start + len(block)] = np.einsum("ij,ij->i", x, x, dtype=np.float64) - own_norms
     return terms
@@ -76,7 +76,7 @@ def error_factors(codebooks: Codebooks, levels: int) -> tuple[np.float32, np.flo
     -------
     factor, constant : float32
     """
-    longest = codebooks._longest_codewords[:levels]
+    longest = codebooks.longest_codewords[:levels]
     reach = longest.sum()
     entries = min(codebooks.d, _kernels.LINEAR_DEPTH) + -(-codebooks.d // _kernels.LINEAR_DEPTH) + 3
     terms = levels * (levels - 1) // 2 + 4 * levels + 2

@@ -10,6 +10,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from .. import _kernels
 from ..codec import Floats
 from ..search.selection import Labels
 from .tensors import accepts_tensors
@@ -22,6 +23,8 @@ class Base(faiss.Index):
 
     # Class attributes: FAISS's __setattr__ refuses names that the class does not have.
     _version: int = 0
+    _direct: _kernels.DirectSearch | None = None  # searches of one query with nothing of Python around them
+    _levels: int = 0  # that a search compares unless its parameters say otherwise; 0: all
     #: What the C++ object, and so a file, does not hold.
     _python_state: tuple[str, ...] = ()
 
@@ -129,7 +132,7 @@ class Base(faiss.Index):
 
     def _require_trained(self, method: str) -> None:
         if not self.is_trained:
-            raise RuntimeError(f"{self._call(method)}: 'is_trained' failed; call train(x) first")
+            raise RuntimeError(f"{self._call(method)}: 'is_trained' failed: the index is not trained; call train(x) first")
 
     # ---- search ------------------------------------------------------------------------------------------------
 
@@ -149,8 +152,8 @@ class Base(faiss.Index):
             R[found] = self.reconstruct_batch(I[found])
         return D, I, R
 
-    def _search_directly(self, x: Any, k: Any, params: faiss.SearchParameters | None) -> tuple[Floats, Labels] | None:
-        """A search with nothing of Python around it, where it has been prepared and the arguments are plain."""
+    def _plain_levels(self, params: faiss.SearchParameters) -> int | None:
+        """The levels that a search compares, 0 for all; None where its parameters say more than that."""
         return None
 
     def search(
@@ -195,8 +198,9 @@ class Base(faiss.Index):
         ValueError
             If x is not two-dimensional, D or I is not contiguous, or a parameter is out of its range.
         """
-        if D is None and I is None and numeric_type == faiss.Float32:
-            found = self._search_directly(x, k, params)
+        if self._direct is not None and D is None and I is None and numeric_type == faiss.Float32:
+            levels = self._levels if params is None else self._plain_levels(params)
+            found = None if levels is None else self._direct.search(self.this, self._version, x, k, levels)
             if found is not None:
                 return found
         return self._search_checked(x, k, D, I, numeric_type, params)

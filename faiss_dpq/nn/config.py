@@ -121,7 +121,7 @@ class TrainConfig:
     tensorboard : bool
         Write the history for TensorBoard too, into the run folder.
     progress : bool
-        Show a bar, if tqdm is installed.
+        Show a bar on a terminal; the environment variable TQDM_DISABLE=1 turns this off for a whole process.
 
     Raises
     ------

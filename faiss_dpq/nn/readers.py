@@ -8,7 +8,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from faiss_dpq.lab.datasets import FASHION_MNIST, read_idx
+from ..lab.datasets import FASHION_MNIST, read_idx
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..lab import evaluation
+from ..training import progress
 from .base import DeepQuantizer, Objective, embed_dataset
 from .config import TrainConfig
 from .dpq import DPQ
@@ -342,11 +343,11 @@ class _Sums:
 
 
 class _Reporter:
-    """Shows progress: a bar if tqdm is installed, TensorBoard if asked for."""
+    """Shows progress: a bar and TensorBoard, each if it is asked for."""
 
     def __init__(self, config: TrainConfig, run_dir: Path | None) -> None:
         self.bar: Any = None
-        self.tqdm = _find_tqdm() if config.progress else None
+        self.bars = config.progress
         self.writer = _tensorboard_writer(run_dir) if config.tensorboard else None
 
     def __enter__(self) -> "_Reporter":
@@ -357,9 +358,9 @@ class _Reporter:
             self.writer.close()
 
     def batches(self, loader: DataLoader, title: str) -> Iterable[Any]:
-        if self.tqdm is None:
+        if not self.bars or not progress.shown():
             return loader
-        self.bar = self.tqdm(loader, desc=title, leave=False)
+        self.bar = progress.bar(loader, desc=title, leave=False)
         return self.bar
 
     def losses(self, sums: _Sums) -> None:
@@ -374,14 +375,6 @@ class _Reporter:
                 for level, number in enumerate(value if isinstance(value, list) else [value], 1):
                     tag = f"{name}/level {level}" if isinstance(value, list) else name
                     self.writer.add_scalar(tag, number, record["epoch"])
-
-
-def _find_tqdm() -> Any:
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        return None
-    return tqdm
 
 
 def _tensorboard_writer(run_dir: Path | None) -> Any:

@@ -5,6 +5,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..training import registry
 from . import losses
 from .qblock import ProgressiveQuantization
 from .trainer import device_name, one_cycle
@@ -96,6 +97,15 @@ def train_codebooks_sgd(
             _distortion(quantizer, batch, factors, soft, mu, nu).backward()
             optimizer.step()
     return quantizer.codebooks.cpu().numpy() * np.float32(scale) + first * centre
+
+
+def _after_least_squares(task: registry.Task) -> Floats:
+    """The training method "sgd", which continues from the codebooks of "least-squares"."""
+    start = registry.method("least-squares")(task)
+    return train_codebooks_sgd(task.x, start, weights=task.weights, seed=task.seed)
+
+
+registry.register("sgd", _after_least_squares)
 
 
 def _distortion(

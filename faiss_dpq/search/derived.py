@@ -30,11 +30,9 @@ class _Known(NamedTuple):
     sample: _kernels.Sample
     view: _kernels.CodeView
 
-    def is_of(self, packed: Bytes, version: int) -> bool:
+    def is_of(self, codes: _kernels.FaissVector, version: int) -> bool:
         """Whether these are the codes of the view."""
-        view = self.view
-        same = self.version == version and len(view) == len(packed) and view.address == packed.ctypes.data
-        return same and self.sample.begins(packed)
+        return self.version == version and self.sample.is_all_of(codes)
 
 
 class DerivedCodes:
@@ -52,14 +50,20 @@ class DerivedCodes:
         arrays = (self._known.view.bins, self._known.view.terms) if self._known else ()
         return sum(array.nbytes for array in arrays if array is not None)
 
-    def view(self, packed: Bytes, version: int) -> _kernels.CodeView:
-        """The codes `packed`, shape (n, code_size), of an index of this version, with what is derived from them."""
+    @property
+    def sample(self) -> _kernels.Sample:
+        """By which the codes of the last view are known."""
+        return self._known.sample if self._known else None
+
+    def view(self, codes: _kernels.FaissVector, code_size: int, version: int) -> _kernels.CodeView:
+        """The codes of an index of this version, with what is derived from them."""
         known = self._known
-        if known is None or not known.is_of(packed, version):
+        if known is None or not known.is_of(codes, version):
             with self._lock:
                 known = self._known
-                if known is None or not known.is_of(packed, version):
-                    appended = known is not None and known.version == version and known.sample.begins(packed)
+                if known is None or not known.is_of(codes, version):
+                    packed = codes.rows(code_size)
+                    appended = known is not None and known.version == version and known.sample.begins(codes)
                     view = self._derive(packed, known.view if known is not None and appended else None)
                     known = self._known = _Known(version, _kernels.Sample(packed), view)
         return known.view
@@ -67,14 +71,14 @@ class DerivedCodes:
     def _derive(self, packed: Bytes, before: _kernels.CodeView | None) -> _kernels.CodeView:
         """A view of the codes, the first of which are those of `before`."""
         if before is None:
-            before = _kernels.CodeView(packed[:0], self.quantizer.nbits, self.levels, self.quantizer._cross)
+            before = _kernels.CodeView(packed[:0], self.quantizer.nbits, self.levels, self.quantizer.cross_tables)
         begin, new = len(before), packed[len(before) :]
         radius = max(before.radius, self._radius(new))
         if not self._has_terms:
             quantizer = self.quantizer
             return _kernels.CodeView(packed, quantizer.nbits, self.levels, None, radius=radius)
         terms, bins = None, _resized(before.bins, len(packed), np.uint8)
-        if self.quantizer._cross is None:
+        if self.quantizer.cross_tables is None:
             terms = _resized(before.terms, len(packed), np.float32)
             terms[begin:] = self.quantizer.cross_terms(_kernels.unpack_codes(new, self.levels, self.quantizer.nbits))
         view, first, step = self._plain(packed, terms), before.term_min, before.term_step
@@ -95,16 +99,18 @@ class DerivedCodes:
         return view
 
     def _plain(self, packed: Bytes, *derived: Any, **more: Any) -> _kernels.CodeView:
-        return _kernels.CodeView(packed, self.quantizer.nbits, self.levels, self.quantizer._cross, *derived, **more)
+        return _kernels.CodeView(
+            packed, self.quantizer.nbits, self.levels, self.quantizer.cross_tables, *derived, **more
+        )
 
     def _radius(self, packed: Bytes) -> float:
         quantizer = self.quantizer
-        reach = quantizer._reach(self.levels)
-        if quantizer._cross is None:
+        reach = quantizer.reach(self.levels)
+        if quantizer.cross_tables is None:
             return reach
         # The tables are rounded to float32: no squared norm is off by more than this.
         error = 2.0**-22 * reach**2
-        return _kernels.radius(self._plain(packed), quantizer._codeword_norms, error)
+        return _kernels.radius(self._plain(packed), quantizer.codeword_norms, error)
 
 
 def _resized(array: npt.NDArray | None, n: int, dtype: npt.DTypeLike) -> npt.NDArray:

@@ -45,7 +45,9 @@ class _Selected(NamedTuple):
 def _selected(view: _kernels.CodeView, selection: Selection) -> _Selected:
     ids = selection.ids
     if ids is None:
-        return _Selected(view, 0).part(slice(selection.begin, selection.end))
+        everything = _Selected(view, 0)
+        whole = (selection.begin, selection.end) == (0, len(view))
+        return everything if whole else everything.part(slice(selection.begin, selection.end))
     if len(ids) < _SPARSE * len(view):
         return _Selected(view.taken(ids), ids)
     mask = np.zeros(len(view), bool)
@@ -106,15 +108,15 @@ def one_query_scan(
     if not 0 < len(view) <= _MOST_VECTORS:
         return None
     quantizer, inner_product = derived.quantizer, derived.metric == faiss.METRIC_INNER_PRODUCT
-    norms, n_panels = quantizer._codeword_norms, -(-derived.levels * quantizer.K // _kernels.PANEL)
+    norms, n_panels = quantizer.codeword_norms, -(-derived.levels * quantizer.K // _kernels.PANEL)
     tables = _kernels.QueryTables(
         inner_product,
-        quantizer._panels[:n_panels],
+        quantizer.panels[:n_panels],
         np.zeros_like(norms) if inner_product else norms,
-        None if inner_product else quantizer._centre,
-        *quantizer._error_factors(derived.levels),
+        None if inner_product else quantizer.centre,
+        *quantizer.error_factors(derived.levels),
     )
-    centre = _kernels.pack_panels(quantizer._centre[None]) if inner_product else None
+    centre = _kernels.pack_panels(quantizer.centre[None]) if inner_product else None
     return _kernels.OneQueryCodeScan(unchanged, view, tables, centre, _WORTH_A_THREAD)
 
 

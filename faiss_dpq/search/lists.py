@@ -33,11 +33,8 @@ _MOST_SCANNED = (1 << 32) - 1  # vectors by one query, which numbers them in 32 
 Addresses = npt.NDArray[np.uint64]
 
 
-OpenLists = _kernels.OpenLists
-
-
 @contextlib.contextmanager
-def opened(invlists: faiss.InvertedLists, keys: Labels) -> Iterator[OpenLists]:
+def opened(invlists: faiss.InvertedLists, keys: Labels) -> Iterator[_kernels.OpenLists]:
     """The lists that `keys` name (-1: none), prefetched, and released at the end."""
     specific = faiss.downcast_InvertedLists(invlists)
     probed = np.zeros(specific.nlist, bool)
@@ -49,8 +46,8 @@ def opened(invlists: faiss.InvertedLists, keys: Labels) -> Iterator[OpenLists]:
         yield from _opened_one_by_one(specific, numbers)
 
 
-def _opened_one_by_one(invlists: faiss.InvertedLists, numbers: Labels) -> Iterator[OpenLists]:
-    lists = OpenLists(numbers, invlists.nlist, invlists.code_size)
+def _opened_one_by_one(invlists: faiss.InvertedLists, numbers: Labels) -> Iterator[_kernels.OpenLists]:
+    lists = _kernels.OpenLists(numbers, invlists.nlist, invlists.code_size)
     invlists.prefetch_lists(faiss.swig_ptr(numbers), len(numbers))
     held = []
     try:
@@ -88,7 +85,7 @@ class Centres:
             self.mean = centres.mean(axis=0, dtype=np.float64).astype(np.float32)
             centres = centres - self.mean
         else:
-            centres = centres + quantizer._centre
+            centres = centres + quantizer.centre
         self.padded = _padded(centres)
 
 
@@ -108,7 +105,7 @@ class DerivedLists:
         self.quantizer, self.centres, self.levels = quantizer, centres, levels
         nlist = len(centres.padded)
         self.sizes = np.full(nlist, -1, np.int64)
-        self.digests = np.zeros(nlist, np.uint64)
+        self.digests = np.zeros((nlist, 2), np.uint64)
         self.bins = np.zeros(nlist, np.uint64)
         self.terms = np.zeros(nlist, np.uint64)
         self.term_min, self.term_step, self.term_magnitude, self.radius = np.zeros((4, nlist), np.float32)
@@ -121,10 +118,10 @@ class DerivedLists:
         n_panels = -(-levels * quantizer.K // _kernels.PANEL)
         tables = _kernels.QueryTables(
             not self._has_terms,
-            quantizer._panels[:n_panels],
-            quantizer._codeword_norms if self._has_terms else np.zeros_like(quantizer._codeword_norms),
-            quantizer._centre if self._has_terms else None,
-            *quantizer._error_factors(levels),
+            quantizer.panels[:n_panels],
+            quantizer.codeword_norms if self._has_terms else np.zeros_like(quantizer.codeword_norms),
+            quantizer.centre if self._has_terms else None,
+            *quantizer.error_factors(levels),
             centres.mean if self._has_terms else None,
         )
         self.scan = _kernels.ListScan(
@@ -175,9 +172,9 @@ class DerivedLists:
         threads.run(find, [(cut,) for cut in threads.slices(len(xq), max(n_threads, -(-len(xq) // most)))])
         return keys
 
-    def update(self, lists: OpenLists) -> None:
+    def update(self, lists: _kernels.OpenLists) -> None:
         """Make everything true of the open lists, deriving anew what is not known of them."""
-        digests = np.empty(len(self.sizes), np.uint64)
+        digests = np.empty_like(self.digests)
         if not len(self.scan.changed(lists, digests)):
             return
         with self._lock:
@@ -186,7 +183,7 @@ class DerivedLists:
             threads.run(self._recompute, [(lists, numbers[part]) for part in parts])
             self.sizes[numbers], self.digests[numbers] = lists.sizes[numbers], digests[numbers]
 
-    def _recompute(self, lists: OpenLists, numbers: Labels) -> None:
+    def _recompute(self, lists: _kernels.OpenLists, numbers: Labels) -> None:
         quantizer = self.quantizer
         rows = self.levels * quantizer.K
         n_panels = -(-rows // _kernels.PANEL)
@@ -194,18 +191,18 @@ class DerivedLists:
         if self._has_terms:
             centres = np.ascontiguousarray(self.centres.padded[numbers, : quantizer.d])
             zeros = np.zeros(products.shape[1], np.float32)
-            _kernels.linear(centres, quantizer._panels[:n_panels], zeros, 2.0, products)
+            _kernels.linear(centres, quantizer.panels[:n_panels], zeros, 2.0, products)
         for number, of_list in zip(numbers.tolist(), products, strict=True):
             if lists.sizes[number]:
                 self._recompute_list(lists, number, of_list)
 
-    def _recompute_list(self, lists: OpenLists, number: int, products: Floats) -> None:
+    def _recompute_list(self, lists: _kernels.OpenLists, number: int, products: Floats) -> None:
         quantizer, n = self.quantizer, int(lists.sizes[number])
-        reach = quantizer._reach(self.levels)
+        reach = quantizer.reach(self.levels)
         terms = bins = None
         if self._has_terms:
             terms, bins = np.empty(n, np.float32), np.empty(n, np.uint8)
-            if quantizer._cross is None:
+            if quantizer.cross_tables is None:
                 packed = np.empty((n, lists.code_size), np.uint8)
                 _kernels.copy_codes(lists.codes[number], packed)
                 terms[:] = quantizer.cross_terms(_kernels.unpack_codes(packed, self.levels, quantizer.nbits))
@@ -214,15 +211,15 @@ class DerivedLists:
             lists.code_size,
             quantizer.nbits,
             self.levels,
-            quantizer._cross,
+            quantizer.cross_tables,
             products,
-            quantizer._codeword_norms,
+            quantizer.codeword_norms,
             2.0**-22 * reach**2,  # the tables are rounded to float32: no squared norm is off by more
             n,
             terms,
             bins,
         )
-        self.radius[number] = reach if quantizer._cross is None else radius
+        self.radius[number] = reach if quantizer.cross_tables is None else radius
         self.term_min[number], self.term_step[number], self.term_magnitude[number] = of_terms
         if terms is not None and bins is not None:
             self.terms[number], self.bins[number] = terms.ctypes.data, bins.ctypes.data
@@ -255,22 +252,18 @@ def scanned_counts(keys: Labels, sizes: Labels, max_codes: int) -> Labels:
 
 
 def search_few(
-    derived: DerivedLists, invlists: faiss.InvertedLists, xq: Floats, keys: Labels, max_codes: int, k: int
+    derived: DerivedLists, reader: _kernels.ListReader, xq: Floats, keys: Labels, max_codes: int, k: int
 ) -> Found | None:
     """`search` with less overhead around it, for a few queries of lists in memory that have not changed; else None."""
     if keys.size > _FEW_PROBES or not keys.size:
         return None
-    specific = faiss.downcast_InvertedLists(invlists)
-    if not isinstance(specific, faiss.ArrayInvertedLists):
-        return None
     found = Found(np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64))
-    reader = _kernels.ListReader(specific)
     return found if derived.scan.search_few(reader, xq, keys, max_codes, found.D, found.I) else None
 
 
 def one_query_scan(
     derived: DerivedLists,
-    invlists: faiss.InvertedLists,
+    reader: _kernels.ListReader,
     nprobe: int,
     max_codes: int,
     unchanged: _kernels.Unchanged,
@@ -279,24 +272,16 @@ def one_query_scan(
 
     It is good for as long as `unchanged` holds of what FAISS keeps.
     """
-    specific = faiss.downcast_InvertedLists(invlists)
     nprobe = min(nprobe, len(derived.sizes))
-    if not isinstance(specific, faiss.ArrayInvertedLists) or nprobe > _FEW_PROBES:
+    if nprobe > _FEW_PROBES:
         return None
-    return _kernels.OneQueryListScan(
-        unchanged,
-        derived,
-        derived.scan,
-        _kernels.ListReader(specific),
-        *derived.centre_panels,
-        nprobe,
-        max_codes,
-    )
+    panels, norms = derived.centre_panels
+    return _kernels.OneQueryListScan(unchanged, derived, derived.scan, reader, panels, norms, nprobe, max_codes)
 
 
 def search(
     derived: DerivedLists,
-    lists: OpenLists,
+    lists: _kernels.OpenLists,
     selector: faiss.IDSelector | None,
     xq: Floats,
     keys: Labels,
@@ -310,7 +295,7 @@ def search(
     ----------
     derived : DerivedLists
         Of the quantizer, the centres and the prefix length; brought up to date here.
-    lists : OpenLists
+    lists : _kernels.OpenLists
         All lists in `keys`.
     selector : faiss.IDSelector, optional
         Only ids that it admits are found.
@@ -344,7 +329,7 @@ def search(
 
 def range_search(
     derived: DerivedLists,
-    lists: OpenLists,
+    lists: _kernels.OpenLists,
     selector: faiss.IDSelector | None,
     xq: Floats,
     keys: Labels,
@@ -370,7 +355,7 @@ def range_search(
 
 
 def _allowed(
-    selector: faiss.IDSelector | None, lists: OpenLists
+    selector: faiss.IDSelector | None, lists: _kernels.OpenLists
 ) -> tuple[Addresses | None, npt.NDArray[np.bool_] | None]:
     """Addresses of a byte a vector for every open list, and the array that they point into."""
     if selector is None or isinstance(selector, faiss.IDSelectorAll):

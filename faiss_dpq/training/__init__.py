@@ -1,5 +1,17 @@
-"""Codebooks from vectors."""
+"""Learning codebooks from plain vectors: no labels, no torch.
 
-from .codebooks import EFFORTS, Effort, TrainStats, check_arguments, ranking_shrinkage, train_codebooks
+- codebooks.py: `train_codebooks`, which puts the rest together. Start here.
+- kmeans.py: residual k-means, where every training starts.
+- alternation.py: alternation of encoding and solving for the codebooks (least_squares.py), the method "least-squares".
+- shrinkage.py: a factor for the codebooks that makes distances rank better.
+- effort.py: how much work is done, and the checks of arguments; stats.py: what is reported.
+- registry.py: training methods by name; a method of a package above, such as "sgd", registers itself there.
+- progress.py: the progress bars of the whole package.
+"""
+
+from .codebooks import train_codebooks
+from .effort import EFFORTS, Effort, check_arguments
+from .shrinkage import ranking_shrinkage
+from .stats import TrainStats
 
 __all__ = ["EFFORTS", "Effort", "TrainStats", "check_arguments", "ranking_shrinkage", "train_codebooks"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from .base import DeepQuantizer
 
 
-class Encoder:
+class ImageIndex:
     """A model and an index of its vectors: images in, codes stored, nearest images out.
 
     Parameters
@@ -34,7 +34,7 @@ class Encoder:
         self.index = model.to_index() if index is None else index
         self.batch_size = batch_size
         if self.index.d != model.d:
-            raise ValueError(f"Encoder: index has d={self.index.d}, the model's vectors have {model.d} dimensions")
+            raise ValueError(f"ImageIndex: index has d={self.index.d}, the model's vectors have {model.d} dimensions")
 
     @property
     def ntotal(self) -> int:

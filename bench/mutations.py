@@ -1,0 +1,139 @@
+"""What the tests notice: fast paths that are never taken, margins of the bounds that are too small.
+
+    python -m bench.mutations [name ...]
+
+Makes one change at a time, of `MUTATIONS`, in a copy of the tree in a temporary folder, builds the kernels where they
+changed, and prints the first test that fails. The exit status tells how many changes no test noticed or could not be
+made: then the old text has moved, and the table has to follow it.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+PATHS, EXACT = "tests/test_fast_paths.py", "tests/test_exactness.py"
+
+
+class Mutation(NamedTuple):
+    """`old` stands once in `file`; `tests` are the files of which one has to fail with `new` in its place."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _c(name: str, file: str, old: str, new: str, *tests: str) -> Mutation:
+    return Mutation(name, f"cython_kernels/{file}", old, new, tests)
+
+
+def _py(name: str, file: str, old: str, new: str, *tests: str) -> Mutation:
+    return Mutation(name, f"faiss_dpq/{file}", old, new, tests)
+
+
+MUTATIONS = [
+    # Fast paths.
+    _c("lists without bytes", "scan_lists_impl.h", "lists->levels <= 128", "lists->levels <= 0", PATHS),
+    _c("lists never together", "scan_lists_together_impl.h", "nq >= DPQ_LEAST_GROUP", "nq > SIZE_MAX", PATHS),
+    _py("no short way for few probes", "search/lists.py", "if keys.size > _FEW_PROBES or", "if True or", PATHS),
+    _c("threads of one query", "threads.c", "if (n_threads <= 1 ||", "if (1 ||", PATHS),
+    _py("threads of many queries", "codec/threads.py", "if len(arguments) <= 1:", "if True:", PATHS),
+    _c("no guessed limit", "encode_impl.h", "    guess->known = 1;", "    guess->known = 0;", PATHS),
+    _c("batch without sample", "scan_batch_impl.h", "if (g->buckets < k)", "if (1)", PATHS),
+    _c("single without sample", "scan_single_impl.h", "dpq_topk_end(&search->top) == k", "0", PATHS),
+    _c("batch without bytes", "scan_batch_impl.h", "db->n < DPQ_MIN_SAMPLED_N ? 0xff : 0", "0xff", PATHS),
+    _c("single without bytes", "scan_single_impl.h", "db->n >= DPQ_ONE_MIN_SAMPLED_N;", "0;", PATHS),
+    _c("never direct", "single.pxi", "if single is None or this", "if True or this", PATHS),
+    # Margins.
+    _c("sum_error", "scan_bound.h", "double sum_error = 1.01 *", "double sum_error = 0 *", EXACT),
+    _c("entry_error", "scan_bound.h", "double entry_error = u *", "double entry_error = 0 *", EXACT),
+    _c("floors", "scan_bound.h", "- (rows - 1) -", "- (rows - 1) / 2 -", EXACT),
+    _c("sum_error of lists", "scan_lists_impl.h", "return 1.01 * lists->levels *", "return 0 * lists->levels *", EXACT),
+    _c("entry error of lists", "scan_lists_impl.h", "double error = (8 *", "double error = 0 * (8 *", EXACT),
+    _c("floors of lists", "scan_lists_impl.h", "- (lists->levels + 2) -", "- (lists->levels + 2) / 2 -", EXACT),
+    _py("table_errors", "codec/quantizer.py", "unit = 1.2 *", "unit = 0 *", EXACT),
+    _py("errors of lists", "search/lists.py", "quantizer.table_errors(norms, levels) if", "0 * norms if", EXACT),
+    _py("radius", "search/derived.py", "self._radius(packed[part]) for", "self._radius(packed[part]) / 2 for", EXACT),
+    _py("radius of lists", "search/lists.py", "is None else radius", "is None else radius / 2", EXACT),
+]
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command's output, with the folder's own package in front of any other."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_WAIT_POLICY": "passive"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def first_failure(mutation: Mutation, folder: Path) -> str | None:
+    """The first test that fails with the mutation made in `folder`; None if all pass.
+
+    Raises LookupError if the old text does not stand there once, RuntimeError if it does not build or no test runs.
+    """
+    file = folder / mutation.file
+    before = file.read_text() if file.exists() else ""
+    if before.count(mutation.old) != 1:
+        raise LookupError(f"{mutation.file} holds {mutation.old!r} {before.count(mutation.old)} times, expected once")
+    file.write_text(before.replace(mutation.old, mutation.new))
+    try:
+        if mutation.file.startswith("cython_kernels/"):
+            build(folder)
+        tests = run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutation.tests], folder)
+    finally:
+        file.write_text(before)
+    if tests.returncode == 0:
+        return None
+    failed = re.search(r"^FAILED (\S+)", tests.stdout, re.MULTILINE)
+    if failed is None:
+        raise RuntimeError(f"the tests did not run:\n{tests.stdout[-2000:]}{tests.stderr[-2000:]}")
+    return failed[1]
+
+
+def build(folder: Path) -> None:
+    """Build the kernels in place."""
+    built = run([sys.executable, "setup.py", "build_ext", "--inplace"], folder)
+    if built.returncode:
+        raise RuntimeError(f"the kernels do not build:\n{built.stderr[-2000:]}")
+
+
+def main() -> int:
+    """Make the mutations asked for; return how many went unnoticed."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="name", help="of mutations; all by default")
+    names = parser.parse_args().names
+    unknown = set(names) - {mutation.name for mutation in MUTATIONS}
+    if unknown:
+        parser.error(f"no mutation is called {', '.join(sorted(unknown))}")
+    missed = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "tree"
+        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv*", "*.so", "build", "dist", "docs"))
+        build(folder)
+        stale = False  # whether the kernels are those of the mutation before
+        for mutation in MUTATIONS:
+            if names and mutation.name not in names:
+                continue
+            in_kernels = mutation.file.startswith("cython_kernels/")
+            if stale and not in_kernels:
+                build(folder)
+            stale = in_kernels
+            try:
+                caught = first_failure(mutation, folder)
+            except (LookupError, RuntimeError) as error:
+                caught, verdict = None, f"NOT MADE: {error}"
+            else:
+                verdict = caught or "NOT NOTICED by any test"
+            missed += caught is None
+            print(f"{mutation.name:28}  {verdict}", flush=True)
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

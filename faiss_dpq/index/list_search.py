@@ -1,0 +1,325 @@
+"""Searches of inverted lists: which lists a query probes, and what is known of them from search to search."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from .. import _kernels
+from ..codec import Floats
+from ..search import lists as scan
+from ..search.derived import Bytes
+from ..search.selection import Labels, selector_of
+from .base import RangeResult, delivered
+from .quantized import Quantized
+from .registry import downcast_index
+from .tensors import accepts_tensors, given
+
+_SAMPLE = 8  # centres compared to notice that the coarse quantizer changed, where its codes are not at hand
+_FLAT = faiss.IndexFlat, faiss.IndexFlatL2, faiss.IndexFlatIP
+#: FAISS's getters, which are asked at every search by one query: as properties they take several times as long.
+_STRUCTURE = [faiss.IndexIVF.by_residual.fget, faiss.Index.metric_type.fget]
+_PARAMETERS = [faiss.IndexIVF.nprobe.fget, faiss.IndexIVF.max_codes.fget]
+_PARTS = [faiss.IndexIVF.quantizer.fget, faiss.IndexIVF.invlists.fget]
+
+
+class SearchParametersIVFDPQ(faiss.SearchParametersIVF):
+    """Parameters of one search of an IndexIVFDPQ: faiss.SearchParametersIVF's, and `levels`.
+
+    Parameters
+    ----------
+    levels : int
+        Compare only this many levels of every code; 0 means the index's own `levels`.
+    **parameters
+        Of faiss.SearchParametersIVF: `nprobe` (1 unless given), `max_codes`, `sel`, `quantizer_params`.
+    """
+
+    levels = 0
+
+    def __init__(self, levels: int = 0, **parameters: Any) -> None:
+        super().__init__(**parameters)
+        self.levels = levels
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What the parameters of one search come to."""
+
+    nprobe: int
+    max_codes: int
+    levels: int
+    selector: faiss.IDSelector | None
+    quantizer_params: faiss.SearchParameters | None
+
+
+@dataclass
+class _Known:
+    """What searches need besides the codes in the lists, and what shows whether it is still true."""
+
+    this: Any
+    version: int
+    unchanged: _kernels.Unchanged
+    coarse: faiss.Index
+    fingerprint: tuple[Any, ...] | None  # of a coarse quantizer whose vectors are not at hand
+    centres: Floats
+    reader: _kernels.ListReader | None  # of a faiss.ArrayInvertedLists
+    derived: dict[int, scan.DerivedLists] = field(default_factory=dict)  # by levels
+
+
+class ListsSearched(Quantized):
+    """The searches of IndexIVFDPQ."""
+
+    _coarse: tuple[int, faiss.Index] | None = None
+    _known: _Known | None = None
+
+    # ---- the coarse quantizer ------------------------------------------------------------------------------------
+
+    @property
+    def _coarse_quantizer(self) -> faiss.Index:
+        """`quantizer` as an object of its own class: the one that was given, if it still is the same."""
+        address = int(self.quantizer.this)
+        if self._coarse is None or self._coarse[0] != address:
+            self._coarse = (address, downcast_index(self.quantizer))
+        return self._coarse[1]
+
+    @property
+    def _list_centres(self) -> Floats:
+        """The centre that codes of each list are residuals to: array, shape (nlist, d)."""
+        return self._current().centres
+
+    def _read_centres(self) -> Floats:
+        coarse = self._coarse_quantizer
+        if coarse.ntotal != self.nlist:
+            self._require_trained("search")
+            raise RuntimeError(
+                f"IndexIVFDPQ: the coarse quantizer holds {coarse.ntotal} vectors, the index has nlist={self.nlist}"
+            )
+        centres = np.zeros((self.nlist, self.d), np.float32)
+        if self.by_residual:
+            coarse.reconstruct_n(0, self.nlist, centres)
+        return centres
+
+    # ---- search ----------------------------------------------------------------------------------------------------
+
+    def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
+        asked, known = self._asked(params), self._current()
+        derived = self._derived_lists(known, asked.levels)
+        found = self._search_lists(known, derived, x, self._probed(x, asked, known, derived), k, asked)
+        if len(x) == 1 and params is None:
+            self._prepare_direct(known, derived, asked)
+        return found.D, found.I
+
+    @accepts_tensors()
+    def search_preassigned(
+        self,
+        x: npt.ArrayLike,
+        k: int,
+        Iq: npt.ArrayLike,
+        Dq: npt.ArrayLike | None = None,
+        *,
+        params: faiss.SearchParameters | None = None,
+        D: Floats | None = None,
+        I: Labels | None = None,
+    ) -> tuple[Floats, Labels]:
+        """`search` in given lists: `Iq`, shape (n, any number), int64, -1 for none. `Dq` is not needed."""
+        x = self._checked_vectors(x, "search_preassigned")
+        self._check_outputs("search_preassigned", len(x), k, D, I)
+        keys = self._checked_keys(Iq, "search_preassigned", len(x))
+        asked, known = self._asked(params), self._current()
+        found = self._search_lists(known, self._derived_lists(known, asked.levels), x, keys, k, asked)
+        return delivered((found.D, found.I), (D, I))
+
+    def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
+        asked, known = self._asked(params), self._current()
+        derived = self._derived_lists(known, asked.levels)
+        return self._range_search_lists(derived, x, thresh, self._probed(x, asked, known, derived), asked)
+
+    @accepts_tensors()
+    def range_search_preassigned(
+        self,
+        x: npt.ArrayLike,
+        thresh: float,
+        Iq: npt.ArrayLike,
+        Dq: npt.ArrayLike | None = None,
+        *,
+        params: faiss.SearchParameters | None = None,
+    ) -> RangeResult:
+        """`range_search` in given lists: `Iq`, shape (n, any number), int64, -1 for none. `Dq` is not needed."""
+        x = self._checked_vectors(x, "range_search_preassigned")
+        keys = self._checked_keys(Iq, "range_search_preassigned", len(x))
+        asked = self._asked(params)
+        derived = self._derived_lists(self._current(), asked.levels)
+        return self._range_search_lists(derived, x, float(thresh), keys, asked)
+
+    def _search_and_reconstruct(
+        self, x: Floats, k: int, params: faiss.SearchParameters | None
+    ) -> tuple[Floats, Labels, Floats]:
+        found, places, codes = self._search_codes(x, k, self._asked(params))
+        R = np.full((len(x), k, self.d), np.nan, np.float32)
+        here = found.I >= 0
+        quantizer = self.residual_quantizer
+        unpacked = _kernels.unpack_codes(np.ascontiguousarray(codes[here]), quantizer.M, quantizer.nbits)
+        R[here] = quantizer.decode(unpacked) + self._list_centres[places[here] >> 32]
+        return found.D, found.I, R
+
+    def search_and_return_codes(
+        self,
+        x: npt.ArrayLike,
+        k: int,
+        *,
+        include_listnos: bool = False,
+        params: faiss.SearchParameters | None = None,
+        D: Floats | None = None,
+        I: Labels | None = None,
+        codes: Bytes | None = None,
+    ) -> tuple[Floats, Labels, Bytes]:
+        """`search`, and the codes found, shape (n, k, code_size), after their list's number if that is asked for."""
+        x = self._checked_vectors(x, "search_and_return_codes")
+        self._check_outputs("search_and_return_codes", len(x), k, D, I)
+        asked = self._asked(params)
+        coarse_size = self.coarse_code_size() if include_listnos else 0
+        shape = (len(x), k, coarse_size + self.code_size)
+        if codes is not None and codes.shape != shape:
+            raise AssertionError(
+                f"IndexIVFDPQ.search_and_return_codes: codes has shape {codes.shape}, expected {shape}"
+            )
+        found, places, plain = self._search_codes(x, k, asked)
+        codes = np.empty(shape, np.uint8) if codes is None else codes
+        numbers = (places >> 32).astype("<i8").view(np.uint8).reshape(len(x), k, 8)
+        codes[..., :coarse_size] = numbers[..., :coarse_size]
+        codes[..., coarse_size:] = plain
+        return (*delivered((found.D, found.I), (D, I)), codes)
+
+    def _asked(self, params: faiss.SearchParameters | None) -> _Search:
+        if params is None:
+            asked = _Search(self.nprobe, self.max_codes, self.levels, None, None)
+        elif not isinstance(params, faiss.SearchParametersIVF):
+            raise RuntimeError(
+                f"IndexIVFDPQ: params is a {type(params).__name__}, expected SearchParametersIVF or "
+                "SearchParametersIVFDPQ"
+            )
+        else:
+            asked = _Search(
+                params.nprobe,
+                params.max_codes,
+                self._asked_levels(params),
+                selector_of(params),
+                getattr(params, "_sp_field_refs", {}).get("quantizer_params", params.quantizer_params),
+            )
+        if asked.nprobe < 1:
+            raise RuntimeError(f"IndexIVFDPQ: nprobe is {asked.nprobe}, expected at least 1")
+        return asked
+
+    def _probed(self, x: Floats, asked: _Search, known: _Known, derived: scan.DerivedLists) -> Labels:
+        """The lists nearest to every query, shape (n, nprobe)."""
+        nprobe = min(asked.nprobe, len(derived.sizes))
+        if asked.quantizer_params is None and self._has_plain_centres(known):
+            return derived.nearest_lists(x, nprobe)
+        return known.coarse.search(x, nprobe, **given(asked.quantizer_params))[1]
+
+    def _has_plain_centres(self, known: _Known) -> bool:
+        """Whether the lists' own centres, by their distances, are what the coarse quantizer goes by."""
+        plain = type(known.coarse) in _FLAT and known.coarse.metric_type == faiss.METRIC_L2
+        return plain and self.metric_type == faiss.METRIC_L2 and bool(self.by_residual)
+
+    def _search_lists(
+        self, known: _Known, derived: scan.DerivedLists, x: Floats, keys: Labels, k: int, asked: _Search
+    ) -> scan.Found:
+        if asked.selector is None and known.reader is not None:
+            few = scan.search_few(derived, known.reader, x, keys, asked.max_codes, k)
+            if few is not None:
+                return few
+        with scan.opened(self.invlists, keys) as lists:
+            counts = scan.scanned_counts(keys, lists.sizes, asked.max_codes)
+            return scan.search(derived, lists, asked.selector, x, keys, counts, k)
+
+    def _search_codes(self, x: Floats, k: int, asked: _Search) -> tuple[scan.Found, Labels, Bytes]:
+        """A search's results, list << 32 | offset of every one, and the codes there."""
+        known = self._current()
+        derived = self._derived_lists(known, asked.levels)
+        keys = self._probed(x, asked, known, derived)
+        places = np.empty((len(x), k), np.int64)
+        codes = np.empty((len(x), k, self.code_size), np.uint8)
+        with scan.opened(self.invlists, keys) as lists:
+            counts = scan.scanned_counts(keys, lists.sizes, asked.max_codes)
+            found = scan.search(derived, lists, asked.selector, x, keys, counts, k, places)
+            _kernels.gather_codes(places.ravel(), lists.codes, codes.reshape(-1, self.code_size))
+        return found, places, codes
+
+    def _range_search_lists(
+        self, derived: scan.DerivedLists, x: Floats, thresh: float, keys: Labels, asked: _Search
+    ) -> RangeResult:
+        with scan.opened(self.invlists, keys) as lists:
+            counts = scan.scanned_counts(keys, lists.sizes, asked.max_codes)
+            lims, D, I = scan.range_search(derived, lists, asked.selector, x, keys, counts, thresh)
+        return lims.astype(np.uint64), D, I
+
+    # ---- what is derived from codebooks, centres and lists ----------------------------------------------------------
+
+    def _current(self) -> _Known:
+        """What is known, brought up to date with codebooks, centres and which lists there are."""
+        known = self._known
+        if (
+            known is None
+            or known.this is not self.this
+            or known.version != self._version
+            or not known.unchanged.holds()
+            or known.fingerprint != _fingerprint(known.coarse)
+        ):
+            coarse, invlists = self._coarse_quantizer, faiss.downcast_InvertedLists(self.invlists)
+            known = self._known = _Known(
+                self.this,
+                self._version,
+                self._unchanged(),
+                coarse,
+                _fingerprint(coarse),
+                self._read_centres(),
+                _kernels.ListReader(invlists) if isinstance(invlists, faiss.ArrayInvertedLists) else None,
+            )
+        return known
+
+    def _derived_lists(self, known: _Known, levels: int) -> scan.DerivedLists:
+        if levels not in known.derived:
+            quantizer = self.residual_quantizer
+            centres = scan.Centres(known.centres, quantizer, self.metric_type)
+            known.derived[levels] = scan.DerivedLists(quantizer, centres, levels)
+        return known.derived[levels]
+
+    def _unchanged(self, parameters: bool = False) -> _kernels.Unchanged:
+        vectors, coarse = [self._sampled_codebooks()], self._coarse_quantizer
+        if isinstance(coarse, faiss.IndexFlatCodes):
+            vectors.append(_kernels.FaissVector(coarse.codes).sampled(coarse.code_size))
+        getters = _STRUCTURE + parameters * _PARAMETERS
+        return _kernels.Unchanged(vectors, [(self, get) for get in getters], [(self, get) for get in _PARTS])
+
+    def _prepare_direct(self, known: _Known, derived: scan.DerivedLists, asked: _Search) -> None:
+        """Let later searches of one query, with the same parameters, go to the kernels at once."""
+        if known.reader is None or not self._has_plain_centres(known):
+            return
+        direct = self._direct
+        if direct is None or not direct.is_of(self.this, self._version):
+            direct = self._direct = _kernels.DirectSearch(self.this, self._version)
+        one_query = direct.scans.get(self._levels)
+        if one_query is None or not one_query.is_good():
+            direct.scans[self._levels] = scan.one_query_scan(
+                derived, known.reader, asked.nprobe, asked.max_codes, self._unchanged(parameters=True)
+            )
+
+    def _checked_keys(self, Iq: npt.ArrayLike, method: str, n: int) -> Labels:
+        keys = np.ascontiguousarray(Iq, np.int64)
+        if keys.ndim != 2 or len(keys) != n:
+            raise AssertionError(f"IndexIVFDPQ.{method}: Iq has shape {keys.shape}, expected ({n}, number of lists)")
+        if keys.size and keys.max() >= self.nlist:
+            raise RuntimeError(f"IndexIVFDPQ.{method}: Iq has {keys.max()}, the index has nlist={self.nlist}")
+        return keys
+
+
+def _fingerprint(coarse: faiss.Index) -> tuple[Any, ...] | None:
+    """Changes with the vectors of a coarse quantizer that does not keep codes, but for bad luck."""
+    if isinstance(coarse, faiss.IndexFlatCodes):
+        return None
+    n = coarse.ntotal
+    sample = np.unique(np.linspace(0, n - 1, _SAMPLE, dtype=np.int64)) if n else np.empty(0, np.int64)
+    return n, coarse.reconstruct_batch(sample).tobytes()

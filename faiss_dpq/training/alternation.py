@@ -1,0 +1,144 @@
+"""The training method "least-squares": residual k-means, then annealed alternation of encoding and solving.
+
+Every turn of the alternation
+
+(a) moves each training vector by the quantization error of another vector of the same first codeword, multiplied by the
+    root of a temperature that falls from 1 to 0;
+(b) encodes the moved vectors by beam search with the present codebooks;
+(c) solves for all codebooks together (`least_squares`).
+
+The moves are drawn anew every turn, so the codebooks cannot adapt to the training vectors themselves. They learn the
+density that the vectors were drawn from, smoothed on a scale that the quantizer does not resolve anyway. As in
+simulated annealing, the moves also lead out of poor local minima (compare the "SR" methods of Martinez et al., "LSQ++",
+ECCV 2018). Without moves, alternation lost half of its gain on unseen vectors.
+
+How much smoothing is right depends on the number of vectors. So some vectors are held out, and the codebooks that code
+those best are kept.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from ..codec import Codes, Floats, ProgressiveQuantizer
+from .kmeans import residual_kmeans
+from .least_squares import solve
+from .registry import Task, register
+from .stats import mean_square
+
+# Alternation fits M K codewords to n vectors. On GloVe, with 8 levels of 8 bits, it began to help on unseen vectors at
+# about 4,096 training vectors: 2 for every codeword.
+_LEAST_VECTORS = 2
+
+# With fewer than 256 vectors a codeword of a level, every vector stands in the training several times, up to 4, and is
+# moved differently each time. With 8,000 vectors that took a percent off the error.
+_MOVED = 256
+_MOST_MOVES = 4
+
+# Every 20th vector is held out, but not more than 2,048 vectors.
+_HELD_OUT = 20
+_MOST_HELD_OUT = 2048
+
+# How much the errors of shorter prefixes count in the encoder's beam between solves. Codebooks trained with it find
+# more at full length, too: on GloVe in 8 bytes, R@10 rose from .840 to .845.
+_PREFIX_WEIGHT = 0.1
+
+# The pull of every codeword towards its last value, in training vectors. It makes the solution unique where a codeword
+# is unused, and keeps a codeword that few vectors use from being fitted to those few alone.
+_RIDGE = 0.1
+
+
+def turns_worthwhile(n: int, M: int, K: int, iterations: int) -> int:
+    """Turns of the alternation that n training vectors are enough for: all or none."""
+    return iterations if n >= _LEAST_VECTORS * M * K else 0
+
+
+def train(task: Task) -> Floats:
+    """Codebooks, shape (M, K, d), of the least progressive loss."""
+    if not task.iterations:
+        return residual_kmeans(task.x, task.M, task.K, task.seed, task.beam_size, task.progress)
+    order = task.rng.permutation(len(task.x))
+    held_out, learned = np.split(order, [min(len(task.x) // _HELD_OUT, _MOST_HELD_OUT)])
+    x = task.x[learned]
+    start = residual_kmeans(x, task.M, task.K, task.seed, task.beam_size, task.progress)
+    return _annealed(task, x, task.x[held_out], start)
+
+
+register("least-squares", train)
+
+
+def _annealed(task: Task, x: Floats, held_out: Floats, codebooks: Floats) -> Floats:
+    """The codebooks that code the vectors held out best, among those given and those after every turn.
+
+    It ends early when a quarter of the turns has brought nothing better than the quarter before. It does not end at the
+    first turn that is worse: at first, while vectors are moved far, the error may lie above that of the codebooks given
+    and yet be falling.
+    """
+    quantizer = ProgressiveQuantizer(codebooks)
+    moves = max(1, min(_MOST_MOVES, _MOVED * quantizer.K // len(x)))
+    if moves > 1:
+        x = np.tile(x, (moves, 1))
+    codes = quantizer.encode(x, task.beam_size, _PREFIX_WEIGHT)
+    errors = x - quantizer.decode(codes)
+    history = task.stats.history
+    history.append(coding_error(quantizer, held_out, task.beam_size))
+    quarter = max(4, task.iterations // 4)
+    for turn in range(task.iterations):
+        temperature = _temperature(turn, task.iterations)
+        moved = x + np.float32(np.sqrt(temperature)) * errors[_others(codes[:, 0], task.rng)]
+        codes = quantizer.encode(moved, task.beam_size, _PREFIX_WEIGHT)
+        errors = moved - quantizer.decode(codes)
+        revived = _revived(quantizer.codebooks, codes, errors)
+        quantizer = ProgressiveQuantizer(solve(moved, codes, revived, task.weights, _RIDGE))
+        history.append(coding_error(quantizer, held_out, task.beam_size))
+        task.stats.iterations += 1
+        task.progress.step(f"mean squared error of vectors held out {history[-1]:.6g}, temperature {temperature:.3f}")
+        if history[-1] == min(history):
+            codebooks = quantizer.codebooks
+        elif turn + 1 >= 2 * quarter and min(history[-quarter:]) >= min(history[-2 * quarter : -quarter]):
+            break
+    return codebooks
+
+
+def _temperature(turn: int, turns: int) -> float:
+    """Variance of the moves before a turn's encoding, relative to that of the quantization error."""
+    return 1 - turn / turns
+
+
+def _others(groups: npt.NDArray[np.integer], rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """For every vector another one of its group, at random, so that each is taken once; a group of one gets itself.
+
+    Vectors of the same first codeword have errors of similar sizes and directions. The errors of any other vectors
+    would blur the dense regions: on Fashion-MNIST with 8 levels, R@1 was .355 instead of .364.
+    """
+    order = np.lexsort((rng.random(len(groups)), groups))
+    begins = np.flatnonzero(np.diff(groups[order].astype(np.int64), prepend=-1))
+    following = np.arange(1, len(groups) + 1)
+    following[np.append(begins[1:], len(groups)) - 1] = begins
+    others = np.empty_like(order)
+    others[order] = order[following]
+    return others
+
+
+def coding_error(quantizer: ProgressiveQuantizer, x: Floats, beam_size: int) -> float:
+    """Mean squared error of vectors that are encoded and decoded."""
+    return mean_square(x - quantizer.decode(quantizer.encode(x, beam_size)))
+
+
+def _revived(codebooks: Floats, codes: Codes, errors: Floats) -> Floats:
+    """Codebooks in which every codeword that no vector uses is given to one of the vectors of the largest errors.
+
+    The codeword becomes the one that the vector uses at that level, plus the vector's error: it codes the vector
+    exactly. `codes` is changed accordingly.
+    """
+    M, K, _ = codebooks.shape
+    dead = [(level, k) for level in range(M) for k in np.flatnonzero(np.bincount(codes[:, level], minlength=K) == 0)]
+    if not dead:
+        return codebooks
+    revived = codebooks.copy()
+    norms = np.einsum("ij,ij->i", errors, errors)
+    worst = np.argsort(-norms, kind="stable")[: len(dead)]
+    for (level, k), vector in zip(dead, worst, strict=False):
+        if norms[vector] > 0:
+            revived[level, k] = codebooks[level, codes[vector, level]] + errors[vector]
+            codes[vector, level] = k
+    return revived
