@@ -1,8 +1,8 @@
 # Inverted lists: the scan of the lists that queries probe.
 
-cdef extern from "nearest.h" nogil:
+cdef extern from "least_scores.h" nogil:
     size_t dpq_topk_capacity(size_t k)
-    void dpq_nearest(const float *scores, size_t n, size_t k, uint64_t *keys, int64_t *out)
+    void dpq_least_scores(const float *scores, size_t n, size_t k, uint64_t *keys, int64_t *numbers)
 
 
 def nearest(const float[:, ::1] x, const float[:, :, ::1] panels, const float[::1] bias, size_t n, int64_t[:, ::1] out):
@@ -18,7 +18,7 @@ def nearest(const float[:, ::1] x, const float[:, :, ::1] panels, const float[::
             &scores[0, 0], scores.shape[1],
         )
         for q in range(<size_t>x.shape[0]):
-            dpq_nearest(&scores[q, 0], n, k, &keys[0], &out[q, 0])
+            dpq_least_scores(&scores[q, 0], n, k, &keys[0], &out[q, 0])
 
 
 cdef struct query_work:
@@ -353,7 +353,7 @@ cdef class OneQueryListScan(OneQueryScan):
                 own.moved, 1, tables.d, &self.centre_panels[0, 0, 0], n_panels, &self.centre_norms[0], -2.0,
                 own.scores, n_panels * DPQ_PANEL,
             )
-            dpq_nearest(own.scores, self.lists.lists.nlist, self.nprobe, own.heap, own.keys)
+            dpq_least_scores(own.scores, self.lists.lists.nlist, self.nprobe, own.heap, own.keys)
         cdef bint found = self.lists.few(
             self.reader, query, 1, own.keys, self.nprobe, self.max_codes, k, scratch.memory + size, distances, labels
         )
