@@ -1,4 +1,4 @@
-"""What stock FAISS changes in an index of ours is seen by the next search; what is written in place, after invalidate."""
+"""What stock FAISS changes in an index of ours is seen by the next search; writes in place, after invalidate."""
 
 import copy
 import warnings
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from naive import METRICS, normal
-from one_query import KINDS, assert_equal, flat, inverted
+from one_query import KINDS, assert_equal, flat
 
 import faiss_dpq
 from faiss_dpq import _kernels
