@@ -45,7 +45,9 @@ MUTATIONS = [
     _c("lists never together", "scan_lists_together_impl.h", "nq >= LISTS_LEAST_GROUP", "nq > SIZE_MAX", PATHS),
     _py("no short way for few probes", "search/lists.py", "if keys.size > _FEW_PROBES or", "if True or", PATHS),
     _c("threads of one query", "threads.c", "if (n_threads <= 1 ||", "if (1 ||", PATHS),
-    _py("threads of many queries", "codec/threads.py", "min(len(arguments), n_threads or", "min(1, n_threads or", PATHS),
+    _py(
+        "threads of many queries", "codec/threads.py", "min(len(arguments), n_threads or", "min(1, n_threads or", PATHS
+    ),
     _c("no guessed limit", "encode_impl.h", "    guess->known = 1;", "    guess->known = 0;", PATHS),
     _c("batch without sample", "scan_batch_impl.h", "if (g->buckets < k)", "if (1)", PATHS),
     _c("single without sample", "scan_single_impl.h", "dpq_topk_end(&search->top) == k", "0", PATHS),
