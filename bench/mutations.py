@@ -75,7 +75,8 @@ MUTATIONS = [
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """The command's output, with the folder's own package in front of any other."""
-    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_WAIT_POLICY": "passive"}
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "passive"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
