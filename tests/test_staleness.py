@@ -86,6 +86,21 @@ def test_one_removed_and_one_added_by_stock_faiss(kind, metric, seed, n, distinc
         assert_searches_as_fresh(index, xq)
 
 
+def test_one_removed_and_one_added_among_two_runs_of_equal_codes():
+    """One place of 20,000 holds another code afterwards: where the first run ends."""
+    rng = np.random.default_rng(1)
+    index, xq = flat(rng, 20_000, D, 3, 5), normal(rng, 3, D)
+    codes = faiss.vector_to_array(index.codes).reshape(20_000, -1)
+    first, last = codes[0].copy(), codes[-1].copy()
+    codes[:12_345], codes[12_345:] = first, last
+    faiss.copy_array_to_vector(codes.ravel(), index.codes)
+    assert_searches_as_fresh(index, xq, k=20_000)
+    stock = stock_of(index)
+    stock.remove_ids(np.array([77]))
+    stock.add_sa_codes(last[None])
+    assert_searches_as_fresh(index, xq, k=20_000)
+
+
 def refill(stock, rng):
     n = stock.ntotal
     stock.reset()
