@@ -95,7 +95,8 @@ def test_one_removed_and_one_added_among_two_runs_of_equal_codes(swapped):
     runs = codes[[0, -1]][:: -1 if swapped else 1].copy()
     codes[:12_345], codes[12_345:] = runs
     faiss.copy_array_to_vector(codes.ravel(), index.codes)
-    xq = np.repeat(index.sa_decode(runs[1:]), 20, axis=0)
+    # Just nearer to the second than to the first: what separates the two is less than what their terms differ by.
+    xq = np.repeat(np.array([[0.49, 0.51]], np.float32) @ index.sa_decode(runs), 20, axis=0)
     assert index.search(xq, 1)[1].tolist() == [[12_345]] * 20
     stock = stock_of(index)
     stock.remove_ids(np.array([77]))
