@@ -4,6 +4,7 @@ A class of ours is this class and one of FAISS's. It implements what begins with
 are checked already; where it does not, FAISS's own C++ does the work.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import faiss
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from .. import _kernels
 from ..codec import Floats
 from ..search.selection import Labels
+from .changes import all_or_nothing, contents, disagreement, training
 from .tensors import accepts_tensors
 
 RangeResult = tuple[npt.NDArray[Any], Floats, Labels]
@@ -134,7 +136,35 @@ class Base(faiss.Index):
         if not self.is_trained:
             raise RuntimeError(f"{self._call(method)}: 'is_trained' failed: the index is not trained; call train(x) first")
 
+    def _checked_training(self, x: npt.ArrayLike, numeric_type: int, xq_train: npt.ArrayLike | None = None) -> Floats:
+        """x as an array, or the error for what nothing can be trained on; nothing is changed before it is raised."""
+        x = self._checked_vectors(x, "train", numeric_type)
+        if xq_train is not None:
+            self._checked_vectors(xq_train, "train", name="xq_train")
+        if not np.isfinite(x).all():
+            raise RuntimeError(f"{self._call('train')}: x has NaN or infinite values")
+        largest, limit = np.abs(x).max(initial=0), np.sqrt(np.finfo(np.float32).max / (4 * self.d))
+        if largest > limit:
+            raise RuntimeError(
+                f"{self._call('train')}: x has values of {largest:.3g}, whose squared distances are above float32's "
+                f"range; expected at most {limit:.3g}"
+            )
+        return x
+
+    def _all_or_untrained(self, train: Callable[[], None]) -> None:
+        """Run a training; if it fails, nothing is trained that was not before."""
+        all_or_nothing(train, training, self)
+
     # ---- search ------------------------------------------------------------------------------------------------
+
+    def _require_agreement(self, method: str) -> None:
+        """Refuse to search an index whose parts do not hold the same vectors."""
+        found = disagreement(self)
+        if found is not None:
+            raise RuntimeError(
+                f"{self._call(method)}: {found}; were vectors added to one part only, or was a change interrupted? "
+                "Make the numbers equal again, or call reset() and add all vectors anew"
+            )
 
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         raise NotImplementedError
@@ -211,6 +241,7 @@ class Base(faiss.Index):
     ) -> tuple[Floats, Labels]:
         x = self._checked_vectors(x, "search", numeric_type)
         self._check_outputs("search", len(x), k, D, I)
+        self._require_agreement("search")
         return delivered(self._search(x, k, params), (D, I))
 
     @accepts_tensors()
@@ -239,7 +270,9 @@ class Base(faiss.Index):
         RuntimeError, AssertionError, TypeError, ValueError
             As `search`.
         """
-        return self._range_search(self._checked_vectors(x, "range_search"), float(thresh), params)
+        x = self._checked_vectors(x, "range_search")
+        self._require_agreement("range_search")
+        return self._range_search(x, float(thresh), params)
 
     @accepts_tensors()
     def assign(self, x: npt.ArrayLike, k: int, labels: Labels | None = None) -> Labels:
@@ -260,6 +293,7 @@ class Base(faiss.Index):
         """`search`, and the reconstructions of the vectors found, shape (n, k, d); NaN where none was found."""
         x = self._checked_vectors(x, "search_and_reconstruct")
         self._check_outputs("search_and_reconstruct", len(x), k, D, I, R)
+        self._require_agreement("search_and_reconstruct")
         return delivered(self._search_and_reconstruct(x, k, params), (D, I, R))
 
     # ---- add, encode -------------------------------------------------------------------------------------------
@@ -276,14 +310,20 @@ class Base(faiss.Index):
 
     @accepts_tensors()
     def add(self, x: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
-        """Encode vectors, shape (n, d), and store their codes under the ids ntotal, ntotal + 1, ..."""
-        self._add(self._checked_vectors(x, "add", numeric_type))
+        """Encode vectors, shape (n, d), and store their codes under the ids ntotal, ntotal + 1, ...
+
+        If an exception ends it, KeyboardInterrupt and MemoryError too, the index and all indexes within hold what they
+        held before.
+        """
+        x = self._checked_vectors(x, "add", numeric_type)
+        all_or_nothing(lambda: self._add(x), contents, self)
 
     @accepts_tensors()
     def add_with_ids(self, x: npt.ArrayLike, ids: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
-        """Encode vectors, shape (n, d), and store their codes under the given ids, shape (n,), int64."""
+        """Encode vectors, shape (n, d), and store their codes under the given ids, shape (n,), int64; all, or none."""
         x = self._checked_vectors(x, "add_with_ids", numeric_type)
-        self._add_with_ids(x, self._checked_ids(ids, len(x)))
+        ids = self._checked_ids(ids, len(x))
+        all_or_nothing(lambda: self._add_with_ids(x, ids), contents, self)
 
     @accepts_tensors()
     def sa_encode(self, x: npt.ArrayLike, codes: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:

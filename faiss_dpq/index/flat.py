@@ -143,7 +143,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
             raise ValueError(f"IndexDPQ.train: shrinkage is {shrinkage}, expected above 0 and at most 1")
         if self.metric_type == faiss.METRIC_INNER_PRODUCT:
             shrinkage = 1.0
-        self._learn(x, effort, weights, trainer, shrinkage)
+        self._all_or_untrained(lambda: self._learn(x, effort, weights, trainer, shrinkage))
 
     def _add(self, x: Floats) -> None:
         for start in range(0, len(x), ADD_BLOCK):

@@ -211,10 +211,8 @@ class Quantized(Base):
 
     # ---- training ----------------------------------------------------------------------------------------------
 
-    def _checked_training(self, x: npt.ArrayLike, numeric_type: int, xq_train: npt.ArrayLike | None) -> Floats:
-        x = self._checked_vectors(x, "train", numeric_type)
-        if xq_train is not None:
-            self._checked_vectors(xq_train, "train", name="xq_train")
+    def _checked_training(self, x: npt.ArrayLike, numeric_type: int, xq_train: npt.ArrayLike | None = None) -> Floats:
+        x = super()._checked_training(x, numeric_type, xq_train)
         if self.ntotal:
             raise RuntimeError(
                 f"{type(self).__name__}.train: the index holds {self.ntotal} vectors, whose codes new codebooks would "

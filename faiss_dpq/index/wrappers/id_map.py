@@ -46,10 +46,14 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
     @accepts_tensors()
     def train(self, x: npt.ArrayLike, numeric_type: int = faiss.Float32, **options: Any) -> None:
         """Train the index within, which gets all `options`."""
-        x = self._checked_vectors(x, "train", numeric_type)
-        inner = self.index
-        inner.train(x, **options)
-        self.is_trained = inner.is_trained
+        x = self._checked_training(x, numeric_type, options.get("xq_train"))
+
+        def train() -> None:
+            inner = self.index
+            inner.train(x, **options)
+            self.is_trained = inner.is_trained
+
+        self._all_or_untrained(train)
 
     def _add_with_ids(self, x: Floats, ids: Labels) -> None:
         inner = self.index

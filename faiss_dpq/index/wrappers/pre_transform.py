@@ -67,8 +67,11 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
         xq_train : array, shape (n_queries, d), optional
             Transformed, and passed to the `train` of the index within, as are all `options`.
         """
-        x = self._checked_vectors(x, "train", numeric_type)
+        x = self._checked_training(x, numeric_type, xq_train)
         queries = None if xq_train is None else self._checked_vectors(xq_train, "train")
+        self._all_or_untrained(lambda: self._train(x, queries, options))
+
+    def _train(self, x: Floats, queries: Floats | None, options: dict[str, Any]) -> None:
         inner, transforms = self.index, self._transforms()
         trained = [transform.is_trained for transform in transforms] + [inner.is_trained]
         for i, transform in enumerate(transforms):

@@ -60,10 +60,14 @@ class IndexRefine(Wrapper, faiss.IndexRefine):
     @accepts_tensors()
     def train(self, x: npt.ArrayLike, numeric_type: int = faiss.Float32, **options: Any) -> None:
         """Train the searched index, which gets all `options`, then the refining one."""
-        x = self._checked_vectors(x, "train", numeric_type)
-        self.base_index.train(x, **options)
-        self.refine_index.train(x)
-        self.is_trained = True
+        x = self._checked_training(x, numeric_type, options.get("xq_train"))
+
+        def train() -> None:
+            self.base_index.train(x, **options)
+            self.refine_index.train(x)
+            self.is_trained = True
+
+        self._all_or_untrained(train)
 
     def _add(self, x: Floats) -> None:
         self._require_trained("add")
