@@ -163,19 +163,19 @@ def renew_direct_map(index: faiss.IndexIVF) -> None:
 def whole_lists(index: faiss.IndexIVF, numbers: Labels) -> Iterator[Undo]:
     """How to put back all that some lists hold; a copy of them is kept."""
     invlists, ntotal = index.invlists, index.ntotal
-    kept = [(number, *_entries(invlists, number)) for number in np.asarray(numbers, np.int64).tolist()]
+    kept = [(number, *entries(invlists, number)) for number in np.asarray(numbers, np.int64).tolist()]
 
     def undo() -> None:
         for number, ids, codes in kept:
             invlists.resize(number, len(ids))
-            invlists.update_entries(number, 0, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
+            invlists.updateentries(number, 0, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
         index.ntotal = ntotal
         renew_direct_map(index)
 
     yield undo
 
 
-def _entries(invlists: faiss.InvertedLists, number: int) -> tuple[Labels, Bytes]:
+def entries(invlists: faiss.InvertedLists, number: int) -> tuple[Labels, Bytes]:
     """Copies of a list's ids and codes."""
     n = invlists.list_size(number)
     if not n:

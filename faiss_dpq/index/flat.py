@@ -280,11 +280,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         FAISS does not compare codebooks; vectors in codes of other ones would be garbled.
         """
         super().check_compatible_for_merge(otherIndex)
-        other = faiss.downcast_index(otherIndex).rq
-        nbits, codebooks = faiss.vector_to_array(other.nbits), faiss.vector_to_array(other.codebooks)
-        own_nbits = faiss.vector_to_array(self.rq.nbits)
-        if not (np.array_equal(nbits, own_nbits) and np.array_equal(codebooks, self._codebook_values().ravel())):
-            raise RuntimeError("IndexDPQ: the other index has other codebooks; its codes mean other vectors")
+        self._require_same_codebooks(faiss.downcast_index(otherIndex).rq)
 
     def get_FlatCodesDistanceComputer(self) -> faiss.FlatCodesDistanceComputer:
         """Distances of one query to one stored vector at a time, and among stored vectors, from their reconstructions.

@@ -277,6 +277,22 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
 
         all_or_nothing(replace, lambda index: whole_lists(index, np.union1d(old_lists, lists)), self)
 
+    def check_compatible_for_merge(self, otherIndex: faiss.Index) -> None:
+        """Raise a RuntimeError unless the other index has the same class in C++, lists, centres and codebooks."""
+        super().check_compatible_for_merge(otherIndex)
+        self._require_same_codebooks(faiss.downcast_index(otherIndex).rq)
+
+    def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
+        """Move the vectors of another index, with their ids plus `add_id`, into the lists of this one.
+
+        Raises
+        ------
+        RuntimeError
+            As `check_compatible_for_merge`.
+        """
+        self.check_compatible_for_merge(otherIndex)
+        super().merge_from(otherIndex, add_id)
+
     # ---- prefixes, memory ------------------------------------------------------------------------------------------
 
     def truncate(self, levels: int) -> "IndexIVFDPQ":

@@ -246,6 +246,14 @@ class Quantized(Base):
         self._set_quantizer(quantizer if shrinkage == 1 else quantizer.shrunk(shrinkage))
         self._train_stats = stats
 
+    def _require_same_codebooks(self, other: faiss.ResidualQuantizer) -> None:
+        nbits, codebooks = faiss.vector_to_array(other.nbits), faiss.vector_to_array(other.codebooks)
+        own_nbits = faiss.vector_to_array(self.rq.nbits)
+        if not (np.array_equal(nbits, own_nbits) and np.array_equal(codebooks, self._codebook_values().ravel())):
+            raise RuntimeError(
+                f"{type(self).__name__}: the other index has other codebooks; its codes mean other vectors"
+            )
+
     # ---- copies, memory, description ---------------------------------------------------------------------------
 
     def _set_codebooks_of(self, other: "Quantized", levels: int) -> None:

@@ -7,10 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...codec import Floats
-from ...search.selection import Labels, selector_of
+from ...search.selection import Labels, is_member, selector_of
 from ..base import RangeResult
-from ..registry import stands_for
+from ..changes import all_or_nothing
+from ..registry import downcast_index, stands_for
 from ..tensors import accepts_tensors, given
+from .listed_ids import lists_within, numbered_lists, removal, remove_and_renumber, set_ids
 from .wrapper import Wrapper, inner_parameters, set_pointer
 
 
@@ -74,6 +76,80 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
             self.add_with_ids_c(len(ids), faiss.swig_ptr(x), faiss.swig_ptr(ids))
         finally:
             set_pointer(self, faiss.IndexIDMap.index, inner)
+
+    # ---- remove, merge -----------------------------------------------------------------------------------------
+
+    def remove_ids(self, x: npt.NDArray[np.int64] | faiss.IDSelector) -> int:
+        """Remove the vectors whose ids a selector admits, or that are given. Their number.
+
+        Raises
+        ------
+        RuntimeError
+            If the index within removes nothing, or its ids cannot be kept right. Nothing is removed then.
+        """
+        self._require_agreement("remove_ids")
+        ivf = lists_within(self.index)
+        if ivf is None:
+            return super().remove_ids(x)
+        ids = faiss.vector_to_array(self.id_map)
+        kept = ~is_member(x if isinstance(x, faiss.IDSelector) else faiss.IDSelectorBatch(x), ids)
+        ids_of_lists = numbered_lists(ivf, len(ids), self._call("remove_ids"))
+
+        def remove() -> None:
+            remove_and_renumber(ivf, ids_of_lists, kept)
+            set_ids(self, ids[kept])
+
+        all_or_nothing(remove, lambda index: removal(self, ivf), self)
+        self.invalidate()
+        return int((~kept).sum())
+
+    def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
+        """Move the vectors of another IndexIDMap, with their ids plus `add_id`, behind those of this one.
+
+        Raises
+        ------
+        RuntimeError
+            If the indexes do not fit together. Nothing is moved then.
+        """
+        other = downcast_index(otherIndex)
+        self.check_compatible_for_merge(other)
+        self._require_agreement("merge_from")
+        other._require_agreement("merge_from")
+        inner, other_inner = self.index, other.index
+        own_ids, other_ids = faiss.vector_to_array(self.id_map), faiss.vector_to_array(other.id_map)
+        n = len(own_ids) + len(other_ids)
+        lists = [ivf for ivf in (lists_within(inner), lists_within(other_inner)) if ivf is not None]
+        for ivf, ids in zip(lists, (own_ids, other_ids), strict=False):
+            numbered_lists(ivf, len(ids), self._call("merge_from"))
+        direct_maps = [ivf.direct_map.type for ivf in lists]
+
+        def finish() -> None:
+            if inner.ntotal == n:
+                set_ids(self, np.concatenate([own_ids, other_ids + add_id]))
+                set_ids(other, other_ids[:0])
+            for ivf, kind in zip(lists, direct_maps, strict=True):
+                ivf.set_direct_map_type(faiss.DirectMap.NoMap)
+                ivf.set_direct_map_type(kind)
+
+        try:
+            for ivf in lists:
+                ivf.set_direct_map_type(faiss.DirectMap.NoMap)  # FAISS merges no lists that have one
+            inner.merge_from(other_inner, len(own_ids) if lists else 0)
+        finally:
+            try:
+                finish()
+            except BaseException:
+                finish()  # it was interrupted: all of it can be done again
+                raise
+            self.invalidate()
+            other.invalidate()
+
+    def check_compatible_for_merge(self, otherIndex: faiss.Index) -> None:
+        """Raise a RuntimeError unless vectors of the other index can be moved into this one."""
+        super().check_compatible_for_merge(otherIndex)
+        self.index.check_compatible_for_merge(downcast_index(otherIndex).index)
+
+    # ---- search ------------------------------------------------------------------------------------------------
 
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         D, I = self.index.search(x, k, **given(self._inner_params(params)))

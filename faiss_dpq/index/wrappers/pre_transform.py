@@ -9,7 +9,7 @@ import numpy.typing as npt
 from ...codec import Floats
 from ...search.selection import Labels
 from ..base import RangeResult
-from ..registry import stands_for
+from ..registry import downcast_index, stands_for
 from ..tensors import accepts_tensors, given
 from .wrapper import Wrapper, inner_parameters
 
@@ -94,6 +94,27 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
         inner = self.index
         inner.add_with_ids(self._apply(x, "add_with_ids"), ids)
         self.ntotal = inner.ntotal
+
+    def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
+        """Move the vectors of another IndexPreTransform with the same transforms behind those of this one.
+
+        Raises
+        ------
+        RuntimeError
+            If the indexes do not fit together. Nothing is moved then.
+        """
+        other = downcast_index(otherIndex)
+        self.check_compatible_for_merge(other)
+        inner, other_inner = self.index, other.index
+        try:
+            inner.merge_from(other_inner, add_id)
+        finally:
+            self.ntotal, other.ntotal = inner.ntotal, other_inner.ntotal
+
+    def check_compatible_for_merge(self, otherIndex: faiss.Index) -> None:
+        """Raise a RuntimeError unless vectors of the other index can be moved into this one."""
+        super().check_compatible_for_merge(otherIndex)
+        self.index.check_compatible_for_merge(downcast_index(otherIndex).index)
 
     def _sa_encode(self, x: Floats, codes: npt.NDArray[np.uint8]) -> None:
         self.index.sa_encode(self._apply(x, "sa_encode"), codes)
