@@ -179,6 +179,16 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         lims, D, I = scan.range_search(*self._searched(params), x, thresh)
         return lims.astype(np.uint64), D, I
 
+    def _search_and_reconstruct(
+        self, x: Floats, k: int, params: faiss.SearchParameters | None
+    ) -> tuple[Floats, Labels, Floats]:
+        D, I = self._search(x, k, params)
+        R = np.full((*I.shape, self.d), np.nan, np.float32)
+        found = I >= 0
+        codes = np.ascontiguousarray(self._packed_codes()[I[found]])
+        R[found] = self.residual_quantizer.decode(_kernels.unpack_codes(codes, self._asked_levels(params), self._nbits))
+        return D, I, R
+
     def _searched(self, params: faiss.SearchParameters | None) -> tuple[DerivedCodes, _kernels.CodeView, Selection]:
         """What a search with these parameters compares."""
         if params is not None and not isinstance(params, faiss.SearchParameters):

@@ -13,7 +13,8 @@ from ..changes import all_or_nothing
 from ..registry import downcast_index, stands_for
 from ..tensors import accepts_tensors, given
 from .listed_ids import lists_within, numbered_lists, removal, remove_and_renumber, set_ids
-from .wrapper import Wrapper, inner_parameters, set_pointer
+from .selectors import with_selector
+from .wrapper import Wrapper, set_pointer
 
 
 @stands_for(faiss.IndexIDMap)
@@ -203,21 +204,3 @@ class IndexIDMap2(IndexIDMap, faiss.IndexIDMap2):
         """Remove all vectors."""
         super().reset()
         self.construct_rev_map()  # FAISS's reset leaves the map from ids, and reconstruct would use it
-
-
-def with_selector(params: faiss.SearchParameters, selector: faiss.IDSelector) -> faiss.SearchParameters:
-    """A copy of search parameters of any class, with another selector.
-
-    FAISS's IndexIDMap changes the caller's object during the search, which another thread may be using.
-    """
-    swig_class: Any = next(c for c in type(params).__mro__ if c.__module__.startswith("faiss."))
-    copy: Any = object.__new__(type(params))
-    swig_class.original_init(copy)
-    for name in dir(swig_class):
-        if isinstance(getattr(swig_class, name), property) and name not in ("thisown", "sel"):
-            setattr(copy, name, inner_parameters(params, name))
-    for name, value in vars(params).items():
-        if name not in ("this", "_sp_field_refs"):
-            setattr(copy, name, value)
-    copy.sel = selector
-    return copy

@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ...codec import Floats
-from ...search.selection import Labels
+from ...search.selection import Labels, selector_of
 from ..base import RangeResult
 from ..registry import downcast_index, stands_for
 from ..tensors import accepts_tensors, given
+from .selectors import selected
 from .wrapper import Wrapper, inner_parameters
 
 
@@ -135,8 +136,7 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
             found = transform.reverse_transform(found)
         return D, I, found.reshape(len(x), k, self.d)
 
-    @staticmethod
-    def _inner_params(params: faiss.SearchParameters | None) -> faiss.SearchParameters | None:
+    def _inner_params(self, params: faiss.SearchParameters | None) -> faiss.SearchParameters | None:
         if isinstance(params, faiss.SearchParametersPreTransform):
-            return inner_parameters(params, "index_params")
+            return selected(self.index, inner_parameters(params, "index_params"), selector_of(params))
         return params

@@ -9,10 +9,11 @@ import numpy.typing as npt
 
 from ...codec import Floats
 from ...search.flat import MISSING
-from ...search.selection import Labels
+from ...search.selection import Labels, selector_of
 from ..base import RangeResult
 from ..registry import stands_for
 from ..tensors import accepts_tensors, given
+from .selectors import selected
 from .wrapper import Wrapper, inner_parameters
 
 _RECONSTRUCTED_BYTES = 16 << 20  # of vectors that refinement holds at a time
@@ -111,7 +112,8 @@ class IndexRefine(Wrapper, faiss.IndexRefine):
                 f"{type(self).__name__}.{method}: IndexRefine params have incorrect type: {type(params).__name__}, "
                 "expected IndexRefineSearchParameters"
             )
-        return inner_parameters(params, "base_index_params"), params.k_factor
+        base_params = inner_parameters(params, "base_index_params")
+        return selected(self.base_index, base_params, selector_of(params)), params.k_factor
 
     def _missing(self) -> np.float32:
         return -MISSING if self.metric_type == faiss.METRIC_INNER_PRODUCT else MISSING
