@@ -5,6 +5,7 @@ are checked already; where it does not, FAISS's own C++ does the work.
 """
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 import faiss
@@ -134,7 +135,9 @@ class Base(faiss.Index):
 
     def _require_trained(self, method: str) -> None:
         if not self.is_trained:
-            raise RuntimeError(f"{self._call(method)}: 'is_trained' failed: the index is not trained; call train(x) first")
+            raise RuntimeError(
+                f"{self._call(method)}: 'is_trained' failed: the index is not trained; call train(x) first"
+            )
 
     def _checked_training(self, x: npt.ArrayLike, numeric_type: int, xq_train: npt.ArrayLike | None = None) -> Floats:
         """x as an array, or the error for what nothing can be trained on; nothing is changed before it is raised."""
@@ -231,7 +234,8 @@ class Base(faiss.Index):
         if self._direct is not None and D is None and I is None and numeric_type == faiss.Float32:
             levels = self._levels if params is None else self._plain_levels(params)
             found = None if levels is None else self._direct.search(self.this, self._version, x, k, levels)
-            if found is not None:
+            # A distance that is not finite is that of a query without distances, which the long way finds nothing for.
+            if found is not None and isfinite(found[0].item(0)):
                 return found
         return self._search_checked(x, k, D, I, numeric_type, params)
 

@@ -8,7 +8,9 @@ A second exception while parts are put back can still tear them. So searches ask
 the same number of vectors.
 """
 
+import contextlib
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -26,22 +28,30 @@ Undo = Callable[[], None]
 _MATRICES = ("A", "b")
 
 
-class _Open(threading.local):
-    """Whether a change is under way in this thread: what is called within it is part of it."""
+def _nothing() -> None:
+    """No change is under way."""
 
-    change = False
+
+class _Change:
+    """A change that is under way: what is called within it, in this thread, is part of it."""
+
+
+class _Open(threading.local):
+    # A weak reference: an exception between two lines of `all_or_nothing` must not leave it open for ever.
+    change: Callable[[], _Change | None] = staticmethod(_nothing)
 
 
 _open = _Open()
 
 
-def all_or_nothing(change: Callable[[], Result], note: Callable[[faiss.Index], Iterator[Undo]], index: Any) -> Result:
+def all_or_nothing(change: Callable[[], Result], note: Callable[[Any], Iterator[Undo]], index: Any) -> Result:
     """The result of `change`; if it raises, what `note` found in the index is put back first."""
-    if _open.change:
+    if under_way():
         return change()
     undos = list(note(index))
+    this = _Change()
     try:
-        _open.change = True
+        _open.change = weakref.ref(this)
         return change()
     except BaseException:
         for undo in undos:
@@ -49,18 +59,19 @@ def all_or_nothing(change: Callable[[], Result], note: Callable[[faiss.Index], I
         index.invalidate()
         raise
     finally:
-        _open.change = False
+        _open.change = _nothing
 
 
 def under_way() -> bool:
     """Whether a change is under way in this thread."""
-    return _open.change
+    return _open.change() is not None
 
 
 def continued(is_part: bool, function: Callable[..., Result], *arguments: Any) -> Result:
     """Call a function in another thread, as a part of the change that is under way in the first if there is one."""
-    before = _open.change
-    _open.change = before or is_part
+    this, before = _Change(), _open.change
+    if is_part:
+        _open.change = weakref.ref(this)
     try:
         return function(*arguments)
     finally:
@@ -69,7 +80,7 @@ def continued(is_part: bool, function: Callable[..., Result], *arguments: Any) -
 
 def parts_of(index: faiss.Index) -> list[faiss.Index]:
     """The indexes within that hold an index's vectors, each as an object of its own class; none in most classes."""
-    if isinstance(index, faiss.IndexIDMap | faiss.IndexPreTransform):
+    if isinstance(index, faiss.IndexIDMap | faiss.IndexPreTransform | faiss.IndexRowwiseMinMaxBase):
         parts = [index.index]
     elif isinstance(index, faiss.IndexRefine):
         parts = [index.base_index, index.refine_index]
@@ -168,7 +179,7 @@ def whole_lists(index: faiss.IndexIVF, numbers: Labels) -> Iterator[Undo]:
     def undo() -> None:
         for number, ids, codes in kept:
             invlists.resize(number, len(ids))
-            invlists.updateentries(number, 0, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
+            invlists.update_entries(number, 0, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
         index.ntotal = ntotal
         renew_direct_map(index)
 
@@ -205,10 +216,9 @@ def _last_vectors(index: faiss.Index) -> Iterator[Undo]:
         if ntotal == 0:
             index.reset()
         elif index.ntotal > ntotal:
-            try:
+            # FAISS removes nothing from some classes; searches refuse then, as `disagreement` says.
+            with contextlib.suppress(RuntimeError):
                 index.remove_ids(faiss.IDSelectorRange(ntotal, index.ntotal))
-            except RuntimeError:
-                pass  # FAISS removes nothing from this class; searches refuse, as `disagreement` says
 
     yield undo
 

@@ -168,21 +168,21 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
             return params.levels or self._levels
         return None
 
-    def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
+    def _search_finite(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         derived, view, selection = self._searched(params)
         found = scan.search(derived, view, selection, x, k)
         if len(x) == 1:
             self._prepare_direct(derived, view, params)
         return found
 
-    def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
+    def _range_search_finite(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
         lims, D, I = scan.range_search(*self._searched(params), x, thresh)
         return lims.astype(np.uint64), D, I
 
-    def _search_and_reconstruct(
+    def _search_and_reconstruct_finite(
         self, x: Floats, k: int, params: faiss.SearchParameters | None
     ) -> tuple[Floats, Labels, Floats]:
-        D, I = self._search(x, k, params)
+        D, I = self._search_finite(x, k, params)
         R = np.full((*I.shape, self.d), np.nan, np.float32)
         found = I >= 0
         codes = np.ascontiguousarray(self._packed_codes()[I[found]])

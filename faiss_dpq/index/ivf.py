@@ -196,11 +196,11 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
             self._store_block(quantizer, block, None if ids is None else ids[start : start + ADD_BLOCK])
 
     def _store_block(self, quantizer: ProgressiveQuantizer, x: Floats, ids: Labels | None) -> None:
-        ntotal, n, lists = self.ntotal, len(x), self._assigned(x)
+        lists = self._assigned(x)
         valid, kind = lists >= 0, self.direct_map.type
         all_valid = bool(valid.all())
         if ids is None and not (all_valid and kind != faiss.DirectMap.Hashtable):
-            ids = np.arange(ntotal, ntotal + n)  # FAISS's add_sa_codes gives none to a hash table
+            ids = np.arange(self.ntotal, self.ntotal + len(x))  # FAISS's add_sa_codes gives none to a hash table
         if not all_valid:
             # As in FAISS, what belongs to no list (NaN) is counted and never found.
             x, lists, ids = x[valid], lists[valid], None if ids is None else ids[valid]
@@ -210,7 +210,7 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
             self._sizes_before.append((numbers, list_sizes(faiss.downcast_InvertedLists(self.invlists), numbers)))
         self.add_sa_codes(codes, ids)
         if not all_valid:
-            self.ntotal = ntotal + n
+            self.ntotal += int((~valid).sum())
             if kind == faiss.DirectMap.Array:
                 self.make_direct_map(False)
                 self.make_direct_map(True)  # which has places for those that belong to no list

@@ -13,6 +13,7 @@ from ..search import lists as scan
 from ..search.derived import Bytes
 from ..search.selection import Labels, is_member, selector_of
 from .base import RangeResult, delivered
+from .finite import drop_lost, drop_lost_ranges, finite_queries
 from .quantized import Quantized
 from .registry import downcast_index
 from .tensors import accepts_tensors, given
@@ -107,7 +108,7 @@ class ListsSearched(Quantized):
 
     # ---- search ----------------------------------------------------------------------------------------------------
 
-    def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
+    def _search_finite(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         asked, known = self._asked(params), self._current()
         derived = self._derived_lists(known, asked.levels)
         found = self._search_lists(known, derived, x, self._probed(x, asked, known, derived), k, asked)
@@ -132,10 +133,12 @@ class ListsSearched(Quantized):
         self._check_outputs("search_preassigned", len(x), k, D, I)
         keys = self._checked_keys(Iq, "search_preassigned", len(x))
         asked, known = self._asked(params), self._current()
+        x, lost = finite_queries(x)
         found = self._search_lists(known, self._derived_lists(known, asked.levels), x, keys, k, asked)
+        drop_lost(found.D, found.I, lost, self.metric_type)
         return delivered((found.D, found.I), (D, I))
 
-    def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
+    def _range_search_finite(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
         asked, known = self._asked(params), self._current()
         derived = self._derived_lists(known, asked.levels)
         return self._range_search_lists(derived, x, thresh, self._probed(x, asked, known, derived), asked)
@@ -155,18 +158,17 @@ class ListsSearched(Quantized):
         keys = self._checked_keys(Iq, "range_search_preassigned", len(x))
         asked = self._asked(params)
         derived = self._derived_lists(self._current(), asked.levels)
-        return self._range_search_lists(derived, x, float(thresh), keys, asked)
+        x, lost = finite_queries(x)
+        return drop_lost_ranges(*self._range_search_lists(derived, x, float(thresh), keys, asked), lost)
 
-    def _search_and_reconstruct(
+    def _search_and_reconstruct_finite(
         self, x: Floats, k: int, params: faiss.SearchParameters | None
     ) -> tuple[Floats, Labels, Floats]:
         found, places, codes = self._search_codes(x, k, self._asked(params))
         R = np.full((len(x), k, self.d), np.nan, np.float32)
         here = found.I >= 0
         quantizer = self.residual_quantizer
-        unpacked = _kernels.unpack_codes(
-            np.ascontiguousarray(codes[here]), self._asked_levels(params), quantizer.nbits
-        )
+        unpacked = _kernels.unpack_codes(np.ascontiguousarray(codes[here]), self._asked_levels(params), quantizer.nbits)
         R[here] = quantizer.decode(unpacked) + self._list_centres[places[here] >> 32]
         return found.D, found.I, R
 
@@ -191,7 +193,9 @@ class ListsSearched(Quantized):
             raise AssertionError(
                 f"IndexIVFDPQ.search_and_return_codes: codes has shape {codes.shape}, expected {shape}"
             )
+        x, lost = finite_queries(x)
         found, places, plain = self._search_codes(x, k, asked)
+        drop_lost(found.D, found.I, lost, self.metric_type)
         codes = np.empty(shape, np.uint8) if codes is None else codes
         numbers = (places >> 32).astype("<i8").view(np.uint8).reshape(len(x), k, 8)
         codes[..., :coarse_size] = numbers[..., :coarse_size]

@@ -38,11 +38,15 @@ def numbered_lists(ivf: faiss.IndexIVF, n: int, call: str) -> list[tuple[int, La
         )
     ids_of_lists = [(number, entries(invlists, number)[0]) for number in range(ivf.nlist)]
     if any(len(ids) and not (ids.min() >= 0 and ids.max() < n) for _, ids in ids_of_lists):
-        raise RuntimeError(f"{call}: the lists within hold ids that are not below ntotal={n}; were vectors added there?")
+        raise RuntimeError(
+            f"{call}: the lists within hold ids that are not below ntotal={n}; were vectors added there?"
+        )
     return [(number, ids) for number, ids in ids_of_lists if len(ids)]
 
 
-def remove_and_renumber(ivf: faiss.IndexIVF, ids_of_lists: list[tuple[int, Labels]], kept: npt.NDArray[np.bool_]) -> None:
+def remove_and_renumber(
+    ivf: faiss.IndexIVF, ids_of_lists: list[tuple[int, Labels]], kept: npt.NDArray[np.bool_]
+) -> None:
     """Remove the vectors whose ids `kept` does not have, shape (ntotal,), and number the others from 0."""
     places = np.cumsum(kept) - 1
     invlists = ivf.invlists
