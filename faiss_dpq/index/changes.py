@@ -62,6 +62,17 @@ def all_or_nothing(change: Callable[[], Result], note: Callable[[Any], Iterator[
         _open.change = _nothing
 
 
+def completed(change: Callable[[], Result], finish: Callable[[], None]) -> Result:
+    """The result of `change`, after which `finish` is called in any case; twice, since one call may be interrupted."""
+    try:
+        try:
+            return change()
+        finally:
+            finish()
+    finally:
+        finish()
+
+
 def under_way() -> bool:
     """Whether a change is under way in this thread."""
     return _open.change() is not None
@@ -213,7 +224,9 @@ def _last_vectors(index: faiss.Index) -> Iterator[Undo]:
     def undo() -> None:
         if index.ntotal == ntotal == 0:
             return
-        if ntotal == 0:
+        if isinstance(index, faiss.MultiIndexQuantizer):
+            index.ntotal = ntotal  # it holds no vectors, but counts the lists that its codebooks make
+        elif ntotal == 0:
             index.reset()
         elif index.ntotal > ntotal:
             # FAISS removes nothing from some classes; searches refuse then, as `disagreement` says.

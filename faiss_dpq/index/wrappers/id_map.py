@@ -9,7 +9,7 @@ import numpy.typing as npt
 from ...codec import Floats
 from ...search.selection import Labels, is_member, selector_of
 from ..base import RangeResult
-from ..changes import all_or_nothing
+from ..changes import all_or_nothing, completed
 from ..registry import downcast_index, stands_for
 from ..tensors import accepts_tensors, given
 from .listed_ids import lists_within, numbered_lists, removal, remove_and_renumber, set_ids
@@ -72,11 +72,12 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
         stand_in = faiss.IndexFlatL2(0)
         stand_in.ntotal = ntotal - len(ids)
         inner = super().index
-        set_pointer(self, faiss.IndexIDMap.index, stand_in)
-        try:
+
+        def add() -> None:
+            set_pointer(self, faiss.IndexIDMap.index, stand_in)
             self.add_with_ids_c(len(ids), faiss.swig_ptr(x), faiss.swig_ptr(ids))
-        finally:
-            set_pointer(self, faiss.IndexIDMap.index, inner)
+
+        completed(add, lambda: set_pointer(self, faiss.IndexIDMap.index, inner))
 
     # ---- remove, merge -----------------------------------------------------------------------------------------
 
@@ -132,18 +133,15 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
                 ivf.set_direct_map_type(faiss.DirectMap.NoMap)
                 ivf.set_direct_map_type(kind)
 
-        try:
+            self.invalidate()
+            other.invalidate()
+
+        def merge() -> None:
             for ivf in lists:
                 ivf.set_direct_map_type(faiss.DirectMap.NoMap)  # FAISS merges no lists that have one
             inner.merge_from(other_inner, len(own_ids) if lists else 0)
-        finally:
-            try:
-                finish()
-            except BaseException:
-                finish()  # it was interrupted: all of it can be done again
-                raise
-            self.invalidate()
-            other.invalidate()
+
+        completed(merge, finish)
 
     def check_compatible_for_merge(self, otherIndex: faiss.Index) -> None:
         """Raise a RuntimeError unless vectors of the other index can be moved into this one."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ...codec import Floats
 from ...search.selection import Labels, selector_of
 from ..base import RangeResult
+from ..changes import completed
 from ..registry import downcast_index, stands_for
 from ..tensors import accepts_tensors, given
 from .selectors import selected
@@ -107,10 +108,11 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
         other = downcast_index(otherIndex)
         self.check_compatible_for_merge(other)
         inner, other_inner = self.index, other.index
-        try:
-            inner.merge_from(other_inner, add_id)
-        finally:
+
+        def count() -> None:
             self.ntotal, other.ntotal = inner.ntotal, other_inner.ntotal
+
+        completed(lambda: inner.merge_from(other_inner, add_id), count)
 
     def check_compatible_for_merge(self, otherIndex: faiss.Index) -> None:
         """Raise a RuntimeError unless vectors of the other index can be moved into this one."""
