@@ -155,28 +155,28 @@ def _ids(index: faiss.IndexIDMap) -> Iterator[Undo]:
 
 
 def _lists(index: faiss.IndexIVF) -> Iterator[Undo]:
-    invlists = faiss.downcast_InvertedLists(index.invlists)
-    if invlists is None:
+    if index.invlists is None:
         return
+    invlists = faiss.downcast_InvertedLists(index.invlists)
     if hasattr(type(index), "_sizes_before"):
         sizes_before = index._sizes_before = []  # it tells of the lists that it adds to, only
     else:
         numbers = np.arange(invlists.nlist)
         sizes_before = [(numbers, list_sizes(invlists, numbers))]
+    kind = index.direct_map.type
 
     def undo() -> None:
         for numbers, sizes in reversed(sizes_before):
             grown = np.flatnonzero(list_sizes(invlists, numbers) != sizes)
             for number, size in zip(numbers[grown].tolist(), sizes[grown].tolist(), strict=True):
                 invlists.resize(number, size)
-        renew_direct_map(index)
+        renew_direct_map(index, kind)
 
     yield undo
 
 
-def renew_direct_map(index: faiss.IndexIVF) -> None:
-    """Make the map from ids to places in the lists anew, if there is one."""
-    kind = index.direct_map.type
+def renew_direct_map(index: faiss.IndexIVF, kind: int) -> None:
+    """Make the map from ids to places in the lists anew, of a kind of faiss.DirectMap."""
     if kind != faiss.DirectMap.NoMap:
         index.set_direct_map_type(faiss.DirectMap.NoMap)
         index.set_direct_map_type(kind)
@@ -184,7 +184,7 @@ def renew_direct_map(index: faiss.IndexIVF) -> None:
 
 def whole_lists(index: faiss.IndexIVF, numbers: Labels) -> Iterator[Undo]:
     """How to put back all that some lists hold; a copy of them is kept."""
-    invlists, ntotal = index.invlists, index.ntotal
+    invlists, ntotal, kind = index.invlists, index.ntotal, index.direct_map.type
     kept = [(number, *entries(invlists, number)) for number in np.asarray(numbers, np.int64).tolist()]
 
     def undo() -> None:
@@ -192,7 +192,7 @@ def whole_lists(index: faiss.IndexIVF, numbers: Labels) -> Iterator[Undo]:
             invlists.resize(number, len(ids))
             invlists.update_entries(number, 0, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
         index.ntotal = ntotal
-        renew_direct_map(index)
+        renew_direct_map(index, kind)
 
     yield undo
 

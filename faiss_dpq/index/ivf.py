@@ -191,6 +191,7 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
 
     def _store(self, x: Floats, ids: Labels | None) -> None:
         quantizer = self.residual_quantizer
+        self._require_lists()
         for start in range(0, len(x), ADD_BLOCK):
             block = x[start : start + ADD_BLOCK]
             self._store_block(quantizer, block, None if ids is None else ids[start : start + ADD_BLOCK])
@@ -208,12 +209,15 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         if self._sizes_before is not None:
             numbers = np.unique(lists)
             self._sizes_before.append((numbers, list_sizes(faiss.downcast_InvertedLists(self.invlists), numbers)))
+        if all_valid:
+            self.add_sa_codes(codes, ids)
+            return
+        if kind == faiss.DirectMap.Array:
+            self.make_direct_map(False)  # it takes no ids
         self.add_sa_codes(codes, ids)
-        if not all_valid:
-            self.ntotal += int((~valid).sum())
-            if kind == faiss.DirectMap.Array:
-                self.make_direct_map(False)
-                self.make_direct_map(True)  # which has places for those that belong to no list
+        self.ntotal += int((~valid).sum())
+        if kind == faiss.DirectMap.Array:
+            self.make_direct_map()
 
     def _codes(self, quantizer: ProgressiveQuantizer, x: Floats, lists: Labels) -> Bytes:
         """Packed codes of vectors in given lists, shape (n, code_size)."""

@@ -202,7 +202,12 @@ class ListsSearched(Quantized):
         codes[..., coarse_size:] = plain
         return (*delivered((found.D, found.I), (D, I)), codes)
 
+    def _require_lists(self) -> None:
+        if self.invlists is None:
+            raise RuntimeError("IndexIVFDPQ: there are no inverted lists; call replace_invlists first")
+
     def _asked(self, params: faiss.SearchParameters | None) -> _Search:
+        self._require_lists()
         if params is None:
             asked = _Search(self.nprobe, self.max_codes, self.levels)
         elif not isinstance(params, faiss.SearchParametersIVF):
@@ -287,8 +292,9 @@ class ListsSearched(Quantized):
             or not known.unchanged.holds()
             or known.fingerprint != _fingerprint(known.coarse)
         ):
-            coarse, invlists = self._coarse_quantizer, faiss.downcast_InvertedLists(self.invlists)
-            known = self._known = _Known(
+            coarse = self._coarse_quantizer
+            invlists = None if self.invlists is None else faiss.downcast_InvertedLists(self.invlists)
+            known = _Known(
                 self.this,
                 self._version,
                 self._unchanged(),
@@ -297,6 +303,7 @@ class ListsSearched(Quantized):
                 self._read_centres(),
                 _kernels.ListReader(invlists) if isinstance(invlists, faiss.ArrayInvertedLists) else None,
             )
+            self._known = None if invlists is None else known
         return known
 
     def _derived_lists(self, known: _Known, levels: int) -> scan.DerivedLists:
@@ -311,7 +318,7 @@ class ListsSearched(Quantized):
         if isinstance(coarse, faiss.IndexFlatCodes):
             vectors.append(_kernels.FaissVector(coarse.codes).sampled(coarse.code_size))
         getters = _STRUCTURE + parameters * _PARAMETERS
-        return _kernels.Unchanged(vectors, [(self, get) for get in getters], [(self, get) for get in _PARTS])
+        return _kernels.Unchanged(vectors, [(self, get) for get in getters], [(self, get) for get in _PARTS if get(self) is not None])
 
     def _prepare_direct(self, known: _Known, derived: scan.DerivedLists, asked: _Search) -> None:
         """Let later searches of one query, with the same parameters, go to the kernels at once."""

@@ -58,7 +58,7 @@ def remove_and_renumber(
             invlists.update_entries(number, 0, len(left), faiss.swig_ptr(left), faiss.swig_ptr(codes))
         invlists.resize(number, len(left))
     ivf.ntotal = int(kept.sum())
-    renew_direct_map(ivf)
+    renew_direct_map(ivf, ivf.direct_map.type)
 
 
 def removal(index: faiss.IndexIDMap, ivf: faiss.IndexIVF) -> Iterator[Undo]:
