@@ -141,6 +141,14 @@ def test_big_batches(method):
             big_batch_search.big_batch_search(products, X[:50], 4, method=method)
 
 
+def test_no_index_is_written_and_read_as_faiss_does():
+    writer = faiss.VectorIOWriter()
+    faiss_dpq.write_index(None, writer)
+    data = faiss.vector_to_array(writer.data)
+    assert faiss.deserialize_index(data) is None
+    assert faiss_dpq.deserialize_index(data) is None
+
+
 def test_extracted_lists_are_ours():
     index = faiss_dpq.index_factory(D, "PCA8,IVF8,DPQ4x4")
     index.train(X, effort="fast")
