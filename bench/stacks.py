@@ -103,6 +103,7 @@ class Entries:
     vectors: np.ndarray
 
     def plus(self, ids: np.ndarray, vectors: np.ndarray) -> "Entries":
+        """These, and more behind them."""
         return Entries(np.append(self.ids, ids), np.concatenate([self.vectors, vectors]))
 
     def __getitem__(self, kept: np.ndarray) -> "Entries":
@@ -118,7 +119,7 @@ class Stack:
         self.name = name
         self.template = STACKS[name]()
         self.index = STACKS[name]()
-        self.takes_ids = "IDMap" in name or "IVF" in name and "Refine" not in name
+        self.takes_ids = "IDMap" in name or ("IVF" in name and "Refine" not in name)
         self.shifts = not self.takes_ids and "IVF" not in name
         self.fresh = 0
         self.entries = Entries(np.empty(0, np.int64), np.empty((0, self.transformed(TRAINING[:1]).shape[1])))
@@ -149,12 +150,14 @@ class Stack:
         return index.sa_decode(index.sa_encode(self.transformed(x))).astype(np.float64)
 
     def new_ids(self, n: int, seed: int) -> np.ndarray:
+        """Ids that were never used, in any order."""
         self.fresh += n
         return np.random.default_rng(seed).permutation(np.arange(self.fresh - n, self.fresh)) * 3 + 5
 
     # ---- steps -------------------------------------------------------------------------------------------------
 
     def step(self, name: str, seed: int) -> None:
+        """Do one of `STEPS`."""
         getattr(self, name)(np.random.default_rng(seed))
 
     def _vectors(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -168,6 +171,7 @@ class Stack:
         index.add_with_ids(x, ids) if self.takes_ids else index.add(x)
 
     def add(self, rng: np.random.Generator) -> None:
+        """Add up to a dozen vectors, or none."""
         x, ids = self._vectors(rng)
         self._added(self.index, x, ids)
         self.entries = self.entries.plus(ids, self.decoded(x))
@@ -202,12 +206,15 @@ class Stack:
         self._try(*self._change(rng))
 
     def remove(self, rng: np.random.Generator) -> None:
+        """Remove a third of the vectors."""
         self._of_kind("remove", rng)
 
     def merge(self, rng: np.random.Generator) -> None:
+        """Merge with another index of the same kind."""
         self._of_kind("merge", rng)
 
     def copy(self, rng: np.random.Generator) -> None:
+        """Go on with a copy, by deepcopy or pickle."""
         if rng.random() < 0.5:
             self.index = copy.deepcopy(self.index)
         else:
@@ -215,6 +222,7 @@ class Stack:
         self._search_all_lists()
 
     def file(self, rng: np.random.Generator) -> None:
+        """Go on with what was written and read again."""
         if "Shards" not in self.name:
             self.index = faiss_dpq.deserialize_index(faiss_dpq.serialize_index(self.index))
             self._search_all_lists()
@@ -230,6 +238,7 @@ class Stack:
                 stack += getattr(index, "_inner_indexes", list)()
 
     def interrupt(self, rng: np.random.Generator) -> None:
+        """Interrupt a change at some line."""
         change, after = self._change(rng)
         try:
             interrupted_at(int(rng.integers(1, 150)), change)
@@ -299,6 +308,7 @@ def interrupted_at(n: int, change: Callable[[], Any]) -> Any:
 
 
 def main() -> int:
+    """Take steps until there are as many as asked for, or one fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)

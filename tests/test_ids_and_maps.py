@@ -331,6 +331,20 @@ def test_an_index_dpq_as_coarse_quantizer_of_fewer_lists_than_dimensions(d, trai
     assert (index.search(x[:100], 1)[1][:, 0] == np.arange(100)).mean() > 0.7
 
 
+def test_a_truncated_index_keeps_its_coarse_quantizer_and_settings():
+    index = faiss_dpq.index_factory(D, "IVF32(DPQ2x4),DPQ4x6")
+    index.train(X, effort="fast")
+    index.add(X)
+    index.prefix_weight, index.parallel_weight, index.nprobe, index.max_codes = 0.3, 0.5, 7, 400
+    index._coarse_quantizer.levels = 1
+    cut = index.truncate(2)
+    assert type(cut._coarse_quantizer) is faiss_dpq.IndexDPQ and cut._coarse_quantizer.levels == 1
+    assert (cut.prefix_weight, cut.parallel_weight, cut.nprobe, cut.max_codes) == (0.3, 0.5, 7, 400)
+    params = faiss_dpq.SearchParametersIVFDPQ(levels=2, nprobe=7, max_codes=400)
+    for found, expected in zip(cut.search(X, 4), index.search(X, 4, params=params), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_lists_that_others_give():
     ours = faiss_dpq.IndexIVFDPQ(faiss.IndexFlatL2(D), D, 4, 3, 4, faiss.METRIC_L2, False)
     ours.train(X, effort="fast")

@@ -83,7 +83,9 @@ def test_the_prefix_that_was_compared_is_reconstructed(description):
         D_found, _, R = index.search_and_reconstruct(X[:20], 5, params=parameters(levels=levels, **more))
         if "PCA" in description:
             transform = index.chain.at(0)
-            distances = ((transform.apply(X[:20])[:, None] - transform.apply(R.reshape(100, D)).reshape(20, 5, -1)) ** 2).sum(2)
+            distances = (
+                (transform.apply(X[:20])[:, None] - transform.apply(R.reshape(100, D)).reshape(20, 5, -1)) ** 2
+            ).sum(2)
         else:
             distances = ((X[:20, None] - R) ** 2).sum(2)
         np.testing.assert_allclose(D_found, distances, rtol=1e-3, atol=1e-3)

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from bench import stacks  # noqa: E402
+from bench import stacks
 
 SEEDS = st.integers(0, 1 << 30)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from .. import _kernels
 from ..codec import Floats
 from ..search.selection import Labels
-from .changes import all_or_nothing, contents, disagreement, training
+from .changes import all_or_nothing, contents, training
 from .tensors import accepts_tensors
 
 RangeResult = tuple[npt.NDArray[Any], Floats, Labels]
@@ -160,15 +160,6 @@ class Base(faiss.Index):
 
     # ---- search ------------------------------------------------------------------------------------------------
 
-    def _require_agreement(self, method: str) -> None:
-        """Refuse to search an index whose parts do not hold the same vectors."""
-        found = disagreement(self)
-        if found is not None:
-            raise RuntimeError(
-                f"{self._call(method)}: {found}; were vectors added to one part only, or was a change interrupted? "
-                "Make the numbers equal again, or call reset() and add all vectors anew"
-            )
-
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         raise NotImplementedError
 
@@ -245,7 +236,6 @@ class Base(faiss.Index):
     ) -> tuple[Floats, Labels]:
         x = self._checked_vectors(x, "search", numeric_type)
         self._check_outputs("search", len(x), k, D, I)
-        self._require_agreement("search")
         return delivered(self._search(x, k, params), (D, I))
 
     @accepts_tensors()
@@ -275,7 +265,6 @@ class Base(faiss.Index):
             As `search`.
         """
         x = self._checked_vectors(x, "range_search")
-        self._require_agreement("range_search")
         return self._range_search(x, float(thresh), params)
 
     @accepts_tensors()
@@ -297,7 +286,6 @@ class Base(faiss.Index):
         """`search`, and the reconstructions of the vectors found, shape (n, k, d); NaN where none was found."""
         x = self._checked_vectors(x, "search_and_reconstruct")
         self._check_outputs("search_and_reconstruct", len(x), k, D, I, R)
-        self._require_agreement("search_and_reconstruct")
         return delivered(self._search_and_reconstruct(x, k, params), (D, I, R))
 
     # ---- add, encode -------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ An exception may come at any moment: Ctrl-C between two calls of C++, no memory,
 each part holds is noted before a change, and put back after an exception. FAISS appends, so that codes, lists and maps
 of ids are put back by cutting them to their old sizes.
 
-A second exception while parts are put back can still tear them. So searches ask `disagreement` whether the parts hold
-the same number of vectors.
+A second exception while parts are put back can still tear them. So wrappers that put the parts' results together
+refuse to search where the parts hold different numbers of vectors.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ Undo = Callable[[], None]
 
 #: Fields of trained transforms that a training reads before it writes them: OPQMatrix starts from the A that it has.
 _MATRICES = ("A", "b")
+_FEW_LISTS = 4  # whose sizes FAISS is asked for: less than it takes to find them all in memory
 
 
 def _nothing() -> None:
@@ -100,22 +101,6 @@ def parts_of(index: faiss.Index) -> list[faiss.Index]:
     else:
         return []
     return [part if type(part) is not faiss.Index else faiss.downcast_index(part) for part in parts]
-
-
-def disagreement(index: faiss.Index) -> str | None:
-    """What a user must know if the parts of an index hold different numbers of vectors; None if they agree.
-
-    Other wrappers find what the indexes within hold, whatever their own counts say.
-    """
-    if isinstance(index, faiss.IndexIDMap):
-        n, ids = index.index.ntotal, index.id_map.size()
-        if n != ids or index.ntotal != ids:
-            return f"there are {ids} ids and ntotal is {index.ntotal}, but the index within holds {n} vectors"
-    elif isinstance(index, faiss.IndexRefine):
-        n, refined = index.base_index.ntotal, index.refine_index.ntotal
-        if n != refined or index.ntotal != n:
-            return f"base_index holds {n} vectors, refine_index {refined}, and ntotal is {index.ntotal}"
-    return None
 
 
 # ---- what an addition changes ----------------------------------------------------------------------------------------
@@ -212,7 +197,7 @@ def entries(invlists: faiss.InvertedLists, number: int) -> tuple[Labels, Bytes]:
 
 def list_sizes(invlists: faiss.InvertedLists, numbers: Labels) -> Labels:
     """The number of vectors in some lists, whose numbers ascend."""
-    if isinstance(invlists, faiss.ArrayInvertedLists):
+    if isinstance(invlists, faiss.ArrayInvertedLists) and len(numbers) > _FEW_LISTS:
         return _kernels.ListReader(invlists).open(numbers).sizes[numbers]
     return np.array([invlists.list_size(number) for number in numbers.tolist()], np.int64)
 
@@ -229,7 +214,7 @@ def _last_vectors(index: faiss.Index) -> Iterator[Undo]:
         elif ntotal == 0:
             index.reset()
         elif index.ntotal > ntotal:
-            # FAISS removes nothing from some classes; searches refuse then, as `disagreement` says.
+            # FAISS removes nothing from some classes; wrappers refuse to search then.
             with contextlib.suppress(RuntimeError):
                 index.remove_ids(faiss.IDSelectorRange(ntotal, index.ntotal))
 

@@ -207,7 +207,7 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
             x, lists, ids = x[valid], lists[valid], None if ids is None else ids[valid]
         codes = self._sa_codes(quantizer, x, lists)
         if self._sizes_before is not None:
-            numbers = np.unique(lists)
+            numbers = lists if len(lists) == 1 else np.unique(lists)
             self._sizes_before.append((numbers, list_sizes(faiss.downcast_InvertedLists(self.invlists), numbers)))
         if all_valid:
             self.add_sa_codes(codes, ids)

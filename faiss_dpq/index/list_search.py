@@ -318,7 +318,9 @@ class ListsSearched(Quantized):
         if isinstance(coarse, faiss.IndexFlatCodes):
             vectors.append(_kernels.FaissVector(coarse.codes).sampled(coarse.code_size))
         getters = _STRUCTURE + parameters * _PARAMETERS
-        return _kernels.Unchanged(vectors, [(self, get) for get in getters], [(self, get) for get in _PARTS if get(self) is not None])
+        return _kernels.Unchanged(
+            vectors, [(self, get) for get in getters], [(self, get) for get in _PARTS if get(self) is not None]
+        )
 
     def _prepare_direct(self, known: _Known, derived: scan.DerivedLists, asked: _Search) -> None:
         """Let later searches of one query, with the same parameters, go to the kernels at once."""

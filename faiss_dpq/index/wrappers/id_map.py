@@ -89,8 +89,7 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
         RuntimeError
             If the index within removes nothing, or its ids cannot be kept right. Nothing is removed then.
         """
-        self._require_agreement("remove_ids")
-        ivf = lists_within(self.index)
+        ivf = lists_within(self._agreeing("remove_ids"))
         if ivf is None:
             return super().remove_ids(x)
         ids = faiss.vector_to_array(self.id_map)
@@ -115,9 +114,7 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
         """
         other = downcast_index(otherIndex)
         self.check_compatible_for_merge(other)
-        self._require_agreement("merge_from")
-        other._require_agreement("merge_from")
-        inner, other_inner = self.index, other.index
+        inner, other_inner = self._agreeing("merge_from"), other._agreeing("merge_from")
         own_ids, other_ids = faiss.vector_to_array(self.id_map), faiss.vector_to_array(other.id_map)
         n = len(own_ids) + len(other_ids)
         lists = [ivf for ivf in (lists_within(inner), lists_within(other_inner)) if ivf is not None]
@@ -151,21 +148,31 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
     # ---- search ------------------------------------------------------------------------------------------------
 
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
-        D, I = self.index.search(x, k, **given(self._inner_params(params)))
+        D, I = self._agreeing("search").search(x, k, **given(self._inner_params(params)))
         self._rename(I)
         return D, I
 
     def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
-        lims, D, I = self.index.range_search(x, thresh, **given(self._inner_params(params)))
+        inner = self._agreeing("range_search")
+        lims, D, I = inner.range_search(x, thresh, **given(self._inner_params(params)))
         self._rename(I)
         return lims, D, I
 
     def _search_and_reconstruct(
         self, x: Floats, k: int, params: faiss.SearchParameters | None
     ) -> tuple[Floats, Labels, Floats]:
-        D, I, R = self.index.search_and_reconstruct(x, k, **given(self._inner_params(params)))
+        inner = self._agreeing("search_and_reconstruct")
+        D, I, R = inner.search_and_reconstruct(x, k, **given(self._inner_params(params)))
         self._rename(I)
         return D, I, R
+
+    def _agreeing(self, method: str) -> faiss.Index:
+        """The index within, if there is an id for every vector of it."""
+        inner = self.index
+        ntotal, n_ids = inner.ntotal, self.id_map.size()
+        if ntotal != n_ids:
+            self._require_agreement(method, {"id_map": n_ids, "index": ntotal})
+        return inner
 
     def _inner_params(self, params: faiss.SearchParameters | None) -> faiss.SearchParameters | None:
         """The parameters with their selector, if any, applied to this wrapper's ids."""

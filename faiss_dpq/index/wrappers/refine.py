@@ -105,6 +105,8 @@ class IndexRefine(Wrapper, faiss.IndexRefine):
 
     def _refinement(self, params: faiss.SearchParameters | None, method: str) -> tuple[Any, float]:
         """The searched index's parameters, and k_factor."""
+        counts = {"base_index": self.base_index.ntotal, "refine_index": self.refine_index.ntotal}
+        self._require_agreement(method, counts)
         if params is None:
             return None, self.k_factor
         if not isinstance(params, faiss.IndexRefineSearchParameters):
