@@ -142,7 +142,7 @@ def _ids(index: faiss.IndexIDMap) -> Iterator[Undo]:
 def _lists(index: faiss.IndexIVF) -> Iterator[Undo]:
     if index.invlists is None:
         return
-    invlists = faiss.downcast_InvertedLists(index.invlists)
+    invlists = index.invlists
     if hasattr(type(index), "_sizes_before"):
         sizes_before = index._sizes_before = []  # it tells of the lists that it adds to, only
     else:
@@ -197,8 +197,10 @@ def entries(invlists: faiss.InvertedLists, number: int) -> tuple[Labels, Bytes]:
 
 def list_sizes(invlists: faiss.InvertedLists, numbers: Labels) -> Labels:
     """The number of vectors in some lists, whose numbers ascend."""
-    if isinstance(invlists, faiss.ArrayInvertedLists) and len(numbers) > _FEW_LISTS:
-        return _kernels.ListReader(invlists).open(numbers).sizes[numbers]
+    if len(numbers) > _FEW_LISTS:
+        specific = faiss.downcast_InvertedLists(invlists)
+        if isinstance(specific, faiss.ArrayInvertedLists):
+            return _kernels.ListReader(specific).open(numbers).sizes[numbers]
     return np.array([invlists.list_size(number) for number in numbers.tolist()], np.int64)
 
 

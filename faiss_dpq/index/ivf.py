@@ -191,7 +191,7 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
 
     def _store(self, x: Floats, ids: Labels | None) -> None:
         quantizer = self.residual_quantizer
-        self._require_lists()
+        self._lists()
         for start in range(0, len(x), ADD_BLOCK):
             block = x[start : start + ADD_BLOCK]
             self._store_block(quantizer, block, None if ids is None else ids[start : start + ADD_BLOCK])
@@ -208,7 +208,7 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         codes = self._sa_codes(quantizer, x, lists)
         if self._sizes_before is not None:
             numbers = lists if len(lists) == 1 else np.unique(lists)
-            self._sizes_before.append((numbers, list_sizes(faiss.downcast_InvertedLists(self.invlists), numbers)))
+            self._sizes_before.append((numbers, list_sizes(self._lists(), numbers)))
         if all_valid:
             self.add_sa_codes(codes, ids)
             return

@@ -202,12 +202,13 @@ class ListsSearched(Quantized):
         codes[..., coarse_size:] = plain
         return (*delivered((found.D, found.I), (D, I)), codes)
 
-    def _require_lists(self) -> None:
-        if self.invlists is None:
+    def _lists(self) -> faiss.InvertedLists:
+        invlists = self.invlists
+        if invlists is None:
             raise RuntimeError("IndexIVFDPQ: there are no inverted lists; call replace_invlists first")
+        return invlists
 
     def _asked(self, params: faiss.SearchParameters | None) -> _Search:
-        self._require_lists()
         if params is None:
             asked = _Search(self.nprobe, self.max_codes, self.levels)
         elif not isinstance(params, faiss.SearchParametersIVF):
@@ -249,7 +250,7 @@ class ListsSearched(Quantized):
             few = scan.search_few(derived, known.reader, x, keys, asked.max_codes, k)
             if few is not None:
                 return few
-        with scan.opened(self.invlists, keys) as lists:
+        with scan.opened(self._lists(), keys) as lists:
             counts = _scanned_counts(keys, lists, asked, k)
             found = scan.search(derived, lists, asked.selector, x, keys, counts, k)
         _count(counts)
@@ -262,7 +263,7 @@ class ListsSearched(Quantized):
         keys = self._probed(x, asked, known, derived)
         places = np.empty((len(x), k), np.int64)
         codes = np.empty((len(x), k, self.code_size), np.uint8)
-        with scan.opened(self.invlists, keys) as lists:
+        with scan.opened(self._lists(), keys) as lists:
             counts = _scanned_counts(keys, lists, asked, k)
             found = scan.search(derived, lists, asked.selector, x, keys, counts, k, places)
             _kernels.gather_codes(places.ravel(), lists.codes, codes.reshape(-1, self.code_size))
@@ -272,7 +273,7 @@ class ListsSearched(Quantized):
     def _range_search_lists(
         self, derived: scan.DerivedLists, x: Floats, thresh: float, keys: Labels, asked: _Search
     ) -> RangeResult:
-        with scan.opened(self.invlists, keys) as lists:
+        with scan.opened(self._lists(), keys) as lists:
             counts = scan.scanned_counts(keys, lists.sizes, 0)  # FAISS, too, limits no range search by max_codes
             if asked.max_empty_result_buckets:
                 _stop_after_empty_lists(counts, derived, lists, asked, x, keys, thresh)
