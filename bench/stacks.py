@@ -83,7 +83,7 @@ STACKS: dict[str, Callable[[], faiss.Index]] = {
     "L2norm(DPQ)": lambda: _l2norm(_dpq),
     "IDMap2(PCA(IVF))": lambda: M2(_pca(_ivf)),
     "IDMap2(L2norm(IVF))": lambda: M2(_l2norm(_ivf)),
-    "IDMap2(L2norm(PCA'(DPQ)))": lambda: M2(_l2norm(_dpq)),
+    "IDMap2(L2norm(DPQ))": lambda: M2(_l2norm(_dpq)),
     "Refine(DPQ)": lambda: _refined(_dpq(D)),
     "Refine(IVF)": lambda: _refined(_ivf(D)),
     "IDMap2(Refine(DPQ))": lambda: M2(_refined(_dpq(D))),

@@ -1,5 +1,6 @@
 """A change that fails leaves an index and all indexes within it as they were; a failed training, nothing trained."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -157,6 +158,37 @@ def test_an_interruption_in_the_second_block(description, monkeypatch):
         np.testing.assert_array_equal(found, wanted)
     adds(LONG[:50], 100)
     assert index.ntotal == 150
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals of POSIX")
+@pytest.mark.parametrize("description", ["DPQ2x4,RFlat", "IDMap2,IVF4,DPQ2x4", "PCA8,DPQ2x4"])
+def test_signals_at_any_moment(description):
+    """As Ctrl-C: the handler runs between two steps of Python, wherever those are."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    index, x, held, interrupted = trained(description), LONG[:1500], 0, 0
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for turn in range(60):
+            signal.setitimer(signal.ITIMER_REAL, 0.0002 + 0.00025 * turn)
+            try:
+                if "IDMap" in description:
+                    index.add_with_ids(x, np.arange(turn * 2000, turn * 2000 + len(x)))
+                else:
+                    index.add(x)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except (KeyboardInterrupt, RuntimeError):  # FAISS makes the second of the first
+                interrupted += 1
+            assert index.ntotal in (held, held + len(x))
+            held = index.ntotal
+            assert all(part.ntotal == held for part in parts_of(index))
+            assert (index.search(x[:2], 5)[1] >= 0).all() or not held
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted
 
 
 def test_searches_refuse_parts_that_disagree():

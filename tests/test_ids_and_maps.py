@@ -143,6 +143,28 @@ def test_other_codebooks_are_not_merged(description):
     assert (index.ntotal, other.ntotal) == (50, 50)
 
 
+@pytest.mark.parametrize(
+    "description", ["DPQ4x6", "IVF4,DPQ4x6", "IDMap2,DPQ4x6", "PCA12,DPQ4x6", "IDMap2,IVF4,DPQ4x6"]
+)
+def test_an_index_is_not_merged_into_itself(description):
+    index = empty(description)
+    index.add_with_ids(X[:50], IDS[:50]) if "IDMap" in description else index.add(X[:50])
+    before = index.search(X[:20], 3)
+    with pytest.raises(RuntimeError, match="itself"):
+        index.merge_from(index)
+    for found, expected in zip(index.search(X[:20], 3), before, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("description", ["IDMap2,IVF4,DPQ4x6", "IDMap2,PCA12,DPQ4x6"])
+def test_a_stock_wrapper_is_merged_with_right_ids(description):
+    index, other = holding(description, slice(0, 300)), holding(description, slice(300, 700))
+    stock = faiss.deserialize_index(faiss.serialize_index(other))
+    index.merge_from(stock)
+    assert stock.ntotal == 0 and stock.id_map.size() == 0
+    assert_same_search(index, holding(description, slice(0, 700)))
+
+
 # ---- selectors ------------------------------------------------------------------------------------------------------
 
 STACKS = [

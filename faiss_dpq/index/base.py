@@ -64,11 +64,16 @@ class Base(faiss.Index):
 
     def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
         """Move the vectors of another index behind those of this one."""
+        self._require_another(otherIndex)
         try:
             super().merge_from(otherIndex, add_id)
         finally:  # what is appended here is noticed as such
             if isinstance(otherIndex, Base):
                 otherIndex.invalidate()
+
+    def _require_another(self, other: faiss.Index) -> None:
+        if int(other.this) == int(self.this):
+            raise RuntimeError(f"{self._call('merge_from')}: an index cannot be merged into itself")
 
     # ---- arguments ---------------------------------------------------------------------------------------------
 

@@ -112,6 +112,7 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
         RuntimeError
             If the indexes do not fit together. Nothing is moved then.
         """
+        self._require_another(otherIndex)
         other = downcast_index(otherIndex)
         self.check_compatible_for_merge(other)
         inner, other_inner = self._agreeing("merge_from"), other._agreeing("merge_from")

@@ -105,6 +105,7 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
         RuntimeError
             If the indexes do not fit together. Nothing is moved then.
         """
+        self._require_another(otherIndex)
         other = downcast_index(otherIndex)
         self.check_compatible_for_merge(other)
         inner, other_inner = self.index, other.index
