@@ -89,6 +89,24 @@ def test_ids_are_right_after_a_merge(description):
     assert set(found[found >= 20_000]) <= set(IDS[700:] + 20_000) and (found >= 20_000).any()
 
 
+def test_indexes_of_faiss_within():
+    """Its own transforms and lists under our map: Python knows what is within only as a faiss.Index."""
+    lists = faiss.index_factory(D, "PCA12,IVF4,PQ4x4")
+    lists.train(X)
+    faiss.extract_index_ivf(lists).nprobe = 4
+    index, expected = (faiss_dpq.IndexIDMap2(faiss.clone_index(lists)) for _ in range(2))
+    for each in (index, expected):
+        faiss.extract_index_ivf(each.index).nprobe = 4
+    index.add_with_ids(X[:300], IDS[:300])
+    assert index.remove_ids(IDS[:100]) == 100
+    index.add_with_ids(X[300:], IDS[300:])
+    expected.add_with_ids(X[100:], IDS[100:])
+    D_found, I = index.search(X, 3)
+    D_expected, I_expected = expected.search(X, 3)
+    np.testing.assert_allclose(D_found, D_expected, atol=1e-4)
+    assert (I_expected == I).mean() > 0.95
+
+
 def test_an_id_that_is_there_twice():
     index = empty("IDMap2,IVF4,DPQ4x6")
     index.add_with_ids(X[:50], np.r_[np.arange(25), np.arange(25)])
