@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-PATHS, EXACT = "tests/test_fast_paths.py", "tests/test_exactness.py"
+PATHS, EXACT, STALE = "tests/test_fast_paths.py", "tests/test_exactness.py", "tests/test_staleness.py"
 
 
 class Mutation(NamedTuple):
@@ -42,16 +42,23 @@ def _py(name: str, file: str, old: str, new: str, *tests: str) -> Mutation:
 MUTATIONS = [
     # Fast paths.
     _c("lists without bytes", "scan_lists_impl.h", "lists->levels <= 128", "lists->levels <= 0", PATHS),
-    _c("lists never together", "scan_lists_together_impl.h", "nq >= DPQ_LEAST_GROUP", "nq > SIZE_MAX", PATHS),
+    _c("lists never together", "scan_lists_together_impl.h", "nq >= LISTS_LEAST_GROUP", "nq > SIZE_MAX", PATHS),
     _py("no short way for few probes", "search/lists.py", "if keys.size > _FEW_PROBES or", "if True or", PATHS),
     _c("threads of one query", "threads.c", "if (n_threads <= 1 ||", "if (1 ||", PATHS),
-    _py("threads of many queries", "codec/threads.py", "if len(arguments) <= 1:", "if True:", PATHS),
+    _py(
+        "threads of many queries", "codec/threads.py", "min(len(arguments), n_threads or", "min(1, n_threads or", PATHS
+    ),
     _c("no guessed limit", "encode_impl.h", "    guess->known = 1;", "    guess->known = 0;", PATHS),
     _c("batch without sample", "scan_batch_impl.h", "if (g->buckets < k)", "if (1)", PATHS),
     _c("single without sample", "scan_single_impl.h", "dpq_topk_end(&search->top) == k", "0", PATHS),
-    _c("batch without bytes", "scan_batch_impl.h", "db->n < DPQ_MIN_SAMPLED_N ? 0xff : 0", "0xff", PATHS),
-    _c("single without bytes", "scan_single_impl.h", "db->n >= DPQ_ONE_MIN_SAMPLED_N;", "0;", PATHS),
-    _c("never direct", "single.pxi", "if single is None or this", "if True or this", PATHS),
+    _c("batch without bytes", "scan_batch_impl.h", "db->n < BATCH_MIN_SAMPLED_N ? 0xff : 0", "0xff", PATHS),
+    _c("single without bytes", "scan_single_impl.h", "db->n >= SINGLE_MIN_SAMPLED_N;", "0;", PATHS),
+    _c("never direct", "scan.pxi", "if scan is None or this", "if True or this", PATHS),
+    # Staleness.
+    _c("no sample of codes", "memory.pxi", "if self.digest_of(rows) != self.digest:", "if False:", STALE),
+    _c("no last turn in samples", "memory.pxi", "max(self.turn, 1) - 1", "0", STALE),
+    _c("no sample of lists", "lists.pxi", "or self.digests[number, 0] != digests[0]", "", STALE),
+    _py("no version", "index/base.py", "self._version += 1", "pass", STALE),
     # Margins.
     _c("sum_error", "scan_bound.h", "double sum_error = 1.01 *", "double sum_error = 0 *", EXACT),
     _c("entry_error", "scan_bound.h", "double entry_error = u *", "double entry_error = 0 *", EXACT),
@@ -59,16 +66,17 @@ MUTATIONS = [
     _c("sum_error of lists", "scan_lists_impl.h", "return 1.01 * lists->levels *", "return 0 * lists->levels *", EXACT),
     _c("entry error of lists", "scan_lists_impl.h", "double error = (8 *", "double error = 0 * (8 *", EXACT),
     _c("floors of lists", "scan_lists_impl.h", "- (lists->levels + 2) -", "- (lists->levels + 2) / 2 -", EXACT),
-    _py("table_errors", "codec/quantizer.py", "unit = 1.2 *", "unit = 0 *", EXACT),
+    _py("table_errors", "codec/tables.py", "unit = 1.2 *", "unit = 0 *", EXACT),
     _py("errors of lists", "search/lists.py", "quantizer.table_errors(norms, levels) if", "0 * norms if", EXACT),
-    _py("radius", "search/derived.py", "self._radius(packed[part]) for", "self._radius(packed[part]) / 2 for", EXACT),
+    _py("radius", "search/derived.py", "self._radius(new))", "self._radius(new) / 2)", EXACT),
     _py("radius of lists", "search/lists.py", "is None else radius", "is None else radius / 2", EXACT),
 ]
 
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """The command's output, with the folder's own package in front of any other."""
-    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_WAIT_POLICY": "passive"}
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "passive"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -90,7 +98,7 @@ def first_failure(mutation: Mutation, folder: Path) -> str | None:
         file.write_text(before)
     if tests.returncode == 0:
         return None
-    failed = re.search(r"^FAILED (\S+)", tests.stdout, re.MULTILINE)
+    failed = re.search(r"^FAILED (.+?)( - |$)", tests.stdout, re.MULTILINE)
     if failed is None:
         raise RuntimeError(f"the tests did not run:\n{tests.stdout[-2000:]}{tests.stderr[-2000:]}")
     return failed[1]

@@ -1,44 +1,46 @@
-/* Inverted lists of additive codes by residual: what their scanner takes.
+/* The scan of inverted lists: what it takes.
  *
- * A vector of a list is its centre plus its codewords, so the distance splits into what query and list give, what
- * query and codewords give (one table a query, whatever the list), and what list and code give:
+ * A vector of a list is the list's centre w plus the vector's codewords c_l. Its distance to a query u therefore has
+ * three parts: one of the query and the list, one of the query and the codewords, and one of the list and the code.
  *
  *     ||u - w - sum c_l||^2 = ||u - w||^2                                    offset(query, list)
- *                           + sum_l (||c_l||^2 - 2<u, c_l>)                  T of the query
+ *                           + sum_l (||c_l||^2 - 2<u, c_l>)                  the query's tables T
  *                           + sum_{l<l'} 2<c_l, c_l'> + sum_l 2<w, c_l>      term(vector)
  *
- * u, w: query and list centre after centring. For inner products T = -<q, c_l>, offset = -<q, w>, and no terms.
- * distance(v, q) = (((term(v) + T[0][k_0]) + T[1][k_1]) + ...) + offset   in float32, in this order.
+ * The tables do not depend on the list, so that a query needs them once. u and w are what is left of the query and the
+ * list's centre after centring. For inner products T = -<q, c_l>, offset = -<q, w>, and there are no terms.
+ *
+ * distance(v, q) = (((term(v) + T[0][k_0]) + T[1][k_1]) + ...) + offset   in float32, added in this order
  */
 #ifndef DPQ_LISTS_H
 #define DPQ_LISTS_H
 
 #include "dpq_scan.h"
 
-/* All lists of an index, by number; only entries of probed lists are read. Addresses are kept as integers. */
+/* All lists of an index, as arrays over them. Only the entries of probed lists are read. Addresses are integers. */
 typedef struct {
-    const uint64_t *codes;   /* of the list's rows of code_size bytes */
-    const uint64_t *bins;    /* of a byte a vector: the bin of its term; as `terms`, unused for inner products */
-    const uint64_t *terms;   /* of a float a vector */
-    const uint64_t *allowed; /* of a byte a vector, 0: leave it out; NULL: all take part */
+    const uint64_t *codes;   /* addresses of rows of code_size bytes */
+    const uint64_t *bins;    /* addresses of a byte a vector, the bin of its term; not read for inner products */
+    const uint64_t *terms;   /* addresses of a float a vector; NULL: inner products */
+    const uint64_t *allowed; /* addresses of a byte a vector, 0: leave it out; NULL: all take part */
     const int64_t *sizes;
-    const float *term_min, *term_step; /* of the list's bins; see scan_bound.h */
-    const float *term_magnitude;       /* >= every |term| and bin edge */
+    const float *term_min, *term_step; /* the grid of the list's bins; see scan_bound.h */
+    const float *term_magnitude;       /* >= the magnitude of every term and bin edge */
     const float *radius;               /* >= the norm of every sum of codewords */
-    const float *errors;               /* bounds on |terms - their real values| */
+    const float *errors;               /* bounds on the rounding errors of terms */
     const float *centres;              /* nlist x stride, zero-padded */
     size_t nlist;
     size_t stride;                     /* a multiple of 16 */
     uint32_t code_size, nbits, levels;
 } dpq_lists;
 
-/* What a search asks of them. */
+/* The queries, and the lists that each of them scans. */
 typedef struct {
     dpq_queries queries;
     size_t table_stride;   /* floats from one query's tables to the next's */
-    const float *vectors;  /* nq x stride: u, zero-padded (q, for inner products) */
-    const int64_t *keys;   /* nq x nprobe: lists, nearest first */
-    const int64_t *counts; /* nq x nprobe: how many vectors of each; sums below 2^32 - 1 */
+    const float *vectors;  /* nq x stride: u (for inner products q), zero-padded */
+    const int64_t *keys;   /* nq x nprobe: numbers of lists, nearest first */
+    const int64_t *counts; /* nq x nprobe: how many of the list's vectors to scan; a query's sum is below 2^32 - 1 */
     size_t nprobe;
 } dpq_probes;
 

@@ -1,13 +1,15 @@
-/* The k smallest (distance, id) pairs of a stream.
+/* The k least (distance, id) pairs of many, which come one by one.
  *
- * A pair is one unsigned key, the distance's bits made monotone above the id, so "smaller distance,
- * then lower id" is integer <. Small k: max-heap, whose limit is tight after every push. Large k:
- * reservoir of 2k keys cut back to k by partial selection when full; a push is then an append, and
- * the looser limit costs less than a heap's log k moves per push would: at k = 100, a tenth of a scan.
+ * A pair is one 64-bit key: above, the bits of the distance, changed so that they sort as the floats do; below, the
+ * id. So "less distance, then lower id" is a comparison of integers. For small k the keys are a heap with the greatest
+ * on top, and the limit is tight after every push. For large k there is room for 2k keys: a push only appends, and
+ * when the room is full the k least are kept. The looser limit costs less than a heap's log k moves a push would: at k
+ * = 100 these take a tenth of a scan.
  */
 #ifndef DPQ_TOPK_H
 #define DPQ_TOPK_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -15,8 +17,8 @@
 #define DPQ_HEAP_MAX_K 32u
 
 typedef struct {
-    uint64_t *keys; /* k (heap) or 2k (reservoir) */
-    uint64_t limit; /* a key enters iff key < limit */
+    uint64_t *keys; /* dpq_topk_capacity(k) */
+    uint64_t limit; /* a key enters if key < limit */
     uint32_t k, size;
 } dpq_topk;
 
@@ -43,7 +45,7 @@ static inline float dpq_key_distance(uint64_t key)
     return d;
 }
 
-/* Every pair at or below `distance` may enter; INFINITY admits all but NaN. */
+/* Begins with no pairs. Only pairs at or below `distance` will enter; INFINITY lets all enter but NaN. */
 static inline void dpq_topk_begin(dpq_topk *t, uint64_t *keys, size_t k, float distance)
 {
     t->keys = keys;
@@ -81,9 +83,9 @@ static inline uint64_t dpq_median3(uint64_t a, uint64_t b, uint64_t c)
     return c < lo ? lo : c > hi ? hi : c;
 }
 
-/* Moves the k smallest of n distinct keys to the front. Branch-free Lomuto partition: on random keys
- * a branching one is mispredicted half of the time. The median of three distinct keys has a smaller
- * and a larger one beside it, so both sides shrink. */
+/* Moves the k least of n distinct keys to the front: quickselect, by a partition without branches, since on random
+ * keys a branch would be mispredicted half of the time. The pivot is the median of three distinct keys, so that a
+ * lesser and a greater one exist and both sides shrink. */
 static inline void dpq_select(uint64_t *keys, size_t n, size_t k)
 {
     size_t lo = 0, hi = n;
@@ -108,7 +110,8 @@ static inline void dpq_select(uint64_t *keys, size_t n, size_t k)
     }
 }
 
-static void dpq_reservoir_cut(dpq_topk *t)
+/* Keeps the k least keys. Never inlined: in loops that push, it made choosing among centres take half as long again. */
+static __attribute__((noinline)) void dpq_topk_cut(dpq_topk *t)
 {
     uint64_t largest = 0;
     dpq_select(t->keys, t->size, t->k);
@@ -118,7 +121,7 @@ static void dpq_reservoir_cut(dpq_topk *t)
     t->limit = largest;
 }
 
-/* True when the limit moved. The caller has checked key < limit. */
+/* Adds a key below the limit. Returns 1 if the limit moved. */
 static inline int dpq_topk_push(dpq_topk *t, uint64_t key)
 {
     if (t->k <= DPQ_HEAP_MAX_K && t->size == t->k) {
@@ -133,17 +136,17 @@ static inline int dpq_topk_push(dpq_topk *t, uint64_t key)
         return 1;
     }
     if (t->size == 2 * t->k) {
-        dpq_reservoir_cut(t);
+        dpq_topk_cut(t);
         return 1;
     }
     return 0;
 }
 
-/* Sorted ascending in place; returns how many (min(k, pushed)). */
+/* Sorts the keys, least first. Returns how many there are: k, or as many as were pushed. */
 static inline size_t dpq_topk_end(dpq_topk *t)
 {
     if (t->size > t->k)
-        dpq_reservoir_cut(t);
+        dpq_topk_cut(t);
     dpq_heapify(t->keys, t->size);
     for (size_t n = t->size; n > 1; n--) {
         uint64_t last = t->keys[n - 1];
@@ -151,6 +154,16 @@ static inline size_t dpq_topk_end(dpq_topk *t)
         dpq_sift_down(t->keys, n - 1, 0, last);
     }
     return t->size;
+}
+
+/* Writes the k least, and +inf and UINT32_MAX in place of those that are missing. */
+static inline void dpq_topk_write(dpq_topk *t, size_t k, float *distances, uint32_t *ids)
+{
+    size_t n = dpq_topk_end(t);
+    for (size_t i = 0; i < k; i++) {
+        distances[i] = i < n ? dpq_key_distance(t->keys[i]) : INFINITY;
+        ids[i] = i < n ? (uint32_t)t->keys[i] : UINT32_MAX;
+    }
 }
 
 #endif

@@ -1,31 +1,41 @@
-/* Encode: one step of the beam search over the levels.
+/* Encoding: one step of the beam search over the levels.
  *
- * Of the beam_in * K extensions of a vector's beam, the beam_out best are wanted. A sorted list of the best so far
- * would mispredict a branch at every insertion, which costs more than the scores themselves. Instead:
- *   1. a limit is guessed that somewhat more than beam_out of the scores will not exceed, from what the limits of the
- *      vectors before would have been; scores are compared with it as they come and only those within it are kept;
- *   2. if more are kept than is good, the limit is tightened to a value that still at least beam_out of them do not
- *      exceed: the beam_out-th least of some minima of the kept;
- *   3. if fewer than beam_out are within the guess, which happens to one vector in thirty, the vector is done again
- *      without one;
- *   4. the kept are put in order by counting, for each, those before it.
+ * In: for each vector of a block, a beam of beam_in codes of the levels before, with their scores; the scores of this
+ * level's codewords. Out: the beam_out codes of the least scores among the beam_in * K extensions, one codeword
+ * longer, in the order of the entries that they extend.
+ *
+ * A sorted list of the best so far would mispredict a branch at every insertion, and that costs more than the scores
+ * themselves. Instead:
+ *   1. A limit is guessed from the vectors before, such that somewhat more than beam_out scores should be within it.
+ *      Scores are compared with it as they are computed, and those within it are kept.
+ *   2. If too many are kept, the limit is lowered to a value that at least beam_out of them are still within. This
+ *      value is the beam_out-th least of some minima of the kept.
+ *   3. If fewer than beam_out are kept, which happens to one vector in thirty, the vector is done again without a
+ *      limit.
+ *   4. The kept are put in order by counting, for each, how many come before it.
  * So the guess decides how fast the best are found, and never which.
  *
- * With a prefix weight, an entry is scored by its error plus that weight times its errors at all shorter lengths: its
- * debt, which its extensions take over.
+ * Prefixes. If the prefix weight is above 0, the score of an entry is its error plus this weight times its errors at
+ * all shorter lengths. That sum over shorter lengths is its debt, and its extensions inherit it.
  *
- * With a parallel weight w, errors are |e|^2 + w <x / |x|, e>^2: errors along x change its inner products with the
- * queries that it is near to. An entry's parallel error sqrt(w) <x / |x|, e> is what its parent's is less that product
- * of the codeword. Products with x are in the tables already: <x, c> = offset - table / 2. */
+ * Parallel errors. An error e along the vector x changes x's inner products with the queries that x is near to. If
+ * they are to count more, the error is |e|^2 + w <x / |x|, e>^2, with a weight w. The number sqrt(w) <x / |x|, e> is
+ * the entry's parallel error. A codeword c takes direction * <x, c> from its parent's, with direction = sqrt(w) / |x|,
+ * and <x, c> is in the tables already: it is own_offsets - own_tables / 2. */
+#ifndef DPQ_ENCODE_IMPL_H
+#define DPQ_ENCODE_IMPL_H
 
 #include <float.h>
 #include <math.h>
 
+#include "dpq_base.h"
+#include "dpq_pairs.h"
 #include "kernels.h"
+#include "simd.h"
 
 enum { EXTEND_VECTORS = 4, EXTEND_WIDTH = EXTEND_VECTORS * DPQ_FW };
 
-/* Scores within the limit, in the order of their places. */
+/* Scores within the limit, in the order of their places: place b * K + k extends beam entry b by codeword k. */
 typedef struct {
     float *scores;    /* [beam_in * K + DPQ_FW] */
     uint32_t *places; /* [beam_in * K] */
@@ -34,17 +44,18 @@ typedef struct {
     float limit;
 } candidates;
 
-/* The extensions of one beam entry. The scores of all codewords against x, plus the rows of cross terms with the
- * entry's codewords, are sums that entries with a common prefix share: `partial` keeps them by prefix length, and the
- * beam stands in the order of its tree, so that an entry goes on where its prefix in common with the last one ends. */
+/* The extensions of one beam entry. Their scores are its own score, plus those of all codewords against x, plus one
+ * row of cross terms for each codeword that the entry has. Beam entries stand in the order of the tree of their codes,
+ * so that those with a common prefix are neighbours: `partial` keeps the sums of the scores and the first rows, and an
+ * entry goes on from where its prefix in common with the entry before ends. */
 typedef struct {
-    const float *const *rows; /* [n_rows]: of the entry's codewords */
+    const float *const *rows; /* [n_rows]: of cross terms */
     size_t n_rows;
-    size_t common, common_with_next; /* lengths of its prefixes in common with the entries before and after */
+    size_t common, common_with_next; /* lengths of the prefixes in common with the entries before and after */
     const float *table;
-    float *partial; /* [n_rows][K]: table + the first i rows, from i = 1 on */
-    float score;            /* of the entry itself, without its parallel error */
-    float parallel;         /* that error */
+    float *partial;         /* [n_rows][K]: row i is `table` plus the first i rows; row 0 is not used */
+    float score;            /* the entry's own, without the square of its parallel error */
+    float parallel;         /* its parallel error */
     const float *products;  /* [K]: what the codewords take from it */
     uint32_t place;         /* of its first extension */
 } beam_entry;
@@ -55,7 +66,8 @@ DPQ_INLINE void keep(candidates *kept, float score, size_t place)
     kept->places[kept->count++] = (uint32_t)place;
 }
 
-/* `vectors` (a constant) vectors of codewords from k on; `parallel` (a constant): whether parallel errors count. */
+/* Scores the extensions by `vectors` * DPQ_FW codewords from k on, and keeps those within the limit. parallel: whether
+ * parallel errors count. Both are constants. */
 DPQ_INLINE void extend_by(size_t vectors, int parallel, size_t k, size_t K, const beam_entry *entry, candidates *kept)
 {
     const float *start = entry->common ? entry->partial + entry->common * K : entry->table;
@@ -90,6 +102,7 @@ DPQ_INLINE void extend_by(size_t vectors, int parallel, size_t k, size_t K, cons
     }
 }
 
+/* Scores all extensions of an entry. */
 DPQ_INLINE void extend_entry(int parallel, size_t K, const beam_entry *entry, candidates *kept)
 {
     size_t k = 0;
@@ -97,7 +110,7 @@ DPQ_INLINE void extend_entry(int parallel, size_t K, const beam_entry *entry, ca
         extend_by(EXTEND_VECTORS, parallel, k, K, entry, kept);
     for (; k + DPQ_FW <= K; k += DPQ_FW)
         extend_by(1, parallel, k, K, entry, kept);
-    for (; k < K; k++) { /* K < DPQ_FW */
+    for (; k < K; k++) { /* only where K < DPQ_FW */
         float score = entry->table[k];
         for (size_t i = 0; i < entry->n_rows; i++)
             score += entry->rows[i][k];
@@ -109,8 +122,8 @@ DPQ_INLINE void extend_entry(int parallel, size_t K, const beam_entry *entry, ca
     }
 }
 
-/* Lowers the limit to a value that at least `wanted` of the kept do not exceed, and drops those beyond it. With twice
- * as many minima as wanted scores, about 1.4 times the wanted are left. */
+/* Lowers the limit to a value that at least `wanted` of the kept are within, and drops the others. The kept scores are
+ * dealt to n >= 2 * wanted minima; with so many, about 1.4 times the wanted are left. */
 static void tighten(candidates *kept, size_t wanted)
 {
     size_t n = DPQ_FW;
@@ -136,28 +149,28 @@ static void tighten(candidates *kept, size_t wanted)
     const size_t count = kept->count;
     kept->limit = limit;
     kept->count = 0;
-    for (size_t i = 0; i < count; i++) { /* without a branch */
+    for (size_t i = 0; i < count; i++) { /* no branch depends on the scores */
         const float score = kept->scores[i];
         keep(kept, score, kept->places[i]);
         kept->count -= !(score <= limit);
     }
 }
 
-/* How many of found[0, n) come before number i, in the order of (score, place); found is padded with infinity. */
-DPQ_INLINE size_t rank_of(const float *found, size_t n, size_t i)
+/* How many of the n scores come before number i, in the order of (score, place). Infinity follows them. */
+DPQ_INLINE size_t rank_of(const float *scores, size_t n, size_t i)
 {
-    const dpq_f32s score = dpq_f32_all(found[i]);
+    const dpq_f32s score = dpq_f32_all(scores[i]);
     size_t rank = 0;
     for (size_t j = 0; j < n; j += DPQ_FW) {
-        const unsigned less = dpq_f32_lt(dpq_f32_load(found + j), score);
-        const unsigned not_above = dpq_f32_le(dpq_f32_load(found + j), score);
+        const unsigned less = dpq_f32_lt(dpq_f32_load(scores + j), score);
+        const unsigned not_above = dpq_f32_le(dpq_f32_load(scores + j), score);
         const unsigned earlier = i >= j + DPQ_FW ? ~0u : i <= j ? 0u : (1u << (i - j)) - 1;
         rank += (size_t)__builtin_popcount((not_above & earlier) | (less & ~earlier));
     }
     return rank;
 }
 
-/* The `wanted` best of the kept, in the order of their places: their scores, and their places in `slots`. */
+/* Writes the `wanted` best of the kept, in the order of their places: places to `slots`, and their scores. */
 DPQ_INLINE void select_best(candidates *kept, size_t wanted, uint32_t *slots, float *scores_out)
 {
     size_t chosen = 0;
@@ -168,7 +181,7 @@ DPQ_INLINE void select_best(candidates *kept, size_t wanted, uint32_t *slots, fl
         slots[chosen] = kept->places[i];
         chosen += rank_of(kept->scores, kept->count, i) < wanted;
     }
-    for (; chosen < wanted; chosen++) { /* NaN, or input that overflows: even that gets a valid code */
+    for (; chosen < wanted; chosen++) { /* x with NaN, or that overflows, gets a valid code too */
         scores_out[chosen] = FLT_MAX;
         slots[chosen] = (uint32_t)chosen;
     }
@@ -182,7 +195,7 @@ DPQ_INLINE size_t common_prefix(const uint16_t *a, const uint16_t *b, size_t len
     return i;
 }
 
-/* What every codeword takes from the parallel error of vector v. */
+/* products[k] = what codeword k takes from the parallel error of vector v. */
 DPQ_INLINE void find_products(const dpq_encode_step *step, size_t v)
 {
     const float *table = step->own_tables + v * step->own_stride, direction = step->directions[v];
@@ -190,18 +203,18 @@ DPQ_INLINE void find_products(const dpq_encode_step *step, size_t v)
         step->products[k] = direction * (step->own_offsets[k] - table[k] / 2);
 }
 
+/* Keeps the extensions of vector v's beam that are within the limit. */
 DPQ_INLINE void extend_beam(const dpq_encode_step *step, size_t v, const uint16_t *codes, candidates *kept)
 {
     const size_t K = step->K, n_rows = step->cross ? step->level : 0;
     const size_t many = 3 * step->beam_out + 2 * DPQ_FW;
-    const float *cross = n_rows ? step->cross + n_rows * (n_rows - 1) / 2 * K * K : NULL; /* pairs (0, level), ... */
     beam_entry entry = {.rows = step->rows, .n_rows = n_rows, .partial = step->partial, .products = step->products};
     kept->count = 0;
     for (size_t b = 0; b < step->beam_in; b++, codes += step->code_stride) {
         entry.common = entry.common_with_next;
         entry.common_with_next = b + 1 < step->beam_in ? common_prefix(codes, codes + step->code_stride, n_rows) : 0;
         for (size_t i = entry.common; i < n_rows; i++)
-            step->rows[i] = cross + (i * K + codes[i]) * K;
+            step->rows[i] = dpq_pair_row(step->cross, K, i, n_rows, codes[i]);
         entry.table = step->tables + v * step->vector_stride + b * step->beam_stride;
         entry.score = step->scores_in[v * step->beam_in + b];
         entry.place = (uint32_t)(b * K);
@@ -217,7 +230,8 @@ DPQ_INLINE void extend_beam(const dpq_encode_step *step, size_t v, const uint16_
     }
 }
 
-/* What the limit would have been, as a multiple of the mean error of the beam: a running mean and mean deviation. */
+/* The limits that would have been right for the vectors before, as multiples of the mean error of their beams: a
+ * running mean, and the running mean of deviations from it. */
 typedef struct {
     float mean, deviation;
     int known;
@@ -228,6 +242,7 @@ DPQ_INLINE float guessed_limit(const limit_guess *guess, float error, float norm
     return guess->known ? (guess->mean + 2.25f * guess->deviation) * error - norm : INFINITY;
 }
 
+/* `multiple` would have been right for one more vector. */
 DPQ_INLINE void learn(limit_guess *guess, float multiple)
 {
     const float rate = guess->known ? 1.0f / 32 : 1;
@@ -298,3 +313,5 @@ static void encode_level(const dpq_encode_step *step)
         }
     }
 }
+
+#endif

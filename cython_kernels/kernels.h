@@ -1,13 +1,11 @@
-/* The kernels that are compiled once per instruction set, as a table of functions. */
+/* What one instruction set offers: a table of its functions. Every set has one, compiled from the same source. */
 #ifndef DPQ_KERNELS_H
 #define DPQ_KERNELS_H
 
 #include "dpq_lists.h"
 
-#define DPQ_INLINE static inline __attribute__((always_inline))
-
-/* Columns whose products `linear` sums in registers before they join the output: rounding errors grow with the length of
- * a chain of additions. */
+/* `linear` sums the products of so many columns in registers, adds that sum to the output, and begins anew: rounding
+ * errors grow with the length of a chain of additions. */
 enum { DPQ_LINEAR_DEPTH = 64 };
 
 /* How many vectors had a guessed limit that was enough, or too low: see encode_impl.h. */
@@ -15,24 +13,28 @@ typedef struct {
     uint64_t enough, too_low;
 } dpq_guesses;
 
-/* One beam search step of a block of vectors: see encode_impl.h. */
+/* One step of the beam search: every vector of a block gets its codewords of one level. See encode_impl.h.
+ *
+ * The score of a beam entry is its squared error less the vector's squared norm (of its own residual, where `cross` is
+ * NULL: its squared error), plus the square of its parallel error and plus its debt, where these are in use. */
 typedef struct {
     size_t n, K, level, beam_in, beam_out;
-    const float *tables; /* score of every codeword: at tables + vector * vector_stride + beam * beam_stride */
+    const float *tables; /* score of every codeword, ||c||^2 - 2<x, c>, at tables + vector * vector_stride
+                          * + entry * beam_stride */
     size_t vector_stride, beam_stride;
-    const float *cross;       /* [pair][K][K], doubled; NULL where `tables` already holds the residual's scores */
-    size_t code_stride;       /* M: room for a whole code in every beam entry */
+    const float *cross;       /* cross terms (dpq_pairs.h); NULL where `tables` scores each beam entry's own residual */
+    size_t code_stride;       /* numbers from one beam entry's code to the next's: M, room for a whole code */
     const uint16_t *codes_in; /* [n][beam_in][code_stride] */
-    const float *scores_in;   /* [n][beam_in]: squared errors less the vectors' squared norms, plus the debts and the
-                               * squares of the parallel errors */
-    const float *norms;       /* [n]: these, roughly; NULL where `scores_in` are the errors themselves */
-    float prefix_weight;      /* >= 0 */
-    const float *debts_in;    /* [n][beam_in]: prefix_weight * the sum of such errors at all lengths up to this one's; */
-    float *debts_out;         /* [n][beam_out]; neither is used where prefix_weight is 0 */
-    const float *directions;  /* [n]: what takes <x, .> to the parallel error; NULL where that does not count */
+    const float *scores_in;   /* [n][beam_in] */
+    const float *norms;       /* [n]: squared norms of the vectors, roughly; NULL where `cross` is NULL */
+    float prefix_weight;      /* >= 0: what the errors of shorter prefixes count; at 0 there are no debts */
+    const float *debts_in;    /* [n][beam_in]: prefix_weight * the sum of the entry's errors at its own and all
+                               * shorter lengths */
+    float *debts_out;         /* [n][beam_out] */
+    const float *directions;  /* [n]: the factor from <x, c> to c's part of the parallel error; NULL: none is counted */
     const float *own_tables;  /* [n][own_stride]: score of every codeword against x itself */
     size_t own_stride;
-    const float *own_offsets;  /* [K]: less half that score, <x, c> */
+    const float *own_offsets;  /* [K]: <x, c> = own_offsets - own_tables / 2 */
     const float *parallels_in; /* [n][beam_in]: parallel errors */
     float *parallels_out;      /* [n][beam_out] */
     float *products;           /* scratch [K] */
@@ -52,20 +54,22 @@ typedef struct {
     void (*linear)(const float *x, size_t n, size_t d, const float *panels, size_t n_panels, const float *bias,
                    float scale, float *out, size_t ldo);
     void (*encode_level)(const dpq_encode_step *step);
-    /* The scans. scratch: that many bytes, any alignment, one a call. distances, ids: nq x k, ascending by
-     * (distance, id); where fewer than k vectors are allowed, +inf and UINT32_MAX. counters are added to. */
+    /* The scans. scratch: memory of any alignment, as many bytes as the function before says; calls at the same time
+     * need their own. distances, ids: nq x k, ascending by (distance, id); where fewer than k vectors take part, the
+     * rest is +inf and UINT32_MAX. counters: the work done is added to them. */
     size_t (*batch_scratch)(const dpq_database *db, size_t k);
     void (*scan_batch)(const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,
                        void *scratch, dpq_counters *counters);
     size_t (*single_scratch)(size_t k, size_t n_threads);
     void (*scan_single)(const dpq_database *db, const dpq_queries *queries, size_t k, size_t n_threads,
                         float *distances, uint32_t *ids, void *scratch, dpq_counters *counters);
-    /* The same for inverted lists; positions number what a query scans, in the order of its probes. */
+    /* The same for inverted lists. Positions take the place of ids: they number the vectors that a query scans, list
+     * after list in the order of its keys. */
     size_t (*lists_scratch)(const dpq_lists *lists, const dpq_probes *probes, size_t k);
     void (*scan_lists)(const dpq_lists *lists, const dpq_probes *probes, size_t k, float *distances,
                        uint32_t *positions, void *scratch, dpq_counters *counters);
     size_t batch_width;      /* queries that scan_batch takes together */
-    size_t least_batch;      /* fewer queries than this are faster one by one; measured */
+    size_t least_batch;      /* fewer queries than this are faster one by one by scan_single; measured */
 } dpq_kernels;
 
 extern const dpq_kernels dpq_kernels_generic;

@@ -1,8 +1,5 @@
 #if defined(__x86_64__)
-#include "kernels.h"
-
-#include "dpq_topk.h"
-#include "simd_avx2.h"
-#define DPQ_NAME(name) name##_avx2
+#define DPQ_SIMD "simd_avx2.h"
+#define DPQ_KERNELS dpq_kernels_avx2
 #include "kernels_impl.h"
 #endif

@@ -1,7 +1,3 @@
-#define DPQ_BASELINE
-#include "kernels.h"
-
-#include "dpq_topk.h"
-#include "simd_generic.h"
-#define DPQ_NAME(name) name##_generic
+#define DPQ_SIMD "simd_generic.h"
+#define DPQ_KERNELS dpq_kernels_generic
 #include "kernels_impl.h"

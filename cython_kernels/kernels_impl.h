@@ -1,12 +1,16 @@
-/* All kernels of one instruction set, whose simd_<set>.h and names the including file has chosen. */
+/* All kernels of the instruction set that DPQ_SIMD names (simd.h), as the table DPQ_KERNELS. A kernels_<set>.c defines
+ * both names and includes this file. */
 #include "encode_impl.h"
 #include "linear_impl.h"
 #include "scan_batch_impl.h"
-#include "scan_single_impl.h"
-#include "scan_lists_impl.h"
 #include "scan_lists_together_impl.h"
+#include "scan_single_impl.h"
 
-const dpq_kernels DPQ_NAME(dpq_kernels) = {
+#ifndef DPQ_KERNELS
+#define DPQ_KERNELS dpq_kernels_generic
+#endif
+
+const dpq_kernels DPQ_KERNELS = {
     .linear = linear,
     .encode_level = encode_level,
     .batch_scratch = batch_scratch,
@@ -19,6 +23,5 @@ const dpq_kernels DPQ_NAME(dpq_kernels) = {
     .least_batch = DPQ_LEAST_BATCH,
 };
 
-#if defined(__clang__) && defined(__x86_64__) && !defined(DPQ_BASELINE)
-#pragma clang attribute pop
-#endif
+DPQ_SIMD_END
+#undef DPQ_SIMD_END

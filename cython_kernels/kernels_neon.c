@@ -1,8 +1,5 @@
 #if defined(__aarch64__)
-#include "kernels.h"
-
-#include "dpq_topk.h"
-#include "simd_neon.h"
-#define DPQ_NAME(name) name##_neon
+#define DPQ_SIMD "simd_neon.h"
+#define DPQ_KERNELS dpq_kernels_neon
 #include "kernels_impl.h"
 #endif

@@ -1,12 +1,20 @@
-/* Linear: rows of x times a matrix packed in panels of DPQ_FW of its rows.
+/* Products of vectors with all rows of a matrix.
  *
- * A tile of accumulators stays in registers while columns pass: LINEAR_ROWS rows of x by LINEAR_PANELS panels, so that
- * a column takes fewer loads than multiply-adds, or one row by LINEAR_ROW_PANELS panels. Every output is the same chain
- * of multiply-adds over d in either, so that results depend neither on the number of rows nor on how they are cut among
- * threads. (A BLAS promises no such thing, and runs its own threads beside ours.) */
-#include "kernels.h"
+ * In: rows of x, and the matrix packed in panels of DPQ_FW of its rows. Out: as at dpq_kernels.linear.
+ *
+ * The sums of a tile, LINEAR_ROWS rows of x by LINEAR_PANELS panels, stay in registers while the columns pass: so a
+ * column takes fewer loads than multiply-adds. Of a single row the tile is LINEAR_ROW_PANELS panels wide. In every
+ * tile an output is the same chain of multiply-adds over the columns, so that it depends neither on the number of rows
+ * nor on how they are divided among threads. (A BLAS does not promise that, and would run its own threads beside
+ * ours.) */
+#ifndef DPQ_LINEAR_IMPL_H
+#define DPQ_LINEAR_IMPL_H
 
-/* Columns [begin, end) of a tile; `bias` begins the sum, at the first of them. */
+#include "dpq_base.h"
+#include "kernels.h"
+#include "simd.h"
+
+/* Adds columns [begin, end) of a tile to the outputs, which begin with `bias`. */
 DPQ_INLINE void linear_tile(size_t rows, size_t panels_here, const float *x, size_t d, size_t begin, size_t end,
                             const float *panels, const float *bias, float scale, float *out, size_t ldo)
 {
@@ -29,7 +37,8 @@ DPQ_INLINE void linear_tile(size_t rows, size_t panels_here, const float *x, siz
         }
 }
 
-/* All columns of a tile. Never inlined: among the variables of outer loops, compilers run out of registers for sums. */
+/* A function for all columns of a tile. It is never inlined: together with the variables of the loops around it,
+ * compilers run out of registers for the sums. */
 #define LINEAR_TILE(name, rows, panels_here) \
     static __attribute__((noinline)) void name(const float *x, size_t d, const float *panels, const float *bias, \
                                                float scale, float *out, size_t ldo) \
@@ -43,8 +52,8 @@ LINEAR_TILE(linear_rows_by_one, LINEAR_ROWS, 1)
 LINEAR_TILE(linear_one_by_panels, 1, LINEAR_ROW_PANELS)
 LINEAR_TILE(linear_one_by_one, 1, 1)
 
-/* All tiles, of at most n by n_panels. The last ones of a row or column of tiles begin where they still fit: what they
- * compute again comes out the same. */
+/* Covers n rows by n_panels with tiles. The last tile of a row or column of tiles begins where it still fits, and
+ * overlaps the one before: what it computes a second time comes out the same. */
 DPQ_INLINE void linear_tiles(__typeof__(linear_one_by_one) tile, size_t rows, size_t panels_here, const float *x,
                              size_t n, size_t d, const float *panels, size_t n_panels, const float *bias, float scale,
                              float *out, size_t ldo)
@@ -73,7 +82,8 @@ static void linear_some_rows(const float *x, size_t n, size_t d, const float *pa
         linear_tiles(linear_one_by_one, 1, 1, x, n, d, panels, n_panels, bias, scale, out, ldo);
 }
 
-/* As many rows at a time as stay in L2 while all panels pass; a rest too short for a tile goes with the last. */
+/* Takes as many rows at a time as stay in the L2 cache while all panels pass. A rest that is shorter than a tile joins
+ * the rows before it. */
 static void linear(const float *x, size_t n, size_t d, const float *panels, size_t n_panels, const float *bias,
                    float scale, float *out, size_t ldo)
 {
@@ -83,3 +93,5 @@ static void linear(const float *x, size_t n, size_t d, const float *panels, size
         linear_some_rows(x + i * d, here, d, panels, n_panels, bias, scale, out + i * ldo, ldo);
     }
 }
+
+#endif

@@ -1,5 +1,5 @@
-/* One vector's products with a packed matrix, by several threads: its panels are read from memory once a query, which
- * takes as long as a tenth of a search. */
+/* The products of one vector with a packed matrix, by several threads. For one query the panels are read from memory
+ * for this alone, which takes as long as a tenth of its search. */
 #ifndef DPQ_LINEAR_TOGETHER_H
 #define DPQ_LINEAR_TOGETHER_H
 
@@ -31,7 +31,8 @@ static void dpq_some_products(void *context, size_t thread)
     }
 }
 
-/* dpq_kernels.linear of one vector: no product depends on which others are computed with it. */
+/* As dpq_kernels.linear of one vector, and with the same results: no product depends on which others are computed with
+ * it. */
 static void dpq_linear_together(const dpq_kernels *kernels, size_t n_threads, const float *x, size_t d,
                                 const float *panels, size_t n_panels, const float *bias, float scale, float *out)
 {

@@ -1,8 +1,8 @@
 # Inverted lists: the scan of the lists that queries probe.
 
-cdef extern from "nearest.h" nogil:
+cdef extern from "least_scores.h" nogil:
     size_t dpq_topk_capacity(size_t k)
-    void dpq_nearest(const float *scores, size_t n, size_t k, uint64_t *keys, int64_t *out)
+    void dpq_least_scores(const float *scores, size_t n, size_t k, uint64_t *keys, int64_t *numbers)
 
 
 def nearest(const float[:, ::1] x, const float[:, :, ::1] panels, const float[::1] bias, size_t n, int64_t[:, ::1] out):
@@ -18,7 +18,7 @@ def nearest(const float[:, ::1] x, const float[:, :, ::1] panels, const float[::
             &scores[0, 0], scores.shape[1],
         )
         for q in range(<size_t>x.shape[0]):
-            dpq_nearest(&scores[q, 0], n, k, &keys[0], &out[q, 0])
+            dpq_least_scores(&scores[q, 0], n, k, &keys[0], &out[q, 0])
 
 
 cdef struct query_work:
@@ -41,7 +41,8 @@ cdef class ListScan:
     """Search of inverted lists at one prefix length: what stays the same from search to search.
 
     tables : how the queries' tables are made.
-    sizes, digests : (nlist,), of the lists that all this was derived from; changed by the owner. sizes is -1 for none.
+    sizes, digests : (nlist,) and (nlist, 2), of the lists that all this was derived from; changed by the owner. A size
+        of -1 says none. Digests are of a sample of the list and, with FAISS_DPQ_CHECK=full, of all of its codes.
     centres : (nlist, stride), zero-padded to a multiple of 16.
     The other arrays, (nlist,), are those of dpq_lists.h.
     """
@@ -50,7 +51,7 @@ cdef class ListScan:
     cdef QueryTables tables
     cdef bint checks_all
     cdef const int64_t[::1] sizes
-    cdef const uint64_t[::1] digests
+    cdef const uint64_t[:, ::1] digests
     cdef object kept
 
     def __init__(
@@ -59,7 +60,7 @@ cdef class ListScan:
         size_t nbits,
         size_t levels,
         const int64_t[::1] sizes,
-        const uint64_t[::1] digests,
+        const uint64_t[:, ::1] digests,
         const float[:, ::1] centres,
         const uint64_t[::1] bins,
         const uint64_t[::1] terms,
@@ -85,22 +86,31 @@ cdef class ListScan:
         self.lists.nbits = nbits
         self.lists.levels = levels
 
-    def changed(self, lists, uint64_t[::1] out):
-        """Which open lists are not those that all is derived from: their numbers. out: their digests, by number."""
+    def changed(self, lists, uint64_t[:, ::1] out):
+        """Which open lists are not those that all is derived from: their numbers. out: the digests, by number."""
         cdef const int64_t[::1] numbers = lists.numbers, sizes = lists.sizes
         cdef const uint64_t[::1] codes = lists.codes, ids = lists.ids
         cdef size_t i, found = 0, code_size = lists.code_size
         cdef int64_t[::1] changed = np.empty(numbers.shape[0], np.int64)
         for i in range(<size_t>numbers.shape[0]):
             number = numbers[i]
-            out[number] = list_digest(codes[number], ids[number], sizes[number], code_size, self.checks_all)
-            if not self.is_known(number, sizes[number], out[number]):
+            if not self.is_known(number, sizes[number], codes[number], ids[number], code_size, &out[number, 0]):
                 changed[found] = number
                 found += 1
         return np.asarray(changed[:found])
 
-    cdef bint is_known(self, int64_t number, int64_t size, uint64_t digest) noexcept nogil:
-        return self.sizes[number] == size and self.digests[number] == digest
+    cdef bint is_known(self, int64_t number, int64_t size, uint64_t codes, uint64_t ids, size_t code_size,
+                       uint64_t *digests) noexcept nogil:
+        """Whether a list is the one that all is derived from. digests : written."""
+        digests[0] = list_digest(codes, ids, size, code_size)
+        digests[1] = digest_of_all(<const uint8_t *><uintptr_t>codes, size, code_size) if self.checks_all else 0
+        if self.sizes[number] != size or self.digests[number, 0] != digests[0]:
+            return False
+        if self.digests[number, 1] != digests[1]:
+            with gil:
+                warn_of_writes()
+            return False
+        return True
 
     def search(self, lists, const float[:, ::1] xq, const int64_t[:, ::1] keys, const int64_t[:, ::1] counts,
                float[:, ::1] distances, int64_t[:, ::1] labels, int64_t[:, ::1] places):
@@ -198,6 +208,7 @@ cdef class ListScan:
         """How many vectors a query scans of each of its lists; False if a list has changed, or they are too many."""
         cdef size_t q, p, i, size, left, total
         cdef int64_t key
+        cdef uint64_t digests[2]
         for q in range(probes.queries.nq):
             left = max_codes if max_codes else SIZE_MAX
             total = 0
@@ -208,9 +219,7 @@ cdef class ListScan:
                 if key < 0:
                     continue
                 size = lists.sizes[key]
-                if not self.is_known(
-                    key, size, list_digest(lists.codes[key], ids[key], size, lists.code_size, self.checks_all)
-                ):
+                if not self.is_known(key, size, lists.codes[key], ids[key], lists.code_size, digests):
                     return False
                 counts[i] = min(size, left)
                 left -= counts[i]
@@ -345,7 +354,7 @@ cdef class OneQueryListScan(OneQueryScan):
                 own.moved, 1, tables.d, &self.centre_panels[0, 0, 0], n_panels, &self.centre_norms[0], -2.0,
                 own.scores, n_panels * DPQ_PANEL,
             )
-            dpq_nearest(own.scores, self.lists.lists.nlist, self.nprobe, own.heap, own.keys)
+            dpq_least_scores(own.scores, self.lists.lists.nlist, self.nprobe, own.heap, own.keys)
         cdef bint found = self.lists.few(
             self.reader, query, 1, own.keys, self.nprobe, self.max_codes, k, scratch.memory + size, distances, labels
         )

@@ -1,47 +1,26 @@
-/* What a search of inverted lists derives from the codes of one list. */
+/* What is computed once from the codes of one inverted list: its terms, their bins, and its radius.
+ *
+ * In: the list's codes, and the products of its centre with all codewords. Out: as in scan_derived.h, of this list
+ * alone. The proof of the scan (scan_lists_impl.h) rests on the bins' edges enclosing the terms, and on the radius. */
 #ifndef DPQ_LISTS_DERIVED_H
 #define DPQ_LISTS_DERIVED_H
 
 #include "scan_derived.h"
 
-/* terms[v], or NULL: the cross terms, from `cross` (or as they stand in `terms` already, where cross is NULL), plus the
- * products 2<w, c_l> of the list's centre; summed in double, so that one rounding is left. Returns the largest norm of
- * a sum of codewords, rounded up; needs `cross`. */
+/* terms[v] = the cross terms of vector v plus the products 2<w, c_l> of the list's centre w with its codewords;
+ * `terms` is NULL where none are wanted. Where cross is NULL, terms[v] already holds the cross terms. Returns the
+ * radius. */
 static float dpq_list_terms(const dpq_database *db, const float *cross, const float *products,
                             const float *codeword_norms, float error, float *terms)
 {
-    double largest = 0;
-    for (size_t v = 0; v < db->n; v++) {
-        uint16_t code[DPQ_MAX_LEVELS];
-        const float *table = cross;
-        double norm = 0, term = cross ? 0 : terms ? terms[v] : 0;
-        dpq_unpack(db, v, code);
-        for (uint32_t l = 0; l < db->levels; l++) {
-            size_t at = ((size_t)l << db->nbits) + code[l];
-            norm += codeword_norms[at];
-            if (terms)
-                term += products[at];
-            for (uint32_t j = 0; cross && j < l; j++, table += (size_t)1 << 2 * db->nbits) {
-                double pair = table[((size_t)code[j] << db->nbits) + code[l]];
-                norm += pair;
-                term += pair;
-            }
-        }
-        largest = norm > largest ? norm : largest;
-        if (terms)
-            terms[v] = (float)term;
-    }
-    return nextafterf((float)sqrt(largest + error), INFINITY);
+    return dpq_norms_and_terms(db, cross, products, codeword_norms, error, 0, db->n, terms);
 }
 
-/* The grid of the terms' bins, and the bins. Returns the largest magnitude of a term or an edge. */
+/* Sets the grid of the terms' bins, and the bins. Returns the largest magnitude of a term or an edge. */
 static float dpq_list_bins(dpq_database *db, uint8_t *bins)
 {
     float low = INFINITY, high = -INFINITY;
-    for (size_t v = 0; v < db->n; v++) {
-        low = db->terms[v] < low ? db->terms[v] : low;
-        high = db->terms[v] > high ? db->terms[v] : high;
-    }
+    dpq_term_range(db, 0, db->n, &low, &high);
     dpq_term_grid(db, low, high);
     dpq_term_bins(db, 0, db->n, bins);
     return fmaxf(fabsf(low), fabsf(dpq_term_edge(db, 257)));

@@ -94,16 +94,14 @@ cdef class ListReader:
         return lists
 
 
-cdef uint64_t list_digest(uint64_t codes, uint64_t ids, size_t n, size_t code_size, bint everything) noexcept nogil:
-    """Of a sample of a list's codes and ids, or of all of them.
+cdef uint64_t list_digest(uint64_t codes, uint64_t ids, size_t n, size_t code_size) noexcept nogil:
+    """Of a sample of a list's codes and ids.
 
     FAISS removes a vector by putting the list's last one in its place. So if one was removed and one added, the last id
     is another one.
     """
     cdef const uint8_t *rows = <const uint8_t *><uintptr_t>codes
     cdef const uint8_t *names = <const uint8_t *><uintptr_t>ids
-    if everything:
-        return digest_of_all(rows, n, code_size) ^ 3 * digest_of_all(names, n, sizeof(int64_t))
     return digest_of_sample(rows, n, code_size, CODES_EVENLY, FROM_THE_END) ^ 3 * digest_of_sample(
         names, n, sizeof(int64_t), IDS_EVENLY, FROM_THE_END
     )

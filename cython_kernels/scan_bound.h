@@ -1,18 +1,24 @@
-/* The uint8 lower bound: choice of step and offset, and the proof that no neighbour is missed.
+/* The byte bound of a distance: the choice of its step and offset, and the proof that no neighbour is missed.
  *
- * P rows are added per vector: L levels and, for L2, the term's bin (edge e <= term < e + w).
- * With scale = 1 / delta, an entry is floor(t * scale), level 0's is floor(t * scale - base), all kept
- * modulo 256; S is their true integer sum, E bounds the float32 rounding of all entries together:
- *     (sum t + e) scale - base - P - E  <  S  <=  (sum t + e) scale - base + E.
- * Let d be the float32 distance. Its L additions err by at most Ed = L u B (u = 2^-24, B >= any partial
- * sum's magnitude), so sum t + term lies within Ed of d.
- *  - A neighbour has d <= threshold, hence S <= (threshold + Ed) scale - base + E: `dpq_bound_limit`.
- *  - It also has sum t + term >= low (a geometric bound), hence
- *    S > (low - w) scale - base - P - E, and base is chosen to make the right side >= -1: S >= 0.
- * So a neighbour's S is within 0..limit; while limit <= 255 its byte is S itself, and
- * it survives `byte <= limit`. Nothing is asked of larger distances: one beyond 256 steps wraps and
- * at worst survives in vain. The step may therefore follow the distances seen in a sample, several
- * times finer than one that must cover all that geometry allows.
+ * In: the range in which distances lie. Out: `scale` (bytes a unit of distance) and `base` (what is subtracted), by
+ * which tables of bytes are made, and for any threshold the greatest byte sum that a neighbour can have.
+ *
+ * Why the result is exact. For every vector P entries are added: those of L levels and, for L2, that of the term's
+ * bin, whose edges are e <= term < e + w. An entry is floor(t scale), that of level 0 is floor(t scale - base), and
+ * all are kept modulo 256. Let S be their sum before anything is taken modulo 256, and E a bound on the float32
+ * rounding of all entries together:
+ *
+ *     (sum t + e) scale - base - P - E  <  S  <=  (sum t + e) scale - base + E
+ *
+ * Let d be the float32 distance. Its L additions err by at most Ed = L u B, with u = 2^-24 and B not below any partial
+ * sum's magnitude, so sum t + term is within Ed of d.
+ *  - A neighbour has d <= threshold, hence S <= (threshold + Ed) scale - base + E. This is dpq_bound_limit.
+ *  - It has sum t + term >= low too, by geometry (dpq_low), hence S > (low - w) scale - base - P - E. The base is
+ *    chosen so that the right side is at least -1: S >= 0.
+ * So a neighbour's S is in 0..limit. While limit <= 255, the byte that the scan sees is S itself, and the neighbour
+ * passes the test byte <= limit. Of other vectors nothing is needed: a sum above 255 wraps, and at worst the vector
+ * passes and is rescored in vain. So the step may follow the distances of a sample, and be several times finer than
+ * one that covers all that geometry allows.
  */
 #ifndef DPQ_SCAN_BOUND_H
 #define DPQ_SCAN_BOUND_H
@@ -22,20 +28,28 @@
 
 typedef struct {
     float scale, base;
-    float slack; /* Ed scale + E, which dpq_bound_limit adds */
+    float slack; /* Ed scale + E */
 } dpq_bound;
 
-/* Monotone in bin; bin + 1 gives the bin's upper edge. In double the product is exact, so that every
- * instruction set gets the same edge whether or not the compiler fuses multiply and add: exactness
- * rests on edges being those that the bins were made with. */
+/* The lower edge of a bin; that of bin + 1 is its upper edge. Exactness needs edges to be those that the bins were made
+ * with, on every instruction set: in double the product is exact, so that it does not matter whether the compiler fuses
+ * it with the addition. */
 static inline float dpq_term_edge(const dpq_database *db, uint32_t bin)
 {
     return (float)((double)db->term_min + (double)bin * (double)db->term_step);
 }
 
-/* A distance, ||q||^2 left out, is at least max(0, ||q|| - R)^2 - ||q||^2 (-||q|| R, inner product). Balls
- * around first codewords bound it more tightly on paper, yet left the share of hits as it was (clustered
- * set, Fashion-MNIST). */
+/* What float sums of vector v begin with if its term is not looked up: the lower edge of its bin (upper: 1, the upper
+ * edge), or 0 if there are no terms. Rounded addition is monotone, so the sum is a lower (an upper) bound of the
+ * float32 distance. */
+static inline float dpq_term_bound(const dpq_database *db, size_t v, uint32_t upper)
+{
+    return db->term_bins ? dpq_term_edge(db, db->term_bins[v] + upper) : 0.0f;
+}
+
+/* A lower bound of all distances to query q. Without ||q||^2 they are at least max(0, ||q|| - R)^2 - ||q||^2, R being
+ * the radius; for inner products -||q|| R. Balls around the first codewords give a tighter bound on paper, but left
+ * the share of hits as it was (clustered vectors, Fashion-MNIST). */
 static inline double dpq_low(const dpq_database *db, const dpq_queries *qs, size_t q)
 {
     double norm2 = qs->norms[q], norm = sqrt(norm2), gap = norm - db->radius;
@@ -44,8 +58,8 @@ static inline double dpq_low(const dpq_database *db, const dpq_queries *qs, size
     return (gap > 0 ? gap * gap : 0) - norm2 - qs->table_errors[q];
 }
 
-/* low: bound below every distance. high: where distances end for practical purposes; whatever it is,
- * the search is exact. magnitude: B above, terms left out. spare: further units that S may lose. */
+/* low: lower bound of all distances. high: where most distances end; the search is exact whatever it is. magnitude: B
+ * of the head, for the tables alone. spare: how much S may lose beyond one a row. */
 static inline dpq_bound dpq_bound_choose(const dpq_database *db, double low, double high, double magnitude,
                                          double spare)
 {
@@ -61,12 +75,13 @@ static inline dpq_bound dpq_bound_choose(const dpq_database *db, double low, dou
     double bottom = fmax(low, -magnitude) - width;
     double span = fmax(high - bottom, 1e-30);
     double scale = (float)fmin((255 - rows) / span, 0.0625 / u / magnitude);
-    /* Products, differences and bin edges each round by u times a value below magnitude + |bottom|. */
+    /* Products, differences and bin edges round by u times a value below magnitude + |bottom| each. */
     double entry_error = u * (8 * magnitude * scale + 512);
     return (dpq_bound){(float)scale, (float)(bottom * scale - (rows - 1) - 2 * entry_error),
                        (float)(sum_error * scale + 2 * entry_error)};
 }
 
+/* The greatest byte sum of a vector whose distance is at most `threshold`; 255: any may be. */
 static inline uint8_t dpq_bound_limit(const dpq_bound *b, float threshold)
 {
     double limit = (double)threshold * b->scale - b->base + b->slack;

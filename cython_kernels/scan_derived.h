@@ -1,11 +1,16 @@
-/* What a search derives from the codes once, for one prefix length: term bins and the radius. */
+/* What is computed once from stored codes, for one prefix length, and serves every search: the terms' bins, and the
+ * radius.
+ *
+ * In: codes and their terms. Out: a grid of 256 bins and the bin of every term, whose two edges enclose the term
+ * whatever was rounded; a bound on the norms of all reconstructed vectors. The byte bounds (scan_bound.h) rest on
+ * both. */
 #ifndef DPQ_SCAN_DERIVED_H
 #define DPQ_SCAN_DERIVED_H
 
 #include "scan_bound.h"
 #include "scan_codes.h"
 
-/* Widens [*low, *high] by the terms of vectors first .. first + n - 1; start from [+inf, -inf]. */
+/* Widens [*low, *high] so that it holds the terms of n vectors from `first` on; begin with [+inf, -inf]. */
 static void dpq_term_range(const dpq_database *db, size_t first, size_t n, float *low, float *high)
 {
     for (size_t v = first; v < first + n; v++) {
@@ -17,8 +22,8 @@ static void dpq_term_range(const dpq_database *db, size_t first, size_t n, float
     }
 }
 
-/* Sets term_min and term_step so that every bin's upper edge is above what falls into it: the last bin
- * has to reach high in spite of rounding. */
+/* Sets term_min and term_step. Every bin's upper edge has to be above what falls into the bin: so the last edge is
+ * made to reach `high` in spite of rounding. */
 static void dpq_term_grid(dpq_database *db, float low, float high)
 {
     db->term_min = low;
@@ -27,6 +32,7 @@ static void dpq_term_grid(dpq_database *db, float low, float high)
         db->term_step = nextafterf(db->term_step, INFINITY);
 }
 
+/* bins[v] = the bin of the term of vector v, of n vectors from `first` on. */
 static void dpq_term_bins(const dpq_database *db, size_t first, size_t n, uint8_t *bins)
 {
     float per_step = db->term_step > 0 ? 1 / db->term_step : 0;
@@ -44,25 +50,43 @@ static void dpq_term_bins(const dpq_database *db, size_t first, size_t n, uint8_
     }
 }
 
-/* Largest ||xhat|| of vectors first .. first + n - 1, rounded up. codeword_norms: levels x K squared
- * norms; error: absolute bound on a squared norm computed from them and the cross tables. */
-static float dpq_radius(const dpq_database *db, const float *cross, const float *codeword_norms, float error,
-                        size_t first, size_t n)
+/* Returns the largest norm of a sum of codewords among n vectors from `first` on, rounded up.
+ *
+ * cross: NULL, no cross terms are added. codeword_norms: levels x K squared norms. error: bound on the rounding error
+ * of a squared norm computed from these. terms: if not NULL, terms[v] becomes the sum of the cross terms (of what
+ * terms[v] held, where cross is NULL) and of products[level][codeword]. Sums are in double, so that a term is rounded
+ * once. */
+static float dpq_norms_and_terms(const dpq_database *db, const float *cross, const float *products,
+                                 const float *codeword_norms, float error, size_t first, size_t n, float *terms)
 {
+    size_t K = dpq_codewords(db);
     double largest = 0;
     for (size_t v = first; v < first + n; v++) {
         uint16_t code[DPQ_MAX_LEVELS];
-        const float *table = cross;
-        double norm = 0;
+        double norm = 0, term = terms && !cross ? terms[v] : 0;
         dpq_unpack(db, v, code);
         for (uint32_t l = 0; l < db->levels; l++) {
-            norm += codeword_norms[((size_t)l << db->nbits) + code[l]];
-            for (uint32_t j = 0; j < l; j++, table += (size_t)1 << 2 * db->nbits)
-                norm += table[((size_t)code[j] << db->nbits) + code[l]];
+            norm += codeword_norms[l * K + code[l]];
+            if (terms)
+                term += products[l * K + code[l]];
+            for (uint32_t i = 0; cross && i < l; i++) {
+                double pair = dpq_pair_row(cross, K, i, l, code[i])[code[l]];
+                norm += pair;
+                term += pair;
+            }
         }
         largest = norm > largest ? norm : largest;
+        if (terms)
+            terms[v] = (float)term;
     }
     return nextafterf((float)sqrt(largest + error), INFINITY);
+}
+
+/* The radius alone. */
+static float dpq_radius(const dpq_database *db, const float *cross, const float *codeword_norms, float error,
+                        size_t first, size_t n)
+{
+    return dpq_norms_and_terms(db, cross, NULL, codeword_norms, error, first, n, NULL);
 }
 
 #endif

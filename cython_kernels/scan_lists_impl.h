@@ -1,64 +1,74 @@
-/* Scan of inverted lists for one query: its tables serve every list that it probes (dpq_lists.h).
+/* The scan of inverted lists for one query, whose tables serve every list that it probes (dpq_lists.h).
  *
- * The first lists, the nearest, are scanned in float until k vectors are found. Their k-th distance, the threshold, then
- * fixes the step of the byte tables for all lists that are left, and each of these goes through the look-ups of
- * scan_single_impl.h, with a start byte and a limit of its own.
+ * In: the lists, their derived data, a query's tables, and the lists that it probes. Out: its k nearest.
  *
- * Exactness. For a list let s be the float sum term + T[0] + ..., without the offset A. A neighbour has
- * fl(s + A) <= threshold, hence s <= above = threshold - A + 2u |threshold|. The real value of s is at least
- * low = max(0, dist - R)^2 - dist^2 - errors, dist the real ||u - w||, by the triangle inequality (-||q|| R for inner
- * products). So a list with above + Ed < low holds no neighbour. Otherwise, as in scan_bound.h, with e the lower
- * edge of the term's bin, width its width and Ed what the additions of s err by,
+ * The first lists, which are the nearest, are scanned in float until k vectors are found. The k-th distance, the
+ * threshold, then fixes the step of the byte tables for all lists that are left. Each of these is scanned by look-ups
+ * (lookups_impl.h), with a start byte and a limit of its own.
+ *
+ * Why the result is exact. For a list let s be the float sum term + T[0] + ..., without the offset A. A neighbour has
+ * fl(s + A) <= threshold, hence s <= above = threshold - A + 2u |threshold|. By the triangle inequality the real value
+ * of s is at least low = max(0, dist - R)^2 - dist^2 - errors, dist being the real ||u - w|| and R the list's radius
+ * (-||q|| R for inner products). So a list with above + Ed < low holds no neighbour, Ed being what the additions of s
+ * err by. Otherwise, as in scan_bound.h, let e be the lower edge of the term's bin and `width` the bin's width, and
  *
  *     S = start + floor(bin slope / 256) + sum_l floor(T[l] scale),     start = floor(term_min scale - base)
  *
- * has  S <= (above + Ed) scale - base + E = limit  for a neighbour, because e is not above its term, and
- * S > (low - Ed - width) scale - base - P - E, where P = levels + 3 counts the floors: one an entry, one the start, two
- * the bin's product, whose slope is rounded down too. base makes the right side -1. So a neighbour's S is in 0..limit;
- * while limit <= 255, its byte is S itself. Lists whose limit is larger are scanned in float.
+ * A neighbour has S <= (above + Ed) scale - base + E = limit, because e is not above its term. It has S > (low - Ed -
+ * width) scale - base - P - E too, where P = levels + 3 counts the floors: one an entry, one of the start, two of the
+ * bin's product, whose slope is rounded down as well. The base is chosen so that the right side is -1. So a
+ * neighbour's S is in 0..limit, and while limit <= 255, its byte is S itself. (The step of the byte tables is such
+ * that no list's limit is larger.)
  */
+#ifndef DPQ_SCAN_LISTS_IMPL_H
+#define DPQ_SCAN_LISTS_IMPL_H
+
 #include "dpq_lists.h"
+#include "dpq_topk.h"
+#include "lookups_impl.h"
 
-#define DPQ_LISTS_WORTH_BYTES 512u /* vectors left to scan, below which byte tables are not worth making */
-#define DPQ_LISTS_FIRST 256u       /* vectors of the nearest list that are scanned in float */
-#define DPQ_LISTS_HIGH 1.4         /* the range of s that bytes resolve, over that of the lists scanned in float; measured */
+#define LISTS_WORTH_BYTES 512u /* vectors left to scan, below which byte tables are not worth making */
+#define LISTS_FIRST 256u       /* vectors of the nearest list that are scanned in float */
+#define LISTS_HIGH 1.4         /* the range of s that bytes resolve, over that of vectors scanned in float; measured */
 
+/* What a query knows of a list that it probes, before the list is scanned. */
 typedef struct {
-    float offset;
-    double low; /* below every real s */
-} dpq_probed;
+    float offset; /* A of the head */
+    double low;
+} lists_probed;
 
 /* A query and what has been found for it. */
 typedef struct {
     const float *table;
     uint8_t *table8; /* [level][codeword], once `scale` is set */
-    dpq_probed *probed;
+    lists_probed *probed;
     const int64_t *keys, *counts;
     dpq_topk top;
     float threshold;
-    float high;  /* largest s that a float scan met */
-    float scale; /* of table8; 0: none yet */
+    float high;  /* the greatest s that a float scan met */
+    float scale; /* of table8; 0: there is none yet */
     double magnitude, error, norm;
-} dpq_lists_query;
+} lists_query;
 
+/* What the queries of a call share. */
 typedef struct {
-    dpq_lookups one; /* its table8, start, slope, limit and hits are used */
+    dpq_lookups look;
     int inner_product;
     size_t nprobe;
     dpq_counters *counters;
-} dpq_lists_scan;
+} lists_scan;
 
-/* What a query and a list make of each other: see the head. limit = scale * above + constant. */
+/* A list as one query scans it. The limit of its byte sums is scale * above + constant: see the head. */
 typedef struct {
     dpq_database db;
     const uint8_t *allowed;
     size_t count;
-    uint32_t position; /* of the list's first vector in what the query scans */
+    uint32_t position; /* of the list's first vector among all that the query scans */
     float offset;
     uint8_t start;
     uint16_t slope;
     double scale, constant;
-} dpq_lists_part;
+} lists_part;
 
 static inline dpq_database lists_database(const dpq_lists *lists, size_t list)
 {
@@ -82,9 +92,10 @@ static inline double lists_width(const dpq_lists *lists, size_t list)
     return lists->terms ? lists->term_step[list] : 0;
 }
 
-static inline double lists_term_magnitude(const dpq_lists *lists, size_t list)
+/* A bound on the magnitude of every partial sum of s. */
+static inline double lists_magnitude(const dpq_lists *lists, const lists_query *q, size_t list)
 {
-    return lists->terms ? lists->term_magnitude[list] : 0;
+    return q->magnitude + (lists->terms ? lists->term_magnitude[list] : 0);
 }
 
 static float lists_offset(const float *u, const float *w, size_t stride, int inner_product)
@@ -101,8 +112,9 @@ static float lists_offset(const float *u, const float *w, size_t stride, int inn
     return inner_product ? -total : total;
 }
 
-/* The float offset's chains of stride / 16 + 16 additions of positive numbers are off by u that many times itself. */
-static double lists_low(const dpq_lists *lists, const dpq_lists_query *q, size_t list, float offset, int inner_product)
+/* The offset is a float sum of positive numbers by chains of stride / 16 + 16 additions, each of which errs by u times
+ * the offset at most. */
+static double lists_low(const dpq_lists *lists, const lists_query *q, size_t list, float offset, int inner_product)
 {
     double error = q->error + lists->errors[list], radius = lists->radius[list];
     if (inner_product)
@@ -113,36 +125,37 @@ static double lists_low(const dpq_lists *lists, const dpq_lists_query *q, size_t
 }
 
 /* Ed: s is a chain of `levels` additions. */
-static inline double lists_sum_error(const dpq_lists *lists, const dpq_lists_query *q, size_t list)
+static inline double lists_sum_error(const dpq_lists *lists, const lists_query *q, size_t list)
 {
-    return 1.01 * lists->levels * (q->magnitude + lists_term_magnitude(lists, list)) / (1 << 24);
+    return 1.01 * lists->levels * lists_magnitude(lists, q, list) / (1 << 24);
 }
 
-static inline double lists_above(const dpq_lists_query *q, float offset)
+static inline double lists_above(const lists_query *q, float offset)
 {
     return (double)q->threshold - offset + fabs((double)q->threshold) / (1 << 22);
 }
 
-static inline int lists_is_too_far(const dpq_lists *lists, const dpq_lists_query *q, size_t list, dpq_probed probed)
+/* Whether probe p of the query need not be scanned: the list holds no neighbour, or there is nothing to scan. */
+static inline int lists_is_out(const dpq_lists *lists, const lists_query *q, size_t p)
 {
-    return lists_above(q, probed.offset) + lists_sum_error(lists, q, list) < probed.low;
+    lists_probed probed = q->probed[p];
+    size_t list = (size_t)q->keys[p];
+    return !q->counts[p] || lists_above(q, probed.offset) + lists_sum_error(lists, q, list) < probed.low;
 }
 
-/* Negative: no neighbour left in the list. */
-static inline double lists_limit(const dpq_lists_query *q, const dpq_lists_part *part)
+/* Negative: no neighbour is left in the list. */
+static inline double lists_limit(const lists_query *q, const lists_part *part)
 {
     return part->scale * lists_above(q, part->offset) + part->constant;
 }
 
-static inline float lists_distance(const dpq_lists_part *part, const dpq_lists_query *q, size_t v)
+static inline float lists_distance(const lists_part *part, const lists_query *q, size_t v)
 {
-    uint16_t code[DPQ_MAX_LEVELS];
-    dpq_unpack(&part->db, v, code);
-    return dpq_one_sum(&part->db, q->table, code, part->db.terms ? part->db.terms[v] : 0.0f) + part->offset;
+    return table_vector_sum(&part->db, q->table, v, part->db.terms ? part->db.terms[v] : 0.0f) + part->offset;
 }
 
-/* True when the threshold moved. */
-static inline int lists_offer(const dpq_lists_part *part, dpq_lists_query *q, size_t v)
+/* Computes a vector's distance and offers it. Returns 1 if the threshold moved. */
+static inline int lists_offer(const lists_part *part, lists_query *q, size_t v)
 {
     if (part->allowed && !part->allowed[v])
         return 0;
@@ -153,60 +166,27 @@ static inline int lists_offer(const dpq_lists_part *part, dpq_lists_query *q, si
     return 1;
 }
 
-static void lists_rescore(const dpq_lists_part *part, dpq_lists_scan *s, dpq_lists_query *q, size_t hits)
+static void lists_rescore(const lists_part *part, lists_scan *s, lists_query *q, size_t hits)
 {
     s->counters->rescored += hits;
     for (size_t h = 0; h < hits; h++)
-        lists_offer(part, q, s->one.hits[h]);
+        lists_offer(part, q, s->look.hits[h]);
 }
 
 /* ---- in float ---- */
 
-static inline size_t lists_float_hits(const dpq_lists_part *part, dpq_lists_scan *s, dpq_lists_query *q, size_t first,
-                                      size_t n, uint32_t levels, uint32_t nbits)
+static void lists_float_chunk(const lists_part *part, lists_scan *s, lists_query *q, size_t first, size_t n)
 {
-    const float *table = q->table, *terms = part->db.terms;
-    float threshold = q->threshold, high = q->high;
-    size_t found = 0;
-    for (size_t v = first; v < first + n; v++) {
-        const uint8_t *row = dpq_row(&part->db, v);
-        float sum = terms ? terms[v] : 0.0f;
-        for (uint32_t l = 0; l < levels; l++)
-            sum += table[((size_t)l << nbits) + (nbits == 8 ? row[l] : dpq_code(row, nbits, l))];
-        high = sum > high ? sum : high;
-        s->one.hits[found] = (uint32_t)v;
-        found += sum + part->offset <= threshold;
-    }
-    q->high = high;
-    return found;
+    lists_rescore(part, s, q, table_hits(&part->db, q->table, first, n, part->offset, q->threshold, &q->high,
+                                         s->look.hits));
 }
 
-static void lists_float_chunk(const dpq_lists_part *part, dpq_lists_scan *s, dpq_lists_query *q, size_t first, size_t n)
-{
-    uint32_t levels = part->db.levels, nbits = part->db.nbits;
-    size_t found = 0, end = first + n;
-    while (n && nbits != 8 && dpq_is_end(&part->db, first + n - 1))
-        n--;
-    if (nbits == 8 && levels == 4)
-        found = lists_float_hits(part, s, q, first, n, 4, 8);
-    else if (nbits == 8 && levels == 8)
-        found = lists_float_hits(part, s, q, first, n, 8, 8);
-    else if (nbits == 8)
-        found = lists_float_hits(part, s, q, first, n, levels, 8);
-    else
-        found = lists_float_hits(part, s, q, first, n, levels, nbits);
-    for (size_t v = first + n; v < end; v++)
-        s->one.hits[found++] = (uint32_t)v;
-    lists_rescore(part, s, q, found);
-}
-
-/* From `first` on, until k are found and `enough` are scanned; returns where it ended. */
-static size_t lists_float_scan(const dpq_lists_part *part, dpq_lists_scan *s, dpq_lists_query *q, size_t first,
-                               size_t enough)
+/* From `first` on, until k vectors are found and `enough` are scanned. Returns where it ended. */
+static size_t lists_float_scan(const lists_part *part, lists_scan *s, lists_query *q, size_t first, size_t enough)
 {
     size_t v = first;
     for (size_t n; v < part->count && !(v >= enough && q->threshold < INFINITY); v += n) {
-        n = dpq_first_chunks(q->threshold < INFINITY ? DPQ_LISTS_FIRST : v, DPQ_LISTS_FIRST);
+        n = dpq_first_chunks(q->threshold < INFINITY ? LISTS_FIRST : v, LISTS_FIRST);
         n = dpq_min(n, part->count - v);
         lists_float_chunk(part, s, q, v, n);
     }
@@ -216,57 +196,50 @@ static size_t lists_float_scan(const dpq_lists_part *part, dpq_lists_scan *s, dp
 
 /* ---- byte tables ---- */
 
-/* The range of s from below what any vector of the list has, to where most end. */
-static inline double lists_span(const dpq_lists *lists, const dpq_lists_query *q, size_t list, dpq_probed probed)
+/* How wide a range of s the bytes must resolve: from below any vector of the list to where most vectors end. */
+static inline double lists_span(const dpq_lists *lists, const lists_query *q, size_t list, lists_probed probed)
 {
-    double above = lists_above(q, probed.offset), seen = DPQ_LISTS_HIGH * (q->high - probed.low) + probed.low;
+    double above = lists_above(q, probed.offset), seen = LISTS_HIGH * (q->high - probed.low) + probed.low;
     return fmax(above, seen) + 2 * lists_sum_error(lists, q, list) - probed.low + lists_width(lists, list);
 }
 
-/* Look-ups know 8- and 4-bit codes of at least four bytes; many levels leave no units to resolve. */
+/* Whether there are look-ups for these codes; many levels leave no units to resolve distances by. */
 static inline int lists_may_have_bytes(const dpq_lists *lists)
 {
-    return (lists->nbits == 8 || lists->nbits == 4) && lists->code_size >= 4 && lists->levels <= 128;
+    return lookups_know(lists->nbits, lists->code_size) && lists->levels <= 128;
 }
 
-static void lists_build_table8(const dpq_lists *lists, dpq_lists_query *q)
-{
-    size_t rows = (size_t)lists->levels << lists->nbits;
-    dpq_f32s scale = dpq_f32_all(q->scale);
-    for (size_t i = 0; i < rows; i += DPQ_FW)
-        dpq_f32_floor_u8(q->table8 + i, dpq_f32_mul(dpq_f32_load(q->table + i), scale));
-}
-
-/* One step for all lists from the first on: the widest of them has to fit. Sets the query's scale, if it is worthwhile. */
-static void lists_calibrate(const dpq_lists *lists, const dpq_lists_scan *s, dpq_lists_query *q, size_t first)
+/* Makes the query's byte tables, if they are worthwhile. Their step serves all lists from probe `first` on, so it
+ * follows the widest of these. */
+static void lists_build_tables(const dpq_lists *lists, const lists_scan *s, lists_query *q, size_t first)
 {
     double span = 1e-30, magnitude = q->magnitude;
-    size_t left = 0;
+    size_t left = 0, rows = (size_t)lists->levels << lists->nbits;
     for (size_t p = first; p < s->nprobe; p++) {
-        size_t list = (size_t)q->keys[p];
-        if (!q->counts[p] || lists_is_too_far(lists, q, list, q->probed[p]))
+        if (lists_is_out(lists, q, p))
             continue;
-        span = fmax(span, lists_span(lists, q, list, q->probed[p]));
-        magnitude = fmax(magnitude, q->magnitude + lists_term_magnitude(lists, list));
+        span = fmax(span, lists_span(lists, q, (size_t)q->keys[p], q->probed[p]));
+        magnitude = fmax(magnitude, lists_magnitude(lists, q, (size_t)q->keys[p]));
         left += (size_t)q->counts[p];
     }
-    if (left < DPQ_LISTS_WORTH_BYTES || !(span < INFINITY))
+    if (left < LISTS_WORTH_BYTES || !(span < INFINITY))
         return;
     double units = 255.0 - (lists->levels + 3) - 2;
     q->scale = (float)fmin(units / span, 0.0625 * (1 << 24) / magnitude);
-    lists_build_table8(lists, q);
+    for (size_t i = 0; i < rows; i += DPQ_FW)
+        table_bytes(q->table8 + i, q->table + i, dpq_f32_all(q->scale), dpq_f32_all(0.0f));
 }
 
-static dpq_lists_part lists_part(const dpq_lists *lists, const dpq_lists_query *q, size_t p, uint32_t position)
+/* The list of the query's probe p. position: of the list's first vector among all that the query scans. */
+static lists_part lists_part_of(const dpq_lists *lists, const lists_query *q, size_t p, uint32_t position)
 {
     size_t list = (size_t)q->keys[p];
-    dpq_lists_part part = {.db = lists_database(lists, list), .count = (size_t)q->counts[p], .position = position};
+    lists_part part = {.db = lists_database(lists, list), .count = (size_t)q->counts[p], .position = position};
     part.allowed = lists->allowed ? (const uint8_t *)(uintptr_t)lists->allowed[list] : NULL;
     part.offset = q->probed[p].offset;
     if (q->scale > 0) {
         double sum_error = lists_sum_error(lists, q, list), width = lists_width(lists, list);
-        double magnitude = q->magnitude + lists_term_magnitude(lists, list);
-        double error = (8 * magnitude * q->scale + 512) / (1 << 24); /* E */
+        double error = (8 * lists_magnitude(lists, q, list) * q->scale + 512) / (1 << 24); /* E */
         double base = (q->probed[p].low - sum_error - width) * q->scale - (lists->levels + 2) - error;
         part.start = (uint8_t)(int64_t)floor((double)part.db.term_min * q->scale - base);
         part.slope = (uint16_t)(width * q->scale * 256);
@@ -278,68 +251,68 @@ static dpq_lists_part lists_part(const dpq_lists *lists, const dpq_lists_query *
 
 /* ---- one query ---- */
 
-/* Copies a query's byte tables to where, and as, the look-ups want them. */
-static void lists_load_table8(const dpq_lists *lists, const dpq_lists_query *q, dpq_lookups *one)
+/* Copies a query's byte tables to where the look-ups read them. */
+static void lists_load_tables(const dpq_lists *lists, const lists_query *q, dpq_lookups *look)
 {
     size_t K = (size_t)1 << lists->nbits;
-    for (uint32_t l = 0; l < lists->levels; l++) {
-        memcpy(one->table8 + l * 256, q->table8 + l * K, K);
-        if (K == 256)
-            dpq_lookup256_prepare(one->table8 + l * 256);
-    }
-    memset(one->table8 + lists->levels * 256, 0, (dpq_filled_levels(lists->levels) - lists->levels) * 256);
+    for (uint32_t l = 0; l < lists->levels; l++)
+        memcpy(look->table8 + l * 256, q->table8 + l * K, K);
+    lookups_finish(look, lists->nbits, lists->levels);
 }
 
-/* The last `wanted` of the vectors before `end`, whose register overlaps vectors that are done. */
-static size_t lists_last_hits(const dpq_database *db, dpq_lookups *one, size_t end, size_t wanted)
+/* The hits among the last `wanted` vectors before `end`. They are too few for a register, which therefore begins with
+ * vectors that are done already. */
+static size_t lists_last_hits(const dpq_database *db, dpq_lookups *look, size_t end, size_t wanted)
 {
-    size_t found = dpq_one_filter(db, one, end - DPQ_QW, DPQ_QW), kept = 0;
+    size_t found = lookups_find(db, look, end - DPQ_QW, DPQ_QW), kept = 0;
     for (size_t h = 0; h < found; h++) {
-        one->hits[kept] = one->hits[h];
-        kept += one->hits[h] >= end - wanted;
+        look->hits[kept] = look->hits[h];
+        kept += look->hits[h] >= end - wanted;
     }
     return kept;
 }
 
-/* From `first` on, with the query's tables loaded. */
-static void lists_byte_scan(const dpq_lists_part *part, dpq_lists_scan *s, dpq_lists_query *q, size_t first)
+/* From `first` on, with the query's byte tables loaded. */
+static void lists_byte_scan(const lists_part *part, lists_scan *s, lists_query *q, size_t first)
 {
-    s->one.start = part->start;
-    s->one.slope = part->slope;
+    s->look.start = part->start;
+    s->look.slope = part->slope;
     for (size_t n, v = first; v < part->count; v += n) {
         double limit = lists_limit(q, part);
         if (limit < 0)
             return;
-        n = dpq_min(DPQ_ONE_CHUNK, part->count - v);
+        n = dpq_min(LOOKUPS_AT_ONCE, part->count - v);
         size_t whole = n - n % DPQ_QW;
-        s->one.limit = (uint8_t)limit;
-        lists_rescore(part, s, q, dpq_one_filter(&part->db, &s->one, v, whole));
+        s->look.limit = (uint8_t)limit;
+        lists_rescore(part, s, q, lookups_find(&part->db, &s->look, v, whole));
         if (v + n < DPQ_QW)
             lists_float_chunk(part, s, q, v, n);
         else if (whole < n)
-            lists_rescore(part, s, q, lists_last_hits(&part->db, &s->one, v + n, n - whole));
+            lists_rescore(part, s, q, lists_last_hits(&part->db, &s->look, v + n, n - whole));
         s->counters->bounded += n;
     }
 }
 
-/* One list, before there are byte tables: the first vectors in float, the others by tables that these calibrate. */
-static void lists_begin_list(const dpq_lists *lists, dpq_lists_scan *s, dpq_lists_query *q, size_t p, uint32_t position)
+/* Scans one list before there are byte tables: its first vectors in float, the others by the tables that these made
+ * possible. */
+static void lists_begin_list(const dpq_lists *lists, lists_scan *s, lists_query *q, size_t p, uint32_t position)
 {
-    dpq_lists_part part = lists_part(lists, q, p, position);
+    lists_part part = lists_part_of(lists, q, p, position);
     int may_have_bytes = lists_may_have_bytes(lists);
-    size_t v = lists_float_scan(&part, s, q, 0, may_have_bytes ? DPQ_LISTS_FIRST : part.count);
+    size_t v = lists_float_scan(&part, s, q, 0, may_have_bytes ? LISTS_FIRST : part.count);
     if (may_have_bytes && q->threshold < INFINITY)
-        lists_calibrate(lists, s, q, p);
+        lists_build_tables(lists, s, q, p);
     if (q->scale > 0) {
-        part = lists_part(lists, q, p, position);
-        lists_load_table8(lists, q, &s->one);
+        part = lists_part_of(lists, q, p, position);
+        lists_load_tables(lists, q, &s->look);
         lists_byte_scan(&part, s, q, v);
     } else
         lists_float_scan(&part, s, q, v, part.count);
 }
 
-/* Begins a query: the nearest lists, until there are byte tables. Returns how many probes are done, and their vectors. */
-static size_t lists_begin(const dpq_lists *lists, const float *vector, dpq_lists_scan *s, dpq_lists_query *q,
+/* Begins a query: scans its nearest lists until there are byte tables. Returns how many probes are done, and in
+ * *position how many vectors these had. */
+static size_t lists_begin(const dpq_lists *lists, const float *vector, lists_scan *s, lists_query *q,
                           uint32_t *position)
 {
     size_t p;
@@ -352,22 +325,23 @@ static size_t lists_begin(const dpq_lists *lists, const float *vector, dpq_lists
     }
     *position = 0;
     for (p = 0; p < s->nprobe && !(q->scale > 0); p++) {
-        if (q->counts[p] && !lists_is_too_far(lists, q, (size_t)q->keys[p], q->probed[p]))
+        if (!lists_is_out(lists, q, p))
             lists_begin_list(lists, s, q, p, *position);
         *position += (uint32_t)q->counts[p];
     }
     return p;
 }
 
-static void lists_finish_alone(const dpq_lists *lists, dpq_lists_scan *s, dpq_lists_query *q, size_t p,
-                               uint32_t position)
+/* Scans what is left from probe p on; its byte tables are loaded still. */
+static void lists_finish_alone(const dpq_lists *lists, lists_scan *s, lists_query *q, size_t p, uint32_t position)
 {
     for (; p < s->nprobe; p++) {
-        if (q->counts[p] && !lists_is_too_far(lists, q, (size_t)q->keys[p], q->probed[p])) {
-            dpq_lists_part part = lists_part(lists, q, p, position);
+        if (!lists_is_out(lists, q, p)) {
+            lists_part part = lists_part_of(lists, q, p, position);
             lists_byte_scan(&part, s, q, 0);
         }
         position += (uint32_t)q->counts[p];
     }
 }
 
+#endif

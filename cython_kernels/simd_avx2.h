@@ -1,13 +1,14 @@
-/* AVX2: 32 uint8 lanes, 16 float lanes in two registers. */
+/* AVX2 and FMA: 32 bytes in a register, 16 floats in two. */
 #include "nonzero8.h"
 #include <immintrin.h>
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt"))), apply_to = function)
+#define DPQ_SIMD_END _Pragma("clang attribute pop")
 #else
 #pragma GCC target("avx2,fma,bmi,popcnt")
 #endif
 
-enum { LINEAR_ROWS = 6, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 4 }; /* of the 16 registers, two a panel */
+enum { LINEAR_ROWS = 6, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 4 }; /* sums take two of 16 registers a panel */
 enum { DPQ_LEAST_BATCH = 3 };
 
 #define DPQ_QW 32u
@@ -23,7 +24,7 @@ static inline uint64_t dpq_u8_le(dpq_u8s a, dpq_u8s b)
     return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(a, b), a));
 }
 static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits) { return _mm256_srli_epi32(a, bits); }
-/* Every 16 bytes of a, each followed by that of b: the first half to a, the other to b. */
+/* Interleaves every 16 bytes of a with those of b. The first half goes to a, the other to b. */
 static inline void dpq_u8_zip(dpq_u8s *a, dpq_u8s *b)
 {
     dpq_u8s low = _mm256_unpacklo_epi8(*a, *b);
@@ -31,7 +32,7 @@ static inline void dpq_u8_zip(dpq_u8s *a, dpq_u8s *b)
     *a = low;
 }
 
-/* a * slope / 256 modulo 256, rounded down: of a 16-bit product just the high byte is kept */
+/* a * slope / 256 modulo 256, rounded down: the high byte of a 16-bit product */
 static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
 {
     __m256i slopes = _mm256_set1_epi16((short)slope), low_byte = _mm256_set1_epi16(255);
@@ -39,7 +40,7 @@ static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
     __m256i odd = _mm256_mullo_epi16(_mm256_srli_epi16(a, 8), slopes);
     return _mm256_or_si256(_mm256_srli_epi16(even, 8), _mm256_andnot_si256(low_byte, odd));
 }
-/* Bytes at .. at + 3 of 8 rows. */
+/* Four bytes, at .. at + 3, of each of 8 rows. */
 static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size_t at)
 {
     __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -52,9 +53,10 @@ static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
 {
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table)), index);
 }
-/* 256 entries as two halves of eight 16-entry shuffles, the right half picked by the index's high bit.
- * Within a half, row r is stored xored with row r - 1, and the index counts down by 16 a row: a shuffle
- * gives 0 once it is negative, hence the rows up to the index's own are xored, which leaves that row. */
+/* 256 entries are two halves of eight rows; each row is one 16-entry shuffle, and the index's high bit chooses the
+ * half. Within a half, `prepare` stores row r xored with row r - 1. A look-up subtracts 16 from the index row after
+ * row. A shuffle gives 0 once the index is negative, so what is xored together are the rows up to the index's own, and
+ * that leaves its own. */
 static inline void dpq_lookup256_prepare(uint8_t *table)
 {
     for (int half = 0; half < 256; half += 128)
@@ -72,7 +74,8 @@ static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
     }
     return _mm256_blendv_epi8(lo, hi, index);
 }
-/* [16 / w][2][w] to [2][16 / w][w] for w = 1, 2, 4: first within each lane, whose halves then go to their own */
+/* Reorders bytes from [16 / w][2][w] to [2][16 / w][w], for w = 1, 2, 4: first within each lane, then the lanes'
+ * halves. */
 static inline dpq_u8s dpq_u8_by_lanes(dpq_u8s a, uint32_t w)
 {
     __m256i step = _mm256_set1_epi32(w == 4 ? 0x03020100 : w == 2 ? 0x05040100 : 0x06040200);
@@ -132,7 +135,7 @@ static inline uint32_t dpq_f32_le(dpq_f32s a, dpq_f32s b)
     uint32_t lo = (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_LE_OQ));
     return lo | (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a.hi, b.hi, _CMP_LE_OQ)) << 8;
 }
-/* floor(a) mod 256 of |a| < 2^31, one byte a lane: the mask keeps both packs from saturating */
+/* floor(a) modulo 256, of |a| < 2^31, a byte a lane: the mask keeps both packs from saturating */
 static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
 {
     __m256i low_byte = _mm256_set1_epi32(255);
@@ -143,7 +146,7 @@ static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
                      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
 
-/* 16 bytes, and a group of 32: for queries that share inverted lists. */
+/* 16 bytes, and 32 bytes: for queries that scan an inverted list together. */
 typedef __m128i dpq_u8x16;
 static inline dpq_u8x16 dpq_u8x16_load(const void *p) { return _mm_loadu_si128(p); }
 static inline void dpq_u8x16_store(void *p, dpq_u8x16 a) { _mm_storeu_si128(p, a); }

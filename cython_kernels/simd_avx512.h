@@ -1,17 +1,20 @@
 /* AVX-512 (F, BW, VL, DQ, VBMI): 64 uint8 lanes, 16 float lanes. */
 #include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"))), \
                              apply_to = function)
+#define DPQ_SIMD_END _Pragma("clang attribute pop")
 #else
 #pragma GCC target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")
 #endif
 
-enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4, LINEAR_ROW_PANELS = 8 }; /* of the 32 registers */
+enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4, LINEAR_ROW_PANELS = 8 }; /* sums take one of 32 registers a panel */
 enum { DPQ_LEAST_BATCH = 12 };
 
-/* 64 queries wide the rows of 4x8 (80 KB) leave L1 and still win 1.6x over 32 wide: half the code
- * reads and adds a query. */
+/* With 64 queries the interleaved tables of 4 levels of 8 bits, 80 KB, no longer fit the L1 cache. They are still 1.6
+ * times as fast as with 32: each query has half the reads of codes and half the additions. */
 #define DPQ_QW 64u
 #define DPQ_FW 16u
 
@@ -22,7 +25,7 @@ static inline dpq_u8s dpq_u8_add(dpq_u8s a, dpq_u8s b) { return _mm512_add_epi8(
 static inline dpq_u8s dpq_u8_and(dpq_u8s a, dpq_u8s b) { return _mm512_and_si512(a, b); }
 static inline uint64_t dpq_u8_le(dpq_u8s a, dpq_u8s b) { return _mm512_cmple_epu8_mask(a, b); }
 static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits) { return _mm512_srli_epi32(a, (unsigned)bits); }
-/* Every 16 bytes of a, each followed by that of b: the first half to a, the other to b. */
+/* Interleaves every 16 bytes of a with those of b. The first half goes to a, the other to b. */
 static inline void dpq_u8_zip(dpq_u8s *a, dpq_u8s *b)
 {
     dpq_u8s low = _mm512_unpacklo_epi8(*a, *b);
@@ -31,7 +34,7 @@ static inline void dpq_u8_zip(dpq_u8s *a, dpq_u8s *b)
 }
 
 
-/* a * slope / 256 modulo 256, rounded down: of a 16-bit product just the high byte is kept */
+/* a * slope / 256 modulo 256, rounded down: the high byte of a 16-bit product */
 static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
 {
     __m512i slopes = _mm512_set1_epi16((short)slope), low_byte = _mm512_set1_epi16(255);
@@ -39,15 +42,14 @@ static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
     __m512i odd = _mm512_mullo_epi16(_mm512_srli_epi16(a, 8), slopes);
     return _mm512_or_si512(_mm512_srli_epi16(even, 8), _mm512_andnot_si512(low_byte, odd));
 }
-/* Bytes at .. at + 3 of 16 rows. */
+/* Four bytes, at .. at + 3, of each of 16 rows. */
 static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size_t at)
 {
     __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     return _mm512_i32gather_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32((int)code_size)), rows + at, 1);
 }
 
-/* Byte look-ups, one table for all lanes. 256 entries are exactly two two-register permutes, which
- * look at the index's low 7 bits, and a blend by the eighth. */
+/* A two-register permute looks up 128 entries by the index's low 7 bits: two of them, and a blend by its eighth bit. */
 static inline void dpq_lookup256_prepare(uint8_t *table) { (void)table; }
 static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
 {
@@ -60,7 +62,8 @@ static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
 {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), index);
 }
-/* [16 / w][4][w] to [4][16 / w][w] for w = 1, 2, 4: four bytes of the result come from places 4 w apart, w of each */
+/* Reorders bytes from [16 / w][4][w] to [4][16 / w][w], for w = 1, 2, 4: four bytes of the result come from places 4 w
+ * apart, w from each. */
 static inline dpq_u8s dpq_u8_by_lanes(dpq_u8s a, uint32_t w)
 {
     __m512i step = _mm512_set1_epi32(w == 4 ? 0x03020100 : w == 2 ? 0x09080100 : 0x0c080400);
@@ -71,7 +74,7 @@ static inline dpq_u8s dpq_u8_by_lanes(dpq_u8s a, uint32_t w)
     return _mm512_permutexvar_epi8(_mm512_add_epi8(step, each), a);
 }
 
-/* As in nonzero8.h, without a branch that depends on the masks. */
+/* As in nonzero8.h, without branches. */
 static inline size_t dpq_nonzero8(const uint64_t *masks, uint64_t live, uint32_t first, uint64_t *kept,
                                   uint32_t *numbers)
 {
@@ -96,14 +99,14 @@ static inline dpq_f32s dpq_f32_min(dpq_f32s a, dpq_f32s b) { return _mm512_min_p
 static inline dpq_f32s dpq_f32_fma(dpq_f32s a, dpq_f32s b, dpq_f32s c) { return _mm512_fmadd_ps(a, b, c); }
 static inline uint32_t dpq_f32_lt(dpq_f32s a, dpq_f32s b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 static inline uint32_t dpq_f32_le(dpq_f32s a, dpq_f32s b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
-/* floor(a) mod 256 of |a| < 2^31, one byte a lane */
+/* floor(a) modulo 256, of |a| < 2^31, a byte a lane */
 static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
 {
     __m512i i = _mm512_cvt_roundps_epi32(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(i));
 }
 
-/* 16 bytes, and a group of 32: for queries that share inverted lists. */
+/* 16 bytes, and 32 bytes: for queries that scan an inverted list together. */
 typedef __m128i dpq_u8x16;
 static inline dpq_u8x16 dpq_u8x16_load(const void *p) { return _mm_loadu_si128(p); }
 static inline void dpq_u8x16_store(void *p, dpq_u8x16 a) { _mm_storeu_si128(p, a); }

@@ -1,6 +1,8 @@
-/* The scalar twin: plain loops over lanes, which a compiler may vectorise for its baseline. */
+/* No instruction set in particular: plain loops over lanes, of which the compiler makes what it can. Always there, and
+ * always tested beside the others. */
 #include "nonzero8.h"
 #include <math.h>
+#include <string.h>
 
 #define DPQ_QW 32u
 #define DPQ_FW 16u
@@ -54,14 +56,14 @@ static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits)
     memcpy(a.lane, words, DPQ_QW);
     return a;
 }
-/* The one thing that compilers make no vector code of: bytes of two vectors in a new order. */
+/* Bytes of two vectors in a new order, written so because compilers make no vector code of a loop that does that. */
 typedef uint8_t dpq_bytes __attribute__((vector_size(16)));
 #ifdef __clang__
 #define DPQ_SHUFFLE __builtin_shufflevector
 #else
 #define DPQ_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (dpq_bytes){__VA_ARGS__})
 #endif
-/* Every 16 bytes of a, each followed by that of b: the first half to a, the other to b. */
+/* Interleaves every 16 bytes of a with those of b. The first half goes to a, the other to b. */
 static inline void dpq_u8_zip(dpq_u8s *a, dpq_u8s *b)
 {
     for (uint32_t lane = 0; lane < DPQ_QW; lane += 16) {
@@ -81,7 +83,7 @@ static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
         a.lane[i] = (uint8_t)((uint32_t)a.lane[i] * slope >> 8);
     return a;
 }
-/* Bytes at .. at + 3 of DPQ_QW / 4 rows. */
+/* Four bytes, at .. at + 3, of each of DPQ_QW / 4 rows. */
 static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size_t at)
 {
     dpq_u8s a;
@@ -89,6 +91,7 @@ static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size
         memcpy(a.lane + 4 * i, rows + i * code_size + at, 4);
     return a;
 }
+/* Look-ups in a table of 256 entries, which `prepare` puts into the form that dpq_lookup256 reads. */
 static inline void dpq_lookup256_prepare(uint8_t *table) { (void)table; }
 static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
 {
@@ -96,11 +99,12 @@ static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
         index.lane[i] = table[index.lane[i]];
     return index;
 }
+/* index < 16; the table is not prepared */
 static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
 {
     return dpq_lookup256(table, index);
 }
-/* [16 / w][2][w] to [2][16 / w][w] */
+/* Reorders bytes from [16 / w][2][w] to [2][16 / w][w], for w = 1, 2, 4. */
 static inline dpq_u8s dpq_u8_by_lanes(dpq_u8s a, uint32_t w)
 {
     dpq_u8s b;
@@ -180,14 +184,14 @@ static inline uint32_t dpq_f32_le(dpq_f32s a, dpq_f32s b)
         mask |= (uint32_t)(a.lane[i] <= b.lane[i]) << i;
     return mask;
 }
-/* floor(a) mod 256 of |a| < 2^31, one byte a lane */
+/* floor(a) modulo 256, of |a| < 2^31, a byte a lane */
 static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
 {
     for (uint32_t i = 0; i < DPQ_FW; i++)
         p[i] = (uint8_t)(int32_t)floorf(a.lane[i]);
 }
 
-/* 16 bytes, and a group of 32: for queries that share inverted lists. */
+/* 16 bytes, and 32 bytes: for queries that scan an inverted list together. */
 typedef struct { uint8_t lane[16]; } dpq_u8x16;
 static inline dpq_u8x16 dpq_u8x16_load(const void *p)
 {
@@ -196,7 +200,7 @@ static inline dpq_u8x16 dpq_u8x16_load(const void *p)
     return a;
 }
 static inline void dpq_u8x16_store(void *p, dpq_u8x16 a) { memcpy(p, a.lane, 16); }
-/* a[0] b[0] a[1] b[1] ... of the first (second) halves */
+/* a[0] b[0] a[1] b[1] ... of the first (for `high` the second) halves */
 static inline dpq_u8x16 dpq_u8x16_zip_low(dpq_u8x16 a, dpq_u8x16 b)
 {
     dpq_u8x16 c;

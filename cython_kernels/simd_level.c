@@ -1,4 +1,4 @@
-/* Which instruction sets this build holds and this processor runs. */
+/* Which instruction sets are in this build and run on this processor. */
 #include <string.h>
 
 #include "kernels.h"

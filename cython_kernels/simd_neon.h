@@ -1,6 +1,7 @@
-/* NEON (AArch64): 32 uint8 lanes in two registers, 16 float lanes in four. */
+/* NEON of AArch64: 32 bytes in two registers, 16 floats in four. */
 #include "nonzero8.h"
 #include <arm_neon.h>
+#include <string.h>
 
 #define DPQ_QW 32u
 #define DPQ_FW 16u
@@ -21,7 +22,7 @@ static inline dpq_u8s dpq_u8_and(dpq_u8s a, dpq_u8s b)
 {
     return DPQ_U8_PAIR(vandq_u8(a.val[0], b.val[0]), vandq_u8(a.val[1], b.val[1]));
 }
-/* One bit a lane: each byte keeps its own bit of eight, and three pairwise adds gather them. */
+/* A bit a lane: each byte keeps one bit of eight, its own, and three pairwise additions put them together. */
 static inline uint64_t dpq_u8_le(dpq_u8s a, dpq_u8s b)
 {
     const uint8x16_t bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
@@ -39,14 +40,14 @@ static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits)
 {
     return DPQ_U8_PAIR(dpq_u32_shift(a.val[0], -bits), dpq_u32_shift(a.val[1], -bits));
 }
-/* Every 16 bytes of a, each followed by that of b: the first half to a, the other to b. */
+/* Interleaves every 16 bytes of a with those of b. The first half goes to a, the other to b. */
 static inline void dpq_u8_zip(dpq_u8s *a, dpq_u8s *b)
 {
     dpq_u8s low = DPQ_U8_PAIR(vzip1q_u8(a->val[0], b->val[0]), vzip1q_u8(a->val[1], b->val[1]));
     *b = DPQ_U8_PAIR(vzip2q_u8(a->val[0], b->val[0]), vzip2q_u8(a->val[1], b->val[1]));
     *a = low;
 }
-/* a * slope / 256 modulo 256, rounded down: of a 16-bit product just the high byte is kept */
+/* a * slope / 256 modulo 256, rounded down: the high byte of a 16-bit product */
 static inline uint8x16_t dpq_u8_scale_half(uint8x16_t a, uint16_t slope)
 {
     uint16x8_t pairs = vreinterpretq_u16_u8(a);
@@ -58,7 +59,7 @@ static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
 {
     return DPQ_U8_PAIR(dpq_u8_scale_half(a.val[0], slope), dpq_u8_scale_half(a.val[1], slope));
 }
-/* Bytes at .. at + 3 of 8 rows. */
+/* Four bytes, at .. at + 3, of each of 8 rows. */
 static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size_t at)
 {
     uint32_t dwords[8];
@@ -66,7 +67,7 @@ static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size
         memcpy(dwords + i, rows + i * code_size + at, 4);
     return dpq_u8_load(dwords);
 }
-/* 256 entries are four 64-entry tables; TBX keeps its lane where the index is out of range. */
+/* 256 entries are four tables of 64; TBX leaves a lane as it is if its index is out of range. */
 static inline void dpq_lookup256_prepare(uint8_t *table) { (void)table; }
 static inline uint8x16_t dpq_lookup256_half(const uint8_t *table, uint8x16_t index)
 {
@@ -87,7 +88,7 @@ static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
     uint8x16_t row = vld1q_u8(table);
     return DPQ_U8_PAIR(vqtbl1q_u8(row, index.val[0]), vqtbl1q_u8(row, index.val[1]));
 }
-/* [16 / w][2][w] to [2][16 / w][w] for w = 1, 2, 4 */
+/* Reorders bytes from [16 / w][2][w] to [2][16 / w][w], for w = 1, 2, 4. */
 static inline dpq_u8s dpq_u8_by_lanes(dpq_u8s a, uint32_t w)
 {
     uint16x8_t word0 = vreinterpretq_u16_u8(a.val[0]), word1 = vreinterpretq_u16_u8(a.val[1]);
@@ -95,16 +96,19 @@ static inline dpq_u8s dpq_u8_by_lanes(dpq_u8s a, uint32_t w)
     if (w == 1)
         return DPQ_U8_PAIR(vuzp1q_u8(a.val[0], a.val[1]), vuzp2q_u8(a.val[0], a.val[1]));
     if (w == 2)
-        return DPQ_U8_PAIR(vreinterpretq_u8_u16(vuzp1q_u16(word0, word1)), vreinterpretq_u8_u16(vuzp2q_u16(word0, word1)));
-    return DPQ_U8_PAIR(vreinterpretq_u8_u32(vuzp1q_u32(dword0, dword1)), vreinterpretq_u8_u32(vuzp2q_u32(dword0, dword1)));
+        return DPQ_U8_PAIR(vreinterpretq_u8_u16(vuzp1q_u16(word0, word1)),
+                           vreinterpretq_u8_u16(vuzp2q_u16(word0, word1)));
+    return DPQ_U8_PAIR(vreinterpretq_u8_u32(vuzp1q_u32(dword0, dword1)),
+                       vreinterpretq_u8_u32(vuzp2q_u32(dword0, dword1)));
 }
 
 enum { LINEAR_ROWS = 6, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 4 };
 enum { DPQ_LEAST_BATCH = 3 }; /* not measured: AVX2's */
 
 typedef float32x4x4_t dpq_f32s;
-#define DPQ_F32_EACH(f, a, b) \
-    ((dpq_f32s){{f((a).val[0], (b).val[0]), f((a).val[1], (b).val[1]), f((a).val[2], (b).val[2]), f((a).val[3], (b).val[3])}})
+#define DPQ_F32_EACH(f, a, b)                                           \
+    ((dpq_f32s){{f((a).val[0], (b).val[0]), f((a).val[1], (b).val[1]),  \
+                 f((a).val[2], (b).val[2]), f((a).val[3], (b).val[3])}})
 static inline dpq_f32s dpq_f32_load(const float *p)
 {
     return (dpq_f32s){{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}};
@@ -150,7 +154,7 @@ static inline uint32_t dpq_f32_le(dpq_f32s a, dpq_f32s b)
         mask |= vaddvq_u32(vandq_u32(vcleq_f32(a.val[i], b.val[i]), bit)) << 4 * i;
     return mask;
 }
-/* floor(a) mod 256 of |a| < 2^31, one byte a lane: narrowing moves drop the high bits */
+/* floor(a) modulo 256, of |a| < 2^31, a byte a lane: narrowing moves drop the high bits */
 static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
 {
     uint16x4_t word[4];
@@ -160,7 +164,7 @@ static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
     vst1_u8(p + 8, vmovn_u16(vcombine_u16(word[2], word[3])));
 }
 
-/* 16 bytes, and a group of 32: for queries that share inverted lists. */
+/* 16 bytes, and 32 bytes: for queries that scan an inverted list together. */
 typedef uint8x16_t dpq_u8x16;
 static inline dpq_u8x16 dpq_u8x16_load(const void *p) { return vld1q_u8(p); }
 static inline void dpq_u8x16_store(void *p, dpq_u8x16 a) { vst1q_u8(p, a); }

@@ -26,22 +26,10 @@ def linear(const float[:, ::1] x, const float[:, :, ::1] panels, const float[::1
         )
 
 
-# Pair (i, l), i < l, stands at l (l - 1) / 2 + i: the pairs of a prefix come first.
-cdef void sum_cross_terms(
-    const uint16_t *codes, size_t n, size_t code_stride, size_t levels, size_t K, const float *cross, float *out
-) noexcept nogil:
-    cdef size_t v, i, l
-    cdef const float *table
-    cdef float total
-    for v in range(n):
-        total = 0
-        table = cross
-        for l in range(1, levels):
-            for i in range(l):
-                total += table[codes[i] * K + codes[l]]
-                table += K * K
-        out[v] = total
-        codes += code_stride
+cdef extern from "dpq_pairs.h" nogil:
+    void dpq_cross_terms(
+        const uint16_t *codes, size_t n, size_t code_stride, uint32_t levels, size_t K, const float *cross, float *out
+    )
 
 
 def cross_terms(const uint16_t[:, ::1] codes, size_t levels, const float[:, :, ::1] cross, float[::1] out):
@@ -52,7 +40,7 @@ def cross_terms(const uint16_t[:, ::1] codes, size_t levels, const float[:, :, :
         out[:] = 0
         return
     with nogil:
-        sum_cross_terms(&codes[0, 0], codes.shape[0], codes.shape[1], levels, cross.shape[1], &cross[0, 0, 0], &out[0])
+        dpq_cross_terms(&codes[0, 0], codes.shape[0], codes.shape[1], levels, cross.shape[1], &cross[0, 0, 0], &out[0])
 
 
 def squared_norms(const float[:, ::1] x, float[::1] out):

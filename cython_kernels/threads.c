@@ -1,8 +1,10 @@
-/* The pool: threads that wait, spinning a little and then asleep, for seats in the one job at a time.
+/* The pool of threads of dpq_threads.h. It runs one job at a time; between jobs its threads first spin, then sleep.
  *
- * `seats` holds the seats that are free in its low half and the threads that took one in its high half. The caller opens
- * the job by writing it, a thread enters by an exchange that moves one from the low half to the high, and the caller
- * closes it by taking the free seats away: from then on the high half only falls, and at 0 the job is the caller's again.
+ * A job has seats, one for each thread that may help. `seats` holds two numbers: in its low half the seats that are
+ * free, in its high half the threads that have taken one and are at work. The caller opens the job by writing the
+ * number of free seats. A thread enters by an atomic exchange that moves 1 from the low half to the high half. The
+ * caller closes the job by setting the low half to 0. From then on the high half only falls, and when it is 0 nobody
+ * but the caller uses the job.
  */
 #define _GNU_SOURCE /* sched_getcpu */
 #include <pthread.h>
@@ -16,12 +18,12 @@
 
 #define ONE_INSIDE ((uint64_t)1 << 32)
 #define FREE_SEATS (ONE_INSIDE - 1)
-#define SPIN_NS 100000 /* a search right after a search finds them awake; waking one takes about half as long */
+#define SPIN_NS 100000 /* so a search right after a search finds threads awake; to wake one takes about half as long */
 #define SPINS_A_LOOK 32
 
 static struct {
-    pthread_mutex_t busy; /* held by who has a job */
-    pthread_mutex_t lock; /* of what sleepers wait for */
+    pthread_mutex_t busy; /* held by the caller whose job runs */
+    pthread_mutex_t lock; /* goes with `wake` */
     pthread_cond_t wake;
     size_t threads;
     _Atomic size_t sleepers;
@@ -67,8 +69,8 @@ static void sleep_until_open(void)
     pthread_mutex_unlock(&pool.lock);
 }
 
-/* Where all cores are busy, Linux wakes a thread on its waker's core, and leaves it there for long: both would take turns.
- * Being allowed elsewhere only, if for a moment, moves it at once. */
+/* If all cores are busy, Linux wakes a thread on the core of the thread that woke it and leaves it there for long, so
+ * that the two would take turns. Forbidding that core for a moment moves it at once. */
 static void leave_callers_core(void)
 {
 #if defined(__linux__)
@@ -105,7 +107,7 @@ static void *help_forever(void *unused)
     return NULL;
 }
 
-/* Of the parent's threads a forked child has the calling one alone, and locks as they were. */
+/* In a forked child only the calling thread exists, and locks are as they happened to be: the pool begins anew. */
 static void forget_threads(void)
 {
     pthread_mutex_init(&pool.busy, NULL);
@@ -116,7 +118,7 @@ static void forget_threads(void)
     pool.threads = 0;
 }
 
-/* Signals are for the program's own threads. Fewer threads than wanted are enough. */
+/* Starts threads until there are n, or the system refuses more. Signals are left to the program's own threads. */
 static void start_threads(size_t n)
 {
     static _Atomic int watching_forks;
@@ -135,7 +137,8 @@ static void start_threads(size_t n)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* A sleeper counts itself before it looks at the seats for the last time, so either sees the other. */
+/* A thread counts itself as a sleeper before it looks at the seats for the last time. So either it sees the free
+ * seats, or the caller sees it here. */
 static void wake_sleepers(size_t n)
 {
     if (!atomic_load(&pool.sleepers))
@@ -146,7 +149,7 @@ static void wake_sleepers(size_t n)
     pthread_mutex_unlock(&pool.lock);
 }
 
-/* Those inside are about to end; one that the system has stopped may need this core. */
+/* Those at work are about to end. But the system may have stopped one, and it may need this core: hence the yield. */
 static void close_and_wait(void)
 {
     atomic_fetch_and(&pool.seats, ~(uint64_t)FREE_SEATS);

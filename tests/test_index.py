@@ -217,3 +217,15 @@ def test_parallel_weight_is_the_metrics_unless_set(digits, tmp_path):
     other = faiss_dpq.read_index(tmp_path / "index")
     assert other.parallel_weight == default
     np.testing.assert_array_equal(other.sa_encode(digits), by_default)
+
+
+def test_an_index_tells_what_it_is(digits):
+    index = faiss_dpq.index_factory(64, "IDMap2,PCA16,IVF8,DPQ4x6")
+    assert repr(index) == (
+        "IndexIDMap2(d=64, IndexPreTransform(d=64, IndexIVFDPQ(d=16, nlist=8, M=4, nbits=6, metric=METRIC_L2, "
+        "ntotal=0, not trained), ntotal=0, not trained), ntotal=0, not trained)"
+    )
+    index = faiss_dpq.IndexDPQ(64, 2, 4, faiss.METRIC_INNER_PRODUCT)
+    index.train(digits)
+    index.add(digits[:10])
+    assert str(index) == "IndexDPQ(d=64, M=2, nbits=4, metric=METRIC_INNER_PRODUCT, ntotal=10, trained)"

@@ -105,7 +105,7 @@ class DerivedLists:
         self.quantizer, self.centres, self.levels = quantizer, centres, levels
         nlist = len(centres.padded)
         self.sizes = np.full(nlist, -1, np.int64)
-        self.digests = np.zeros(nlist, np.uint64)
+        self.digests = np.zeros((nlist, 2), np.uint64)
         self.bins = np.zeros(nlist, np.uint64)
         self.terms = np.zeros(nlist, np.uint64)
         self.term_min, self.term_step, self.term_magnitude, self.radius = np.zeros((4, nlist), np.float32)
@@ -174,7 +174,7 @@ class DerivedLists:
 
     def update(self, lists: _kernels.OpenLists) -> None:
         """Make everything true of the open lists, deriving anew what is not known of them."""
-        digests = np.empty(len(self.sizes), np.uint64)
+        digests = np.empty_like(self.digests)
         if not len(self.scan.changed(lists, digests)):
             return
         with self._lock:
