@@ -38,3 +38,26 @@ cdef void count_lists(const dpq_counters *scanned) noexcept:
 cdef void count_guesses(const dpq_guesses *guesses) noexcept:
     counted.guessed += guesses.enough
     counted.repeated += guesses.too_low
+
+
+cdef struct ivf_stats:  # of faiss.cvar.indexIVF_stats: its first fields
+    size_t nq, nlist, ndis
+
+cdef ivf_stats *searches = NULL
+
+
+def count_searches_at(size_t address):
+    """Say where FAISS counts its searches of inverted lists; those of few queries are counted there, too."""
+    global searches
+    searches = <ivf_stats *><uintptr_t>address
+
+
+cdef void count_searches(size_t nq, size_t nprobe, const int64_t *counts) noexcept:
+    """Add queries that scanned so many vectors of each list, [nq][nprobe]."""
+    cdef size_t i
+    if searches == NULL:
+        return
+    searches.nq += nq
+    for i in range(nq * nprobe):
+        searches.nlist += counts[i] > 0
+        searches.ndis += counts[i]

@@ -200,6 +200,7 @@ cdef class ListScan:
         with nogil:
             self.scan(xq, &lists, &probes, own.ids, k, &work, scratch, distances, labels, NULL, &counters)
         count_lists(&counters)
+        count_searches(nq, nprobe, own.counts)
         return True
 
     cdef bint count(self, const dpq_lists *lists, const dpq_probes *probes, const uint64_t *ids, size_t max_codes,

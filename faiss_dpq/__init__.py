@@ -4,6 +4,7 @@ from ._kernels import simd_level
 from .codec import ProgressiveQuantizer
 from .index import IndexDPQ, IndexIVFDPQ, SearchParametersDPQ, SearchParametersIVFDPQ
 from .index.factory import index_factory
+from .index.installation import install, uninstall
 from .index.io import (
     clone_index,
     deserialize_index,
@@ -20,6 +21,8 @@ from .index.wrappers import (
     IndexRefine,
     IndexRefineFlat,
     IndexReplicas,
+    IndexRowwiseMinMax,
+    IndexRowwiseMinMaxFP16,
     IndexShards,
 )
 from .training import Effort, TrainStats, registry, train_codebooks
@@ -40,6 +43,8 @@ __all__ = [
     "IndexRefine",
     "IndexRefineFlat",
     "IndexReplicas",
+    "IndexRowwiseMinMax",
+    "IndexRowwiseMinMaxFP16",
     "IndexShards",
     "ParameterSpace",
     "ProgressiveQuantizer",
@@ -51,9 +56,11 @@ __all__ = [
     "deserialize_index",
     "downcast_index",
     "index_factory",
+    "install",
     "read_index",
     "serialize_index",
     "simd_level",
     "train_codebooks",
+    "uninstall",
     "write_index",
 ]

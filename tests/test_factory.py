@@ -231,8 +231,6 @@ def test_what_comes_out_works(description, digits):
         ("IVF16,IVF16,DPQ4x8", "'IVF16'"),
         ("DPQ4x8,DPQ4x8", "'DPQ4x8'"),
         ("HNSW32,DPQ4x8", "'HNSW32'"),
-        ("Residual16,DPQ4x8", "'Residual16'"),
-        ("MinMax,DPQ4x8", "'MinMax'"),
         ("DPQ4x8,Refine(Foo)", "Foo"),
         ("DPQ4x8,Refine()", "'Refine()'"),
         ("DPQ4x8,Refine(SQ8", "parentheses"),
@@ -252,13 +250,77 @@ def test_malformed_strings_are_refused_by_name(description, named):
         assert named in str(error.value) and repr(description) in str(error.value)
 
 
+@pytest.mark.parametrize("description", ["DPQ3x4np", "PCA8,DPQ3x4np", "IVF8,DPQ3x4np", "IDMap2,DPQ3np"])
+def test_a_code_without_polysemous_training_is_the_same_code(description):
+    """FAISS's PQ has such a training, which "np" leaves out; there is none here."""
+    index = faiss_dpq.index_factory(D, description)
+    assert repr(index) == repr(faiss_dpq.index_factory(D, description.replace("np", "")))
+
+
+@pytest.mark.parametrize(("description", "nlist"), [("Residual16,DPQ4x4", 16), ("Residual2x3,DPQ4x4", 64)])
+def test_residual_strings_search_all_lists(description, nlist):
+    x = np.random.default_rng(0).standard_normal((1500, D)).astype(np.float32)
+    index = faiss_dpq.index_factory(D, description)
+    assert type(index) is faiss_dpq.IndexIVFDPQ and index.nprobe == index.nlist == nlist
+    index.train(x, effort="fast")
+    index.add(x)
+    stock = faiss.index_factory(D, description.replace("DPQ", "PQ"))
+    assert index.sa_code_size() == stock.sa_code_size()
+    decoded = index.sa_decode(index.sa_encode(x))
+    assert ((x - decoded) ** 2).sum() < 0.9 * (x**2).sum()
+    assert set(index.search(x[:2], len(x))[1][0]) == set(range(len(x)))
+
+
+@pytest.mark.parametrize("scale", ["MinMax", "MinMaxFP16"])
+def test_codes_of_scaled_rows(scale):
+    rng = np.random.default_rng(0)
+    x = (rng.random((1500, D)) * rng.uniform(1, 100, (1500, 1)) - 7).astype(np.float32)
+    x[3] = 5
+    index = faiss_dpq.index_factory(D, f"{scale},DPQ6x6")
+    index.train(x, effort="fast")
+    codes = index.sa_encode(x)
+    assert codes.shape == (1500, index.sa_code_size()) and index.index.is_trained
+    stock = faiss.deserialize_index(faiss.serialize_index(index))
+    decoded = index.sa_decode(codes)
+    np.testing.assert_allclose(stock.sa_decode(codes), decoded, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(decoded[3], 5, atol=1e-2)
+    widths = np.ptp(x, axis=1, keepdims=True)
+    scaled = np.divide(decoded - x, widths, where=widths > 0, out=np.zeros_like(x))
+    inner = index.index.residual_quantizer
+    rows = np.divide(x - x.min(1, keepdims=True), widths, where=widths > 0, out=np.zeros_like(x))
+    expected = ((rows - inner.decode(inner.encode(rows))) ** 2).mean()
+    np.testing.assert_allclose((scaled**2).mean(), expected, rtol=0.05)
+    again = faiss_dpq.deserialize_index(faiss_dpq.serialize_index(index))
+    assert type(again) is type(index) and type(again.index) is faiss_dpq.IndexDPQ
+    np.testing.assert_array_equal(again.sa_encode(x), codes)
+    with pytest.raises(RuntimeError, match="cannot be searched"):
+        index.search(x[:2], 3)
+
+
+@pytest.mark.parametrize("leaf", ["Flat", "SQ8", "PQ4x4"])
+def test_lists_of_faiss_with_a_dpq_coarse_quantizer(leaf):
+    x = np.random.default_rng(0).standard_normal((1500, D)).astype(np.float32)
+    index = faiss_dpq.index_factory(D, f"IVF32(DPQ2x4),{leaf}")
+    assert type(index) is type(faiss.index_factory(D, f"IVF32,{leaf}"))
+    assert type(faiss_dpq.downcast_index(index.quantizer)) is faiss_dpq.IndexDPQ
+    assert isinstance(faiss_dpq.index_factory(D, "IVF32(DPQ25),Flat"), faiss.IndexIVFFlat)
+    index.train(x)
+    index.add(x)
+    index.nprobe = 32
+    assert index.quantizer.ntotal == 32
+    assert (index.search(x[:50], 5)[1] == np.arange(50)[:, None]).any(axis=1).mean() > 0.8
+
+
+def test_lists_are_made_by_others_where_the_index_shall_own_none():
+    index = faiss_dpq.index_factory(D, "PCA8,IVF16,DPQ4x8", faiss.METRIC_L2, False)
+    assert faiss_dpq.downcast_index(faiss.extract_index_ivf(index)).invlists is None
+
+
 def test_other_arguments_that_do_not_fit():
     with pytest.raises(RuntimeError, match="metric is 2"):
         faiss_dpq.index_factory(D, "DPQ4x8", faiss.METRIC_L1)
     with pytest.raises(RuntimeError, match="d is 0"):
         faiss_dpq.index_factory(0, "DPQ4x8")
-    with pytest.raises(RuntimeError, match="own_invlists"):
-        faiss_dpq.index_factory(D, "IVF16,DPQ4x8", faiss.METRIC_L2, False)
     with pytest.raises(RuntimeError, match="IMI2x2"):
         faiss_dpq.index_factory(D, "IMI2x2,DPQ4x8", faiss.METRIC_INNER_PRODUCT)
 

@@ -116,6 +116,29 @@ def test_datasets_custom_index(tmp_path, metric):
     np.testing.assert_allclose(scores_again, scores, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("factory", ["DPQ6x6", "IVF4,DPQ6x6", "PCA32,DPQ6x6"])
+def test_datasets_string_factory(tmp_path, factory):
+    """A program that gives FAISS strings and files by itself, with nothing of ours in its hands."""
+    datasets = pytest.importorskip("datasets")
+    texts = datasets.Dataset.from_dict({"text": TEXTS})
+    texts = texts.map(lambda rows: {"embedding": encode(rows["text"])}, batched=True, batch_size=len(TEXTS))
+    queries = encode([TEXTS[5], TEXTS[200]])
+    with faiss_dpq.install():
+        texts.add_faiss_index("embedding", string_factory=factory, train_size=len(TEXTS))
+        index = texts.get_index("embedding").faiss_index
+        assert type(index).__module__.startswith("faiss_dpq") and index.ntotal == len(TEXTS)
+        _, batch = texts.get_nearest_examples_batch("embedding", queries, k=3)
+        assert [rows["text"][0] for rows in batch] == [TEXTS[5], TEXTS[200]]
+        texts.save_faiss_index("embedding", tmp_path / "texts.faiss")
+        texts.drop_index("embedding")
+        texts.load_faiss_index("embedding", tmp_path / "texts.faiss")
+        assert type(texts.get_index("embedding").faiss_index) is type(index)
+        _, examples = texts.get_nearest_examples("embedding", queries[1], k=3)
+        assert examples["text"][0] == TEXTS[200]
+    with pytest.raises(RuntimeError):
+        texts.add_faiss_index("embedding", "again", string_factory=factory)
+
+
 def test_semantic_search_as_with_sentence_transformers(tmp_path):
     """The program of sentence-transformers' examples: encode, train, add, search, look the sentences up."""
     corpus_embeddings = encode(TEXTS)

@@ -163,6 +163,91 @@ def test_lists_and_wrappers_take_tensors_too():
     """)
 
 
+ALL_CLASSES = """
+    def makers():
+        yield lambda: faiss_dpq.IndexDPQ(12, 3, 4)
+        yield lambda: faiss_dpq.IndexIVFDPQ(faiss.IndexFlatL2(12), 12, 4, 3, 4)
+        yield lambda: faiss_dpq.IndexIDMap(faiss_dpq.IndexDPQ(12, 3, 4))
+        yield lambda: faiss_dpq.IndexIDMap2(faiss_dpq.IndexDPQ(12, 3, 4))
+        yield lambda: faiss_dpq.IndexPreTransform(faiss.PCAMatrix(12, 8), faiss_dpq.IndexDPQ(8, 3, 4))
+        yield lambda: faiss_dpq.IndexRefineFlat(faiss_dpq.IndexDPQ(12, 3, 4))
+        yield lambda: faiss_dpq.IndexRefine(faiss_dpq.IndexDPQ(12, 3, 4), faiss_dpq.IndexDPQ(12, 4, 4))
+        yield lambda: sharded(faiss_dpq.IndexShards(12, False, False))
+        yield lambda: sharded(faiss_dpq.IndexReplicas(12))
+
+    def sharded(index):
+        for _ in range(2):
+            index.addIndex(faiss_dpq.IndexDPQ(12, 3, 4))
+        return index
+"""
+
+
+@pytest.mark.parametrize("with_torch_utils", [False, True])
+def test_outputs_and_numeric_types_by_position(with_torch_utils):
+    """As FAISS's own classes take them after the import of torch_utils; before it, ours do, too."""
+    run(
+        ALL_CLASSES
+        + """
+    for make in makers():
+        index = make()
+        index.train(array, faiss.Float32)
+        if isinstance(index, faiss.IndexIDMap):
+            index.add_with_ids(array, np.arange(400), faiss.Float32)
+        elif isinstance(index, faiss.IndexShards):
+            for i in range(2):
+                index.at(i).add(array[200 * i : 200 * i + 200], faiss.Float32)
+            index.syncWithSubIndexes()
+        else:
+            index.add(array, faiss.Float32)
+        expected_D, expected_I = index.search(array[:9], 5)
+        D, I = np.empty((9, 5), np.float32), np.empty((9, 5), np.int64)
+        found = index.search(array[:9], 5, D, I)
+        assert found[0] is D and found[1] is I
+        np.testing.assert_array_equal(D, expected_D)
+        np.testing.assert_array_equal(I, expected_I)
+        index.search(array[:9], 5, D, I, faiss.Float32)
+        labels = np.empty((9, 5), np.int64)
+        assert index.assign(array[:9], 5, labels) is labels
+        np.testing.assert_array_equal(labels, expected_I)
+        if isinstance(index, faiss.IndexShards | faiss.IndexReplicas):
+            continue
+        R = np.empty((9, 5, 12), np.float32)
+        D[:], I[:] = 0, 0
+        found = index.search_and_reconstruct(array[:9], 5, D, I, R)
+        assert found[0] is D and found[1] is I and found[2] is R
+        np.testing.assert_array_equal(D, expected_D)
+        assert np.isfinite(R).all()
+    """,
+        before=PREPARED + ("import faiss.contrib.torch_utils\n" if with_torch_utils else ""),
+    )
+
+
+def test_tensors_as_outputs_of_every_class():
+    run(
+        ALL_CLASSES
+        + """
+    for make in makers():
+        index = make()
+        index.train(x, faiss.Float32)
+        if isinstance(index, faiss.IndexIDMap):
+            index.add_with_ids(x, torch.arange(400), faiss.Float32)
+        elif isinstance(index, faiss.IndexShards):
+            continue
+        else:
+            index.add(x, faiss.Float32)
+        expected_D, expected_I = index.search(array[:9], 5)
+        D, I = torch.empty(9, 5), torch.empty(9, 5, dtype=torch.int64)
+        index.search(x[:9], 5, D, I)
+        equal(D, expected_D, torch.float32)
+        equal(I, expected_I, torch.int64)
+        if not isinstance(index, faiss.IndexReplicas):
+            R = torch.empty(9, 5, 12)
+            index.search_and_reconstruct(x[:9], 5, D, I, R)
+            assert torch.isfinite(R).all()
+    """
+    )
+
+
 def test_without_torch_utils_a_tensor_is_an_array_like():
     run(
         """

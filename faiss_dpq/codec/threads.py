@@ -5,7 +5,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import faiss
@@ -75,17 +75,27 @@ def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], n_th
             except Exception as error:
                 errors[number] = error
 
-    helpers = [_pool_of(n_threads).submit(work) for _ in range(n_threads - 1)]
-    try:
-        work()
-    finally:
+    helpers: list[Future[None]] = []
+
+    def end() -> None:
         calls.clear()  # not empty only if this thread was interrupted
-        begun = [helper for helper in helpers if not helper.cancel()]
-        wait(begun)
-        most_threads = max(most_threads, len(took_part))
+        wait([helper for helper in helpers if not helper.cancel()])
+
+    # Twice: nothing runs on after this call, even if Ctrl-C comes while it waits.
     try:
-        for helper in begun:
-            helper.result()
+        try:
+            for _ in range(n_threads - 1):
+                helpers.append(_pool_of(n_threads).submit(work))
+            work()
+        finally:
+            end()
+    finally:
+        end()
+    most_threads = max(most_threads, len(took_part))
+    try:
+        for helper in helpers:
+            if not helper.cancelled():
+                helper.result()
         if errors:
             raise errors[min(errors)]
     finally:

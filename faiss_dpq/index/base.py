@@ -4,6 +4,8 @@ A class of ours is this class and one of FAISS's. It implements what begins with
 are checked already; where it does not, FAISS's own C++ does the work.
 """
 
+from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 import faiss
@@ -13,6 +15,7 @@ import numpy.typing as npt
 from .. import _kernels
 from ..codec import Floats
 from ..search.selection import Labels
+from .changes import all_or_nothing, contents, training
 from .tensors import accepts_tensors
 
 RangeResult = tuple[npt.NDArray[Any], Floats, Labels]
@@ -61,11 +64,16 @@ class Base(faiss.Index):
 
     def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
         """Move the vectors of another index behind those of this one."""
+        self._require_another(otherIndex)
         try:
             super().merge_from(otherIndex, add_id)
         finally:  # what is appended here is noticed as such
             if isinstance(otherIndex, Base):
                 otherIndex.invalidate()
+
+    def _require_another(self, other: faiss.Index) -> None:
+        if int(other.this) == int(self.this):
+            raise RuntimeError(f"{self._call('merge_from')}: an index cannot be merged into itself")
 
     # ---- arguments ---------------------------------------------------------------------------------------------
 
@@ -136,6 +144,25 @@ class Base(faiss.Index):
                 f"{self._call(method)}: 'is_trained' failed: the index is not trained; call train(x) first"
             )
 
+    def _checked_training(self, x: npt.ArrayLike, numeric_type: int, xq_train: npt.ArrayLike | None = None) -> Floats:
+        """x as an array, or the error for what nothing can be trained on; nothing is changed before it is raised."""
+        x = self._checked_vectors(x, "train", numeric_type)
+        if xq_train is not None:
+            self._checked_vectors(xq_train, "train", name="xq_train")
+        if not np.isfinite(x).all():
+            raise RuntimeError(f"{self._call('train')}: x has NaN or infinite values")
+        largest, limit = np.abs(x).max(initial=0), np.sqrt(np.finfo(np.float32).max / (4 * self.d))
+        if largest > limit:
+            raise RuntimeError(
+                f"{self._call('train')}: x has values of {largest:.3g}, whose squared distances are above float32's "
+                f"range; expected at most {limit:.3g}"
+            )
+        return x
+
+    def _all_or_untrained(self, train: Callable[[], None]) -> None:
+        """Run a training; if it fails, nothing is trained that was not before."""
+        all_or_nothing(train, training, self)
+
     # ---- search ------------------------------------------------------------------------------------------------
 
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
@@ -203,7 +230,8 @@ class Base(faiss.Index):
         if self._direct is not None and D is None and I is None and numeric_type == faiss.Float32:
             levels = self._levels if params is None else self._plain_levels(params)
             found = None if levels is None else self._direct.search(self.this, self._version, x, k, levels)
-            if found is not None:
+            # A distance that is not finite is that of a query without distances, which the long way finds nothing for.
+            if found is not None and isfinite(found[0].item(0)):
                 return found
         return self._search_checked(x, k, D, I, numeric_type, params)
 
@@ -241,7 +269,8 @@ class Base(faiss.Index):
         RuntimeError, AssertionError, TypeError, ValueError
             As `search`.
         """
-        return self._range_search(self._checked_vectors(x, "range_search"), float(thresh), params)
+        x = self._checked_vectors(x, "range_search")
+        return self._range_search(x, float(thresh), params)
 
     @accepts_tensors()
     def assign(self, x: npt.ArrayLike, k: int, labels: Labels | None = None) -> Labels:
@@ -278,14 +307,20 @@ class Base(faiss.Index):
 
     @accepts_tensors()
     def add(self, x: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
-        """Encode vectors, shape (n, d), and store their codes under the ids ntotal, ntotal + 1, ..."""
-        self._add(self._checked_vectors(x, "add", numeric_type))
+        """Encode vectors, shape (n, d), and store their codes under the ids ntotal, ntotal + 1, ...
+
+        If an exception ends it, KeyboardInterrupt and MemoryError too, the index and all indexes within hold what they
+        held before.
+        """
+        x = self._checked_vectors(x, "add", numeric_type)
+        all_or_nothing(lambda: self._add(x), contents, self)
 
     @accepts_tensors()
     def add_with_ids(self, x: npt.ArrayLike, ids: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
-        """Encode vectors, shape (n, d), and store their codes under the given ids, shape (n,), int64."""
+        """Encode vectors, shape (n, d), and store their codes under the given ids, shape (n,), int64; all, or none."""
         x = self._checked_vectors(x, "add_with_ids", numeric_type)
-        self._add_with_ids(x, self._checked_ids(ids, len(x)))
+        ids = self._checked_ids(ids, len(x))
+        all_or_nothing(lambda: self._add_with_ids(x, ids), contents, self)
 
     @accepts_tensors()
     def sa_encode(self, x: npt.ArrayLike, codes: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:

@@ -16,6 +16,9 @@ from .registry import ours
 
 _ID_MAPS = {"IDMap2": faiss.IndexIDMap2, "IDMap": faiss.IndexIDMap}
 
+_ROW_SCALES = {"MinMax": faiss.IndexRowwiseMinMax, "MinMaxFP16": faiss.IndexRowwiseMinMaxFP16}
+_CODED_LISTS = r"(IVF[0-9]+[kM]?)\((.*DPQ.*)\)"
+
 #: quantizer_trains_alone of coarse quantizers that FAISS's factory does not know better: trained on the centroids that
 #: k-means with a flat index finds, and then given them.
 _TRAINED_ON_CENTROIDS = "\x02"
@@ -31,11 +34,13 @@ def index_factory(d: int, description: str, metric: int = faiss.METRIC_L2, own_i
     description : str
         "DPQ4x8" (an IndexDPQ; "DPQ4" is the same), "IVF1024,DPQ8x8" (an IndexIVFDPQ, with any coarse quantizer that
         FAISS has a string for), "PCA64,DPQ8x8", "OPQ16_64,DPQ8x8", "L2norm,DPQ4x8", "IDMap2,DPQ4x8", "DPQ4x8,RFlat",
-        "DPQ4x8,Refine(SQ8)", combinations of these; or anything that FAISS accepts.
+        "DPQ4x8,Refine(SQ8)", "MinMax,DPQ4x8", "Residual256,DPQ4x8" (which FAISS makes a codec of; here it is an
+        IndexIVFDPQ that searches all lists), "IVF32(DPQ4x8),Flat" (codes as the coarse quantizer), combinations of
+        these; or anything that FAISS accepts.
     metric : int
         faiss.METRIC_L2 or faiss.METRIC_INNER_PRODUCT; without a DPQ code, any that FAISS knows.
     own_invlists : bool
-        As in faiss.index_factory; with a DPQ code, it must be True.
+        As in faiss.index_factory: without, an index with inverted lists has none before `replace_invlists`.
 
     Returns
     -------
@@ -49,15 +54,14 @@ def index_factory(d: int, description: str, metric: int = faiss.METRIC_L2, own_i
     """
     if not isinstance(description, str) or "DPQ" not in description:
         return faiss.index_factory(d, description, metric, *([] if own_invlists else [False]))
-    if not own_invlists:
-        raise RuntimeError(f"index_factory: own_invlists is False, expected True with the DPQ code of {description!r}")
-    return _Factory(description, metric).index(d, description)
+    return _Factory(description, metric, own_invlists).index(d, description)
 
 
 @dataclass(frozen=True)
 class _Factory:
     description: str
     metric: int
+    own_invlists: bool
 
     def error(self, message: str) -> RuntimeError:
         return RuntimeError(f"index_factory: could not parse index string {self.description!r}: {message}")
@@ -68,10 +72,18 @@ class _Factory:
             return self.stock(d, text)
         parts = self.split(text)
         if len(parts) > 1:
-            wrapped = self.id_map(d, parts) or self.refined(d, parts) or self.transformed(d, parts)
+            wrapped = (
+                self.id_map(d, parts)
+                or self.refined(d, parts)
+                or self.scaled_rows(d, parts)
+                or self.transformed(d, parts)
+            )
             if wrapped is not None:
                 return wrapped
-        code = re.fullmatch(r"DPQ([0-9]+)(?:x([0-9]+))?", parts[-1])
+            coarse_only = self.ivf_of_another_code(d, parts)
+            if coarse_only is not None:
+                return coarse_only
+        code = re.fullmatch(r"DPQ([0-9]+)(?:x([0-9]+))?(?:np)?", parts[-1])
         if not code:
             raise self.error(f"{parts[-1]!r} is not DPQ{{M}}x{{nbits}}, nor a wrapper of an index")
         M, nbits = int(code[1]), int(code[2] or 8)
@@ -121,6 +133,11 @@ class _Factory:
             return ours(faiss.IndexRefine)(self.index(d, ",".join(parts[:-1])), self.index(d, refine[1]))
         return None
 
+    def scaled_rows(self, d: int, parts: list[str]) -> faiss.Index | None:
+        if parts[0] not in _ROW_SCALES:
+            return None
+        return ours(_ROW_SCALES[parts[0]])(self.index(d, ",".join(parts[1:])))
+
     def transformed(self, d: int, parts: list[str]) -> faiss.Index | None:
         transforms = []
         while len(parts) > 1 and (transform := _transform(d, parts[0])):
@@ -133,8 +150,26 @@ class _Factory:
             index.prepend_transform(transform)
         return index
 
+    def ivf_of_another_code(self, d: int, parts: list[str]) -> faiss.Index | None:
+        """FAISS's own index with inverted lists, whose coarse quantizer alone is of this package."""
+        coded = re.fullmatch(_CODED_LISTS, parts[0])
+        if coded is None or len(parts) != 2 or "DPQ" in parts[1]:
+            return None
+        index = self.stock(d, f"{coded[1]},{parts[1]}")
+        quantizer = self.index(d, coded[2])
+        if isinstance(quantizer, faiss.IndexResidualQuantizer):
+            # C++ trains it here, and needs more centroids than dimensions for the way that is FAISS's default.
+            quantizer.rq.train_type &= ~faiss.ResidualQuantizer.Train_progressive_dim
+        index.quantizer, index.own_fields = quantizer, False
+        index.referenced_objects = [quantizer]
+        index.quantizer_trains_alone = _TRAINED_ON_CENTROIDS
+        return index
+
     def ivf(self, d: int, coarse: str, M: int, nbits: int) -> faiss.Index:
-        coded = re.fullmatch(r"(IVF[0-9]+[kM]?)\((.*DPQ.*)\)", coarse)
+        layered = re.fullmatch(r"Residual([0-9]+)(x[0-9]+)?", coarse)
+        if layered:
+            coarse = f"IMI{layered[1]}{layered[2]}" if layered[2] else f"IVF{layered[1]}"
+        coded = re.fullmatch(_CODED_LISTS, coarse)
         # FAISS knows what a coarse quantizer's name stands for, and how it is trained; "Flat" needs nothing more.
         try:
             model = faiss.index_factory(d, f"{coded[1]}(RCQ1x1),Flat" if coded else f"{coarse},Flat", self.metric)
@@ -151,6 +186,10 @@ class _Factory:
         index = ours(faiss.IndexIVFResidualQuantizer)(quantizer, d, model.nlist, M, nbits, self.metric)
         index.quantizer_trains_alone = trains_alone
         index.cp.spherical = model.cp.spherical
+        if layered:
+            index.nprobe = index.nlist
+        if not self.own_invlists:
+            index.replace_invlists(None, False)
         return index
 
 

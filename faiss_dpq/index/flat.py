@@ -143,7 +143,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
             raise ValueError(f"IndexDPQ.train: shrinkage is {shrinkage}, expected above 0 and at most 1")
         if self.metric_type == faiss.METRIC_INNER_PRODUCT:
             shrinkage = 1.0
-        self._learn(x, effort, weights, trainer, shrinkage)
+        self._all_or_untrained(lambda: self._learn(x, effort, weights, trainer, shrinkage))
 
     def _add(self, x: Floats) -> None:
         for start in range(0, len(x), ADD_BLOCK):
@@ -168,16 +168,26 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
             return params.levels or self._levels
         return None
 
-    def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
+    def _search_finite(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         derived, view, selection = self._searched(params)
         found = scan.search(derived, view, selection, x, k)
         if len(x) == 1:
             self._prepare_direct(derived, view, params)
         return found
 
-    def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
+    def _range_search_finite(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
         lims, D, I = scan.range_search(*self._searched(params), x, thresh)
         return lims.astype(np.uint64), D, I
+
+    def _search_and_reconstruct_finite(
+        self, x: Floats, k: int, params: faiss.SearchParameters | None
+    ) -> tuple[Floats, Labels, Floats]:
+        D, I = self._search_finite(x, k, params)
+        R = np.full((*I.shape, self.d), np.nan, np.float32)
+        found = I >= 0
+        codes = np.ascontiguousarray(self._packed_codes()[I[found]])
+        R[found] = self.residual_quantizer.decode(_kernels.unpack_codes(codes, self._asked_levels(params), self._nbits))
+        return D, I, R
 
     def _searched(self, params: faiss.SearchParameters | None) -> tuple[DerivedCodes, _kernels.CodeView, Selection]:
         """What a search with these parameters compares."""
@@ -280,11 +290,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         FAISS does not compare codebooks; vectors in codes of other ones would be garbled.
         """
         super().check_compatible_for_merge(otherIndex)
-        other = faiss.downcast_index(otherIndex).rq
-        nbits, codebooks = faiss.vector_to_array(other.nbits), faiss.vector_to_array(other.codebooks)
-        own_nbits = faiss.vector_to_array(self.rq.nbits)
-        if not (np.array_equal(nbits, own_nbits) and np.array_equal(codebooks, self._codebook_values().ravel())):
-            raise RuntimeError("IndexDPQ: the other index has other codebooks; its codes mean other vectors")
+        self._require_same_codebooks(faiss.downcast_index(otherIndex).rq)
 
     def get_FlatCodesDistanceComputer(self) -> faiss.FlatCodesDistanceComputer:
         """Distances of one query to one stored vector at a time, and among stored vectors, from their reconstructions.

@@ -11,6 +11,9 @@ from ..codec import Floats, ProgressiveQuantizer
 from ..search import lists as scan
 from ..search.derived import Bytes
 from ..search.selection import Labels
+from .base import Base
+from .changes import all_or_nothing, list_sizes, whole_lists
+from .io import clone_index
 from .list_search import ListsSearched
 from .quantized import ADD_BLOCK, has_fitting_codes, search_type
 from .registry import stands_for
@@ -42,6 +45,8 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         Bits a level, 1 to 12. A code takes ceil(M * nbits / 8) bytes.
     metric : int
         faiss.METRIC_L2 or faiss.METRIC_INNER_PRODUCT.
+    own_invlists : bool
+        Whether to make inverted lists in memory; without, `replace_invlists` must give some before vectors are added.
 
     Raises
     ------
@@ -51,6 +56,9 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         If the coarse quantizer's dimension is not d.
     """
 
+    # Of lists, in the order of the blocks that are being added to them, as `changes.contents` needs them.
+    _sizes_before: list[tuple[Labels, Labels]] | None = None
+
     def __init__(
         self,
         coarse_quantizer: faiss.Index,
@@ -59,6 +67,7 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         M: int,
         nbits: int = 8,
         metric: int = faiss.METRIC_L2,
+        own_invlists: bool = True,
     ) -> None:
         self._check_shape("IndexIVFDPQ", d, M, nbits, metric)
         if nlist < 1:
@@ -66,6 +75,8 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         super().__init__(coarse_quantizer, d, nlist, M, nbits, metric, search_type(M, nbits, metric))
         self._coarse = (int(self.quantizer.this), coarse_quantizer)
         self._set_up()
+        if not own_invlists:
+            self.replace_invlists(None, False)
 
     @classmethod
     def from_codebooks(
@@ -140,30 +151,73 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         """
         x = self._checked_training(x, numeric_type, xq_train)
         training.check_arguments(x, self.rq.M, self._nbits, effort, weights, trainer)
-        self.train_q1(len(x), faiss.swig_ptr(x), self.verbose, self.metric_type)
-        # Lists have centres of their own: no shrinkage was seen to rank residuals better.
-        self._learn(x - self._list_centres[self._assigned(x)], effort, weights, trainer, shrinkage=1.0)
+
+        def train() -> None:
+            self._train_coarse_quantizer(x, effort)
+            # Lists have centres of their own: no shrinkage was seen to rank residuals better.
+            self._learn(x - self._list_centres[self._assigned(x)], effort, weights, trainer, shrinkage=1.0)
+
+        self._all_or_untrained(train)
+
+    def _train_coarse_quantizer(self, x: Floats, effort: str | training.Effort) -> None:
+        coarse = self._coarse_quantizer
+        if not isinstance(coarse, Base) or (coarse.is_trained and coarse.ntotal == self.nlist):
+            self.train_q1(len(x), faiss.swig_ptr(x), self.verbose, self.metric_type)
+            return
+        # C++ would train an index of this package as FAISS trains its own.
+        if self.quantizer_trains_alone == "\x01":
+            coarse.train(x)
+        else:
+            clustering = faiss.Clustering(self.d, self.nlist, self.cp)
+            assigner = self.clustering_index or faiss.IndexFlat(self.d, coarse.metric_type)
+            clustering.train(x, assigner)
+            centroids = faiss.vector_to_array(clustering.centroids).reshape(self.nlist, self.d)
+            if not coarse.is_trained:
+                coarse.train(centroids, effort=effort)
+            coarse.reset()
+            coarse.add(centroids)
+        if coarse.ntotal != self.nlist:
+            raise RuntimeError(
+                f"IndexIVFDPQ.train: the trained coarse quantizer holds {coarse.ntotal} vectors, the index has "
+                f"nlist={self.nlist}"
+            )
 
     def _add(self, x: Floats) -> None:
         self._store(x, None)
 
     def _add_with_ids(self, x: Floats, ids: Labels) -> None:
+        self.direct_map.check_can_add(faiss.swig_ptr(ids))
         self._store(x, ids)
 
     def _store(self, x: Floats, ids: Labels | None) -> None:
         quantizer = self.residual_quantizer
+        self._lists()
         for start in range(0, len(x), ADD_BLOCK):
             block = x[start : start + ADD_BLOCK]
-            block_ids = None if ids is None else ids[start : start + ADD_BLOCK]
-            lists = self._assigned(block)
-            valid = lists >= 0
+            self._store_block(quantizer, block, None if ids is None else ids[start : start + ADD_BLOCK])
+
+    def _store_block(self, quantizer: ProgressiveQuantizer, x: Floats, ids: Labels | None) -> None:
+        lists = self._assigned(x)
+        valid, kind = lists >= 0, self.direct_map.type
+        all_valid = bool(valid.all())
+        if ids is None and not (all_valid and kind != faiss.DirectMap.Hashtable):
+            ids = np.arange(self.ntotal, self.ntotal + len(x))  # FAISS's add_sa_codes gives none to a hash table
+        if not all_valid:
             # As in FAISS, what belongs to no list (NaN) is counted and never found.
-            if not valid.all():
-                numbers = np.arange(self.ntotal, self.ntotal + len(block)) if block_ids is None else block_ids
-                block_ids = numbers[valid]
-                block, lists = block[valid], lists[valid]
-            self.add_sa_codes(self._sa_codes(quantizer, block, lists), block_ids)
-            self.ntotal += int((~valid).sum())
+            x, lists, ids = x[valid], lists[valid], None if ids is None else ids[valid]
+        codes = self._sa_codes(quantizer, x, lists)
+        if self._sizes_before is not None:
+            numbers = lists if len(lists) == 1 else np.unique(lists)
+            self._sizes_before.append((numbers, list_sizes(self._lists(), numbers)))
+        if all_valid:
+            self.add_sa_codes(codes, ids)
+            return
+        if kind == faiss.DirectMap.Array:
+            self.make_direct_map(False)  # it takes no ids
+        self.add_sa_codes(codes, ids)
+        self.ntotal += int((~valid).sum())
+        if kind == faiss.DirectMap.Array:
+            self.make_direct_map()
 
     def _codes(self, quantizer: ProgressiveQuantizer, x: Floats, lists: Labels) -> Bytes:
         """Packed codes of vectors in given lists, shape (n, code_size)."""
@@ -195,12 +249,7 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         x = self._checked_vectors(x, "update_vectors")
         keys = self._checked_ids(keys, len(x), "update_vectors", "keys")
         if self.direct_map.type == faiss.DirectMap.Hashtable:
-            if len(np.unique(keys)) < len(keys):
-                raise RuntimeError("IndexIVFDPQ.update_vectors: keys has an id twice")
-            for key in keys.tolist():
-                self.direct_map.get(key)  # raises, before anything is removed, where there is none
-            self.remove_ids(faiss.IDSelectorArray(keys))
-            self.add_with_ids(x, keys)
+            self._replace_vectors(keys, x)
             return
         if self.direct_map.type != faiss.DirectMap.Array:
             raise RuntimeError("IndexIVFDPQ.update_vectors: the index has no direct map; call make_direct_map() first")
@@ -214,6 +263,39 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
             self.invlists, len(keys), faiss.swig_ptr(keys), faiss.swig_ptr(lists), faiss.swig_ptr(codes)
         )
         self.invalidate()
+
+    def _replace_vectors(self, keys: Labels, x: Floats) -> None:
+        """Store new codes under ids that a hash table finds, then remove the old ones."""
+        if len(np.unique(keys)) < len(keys):
+            raise RuntimeError("IndexIVFDPQ.update_vectors: keys has an id twice")
+        # Raises where there is none.
+        old_lists = [lo >> 32 for lo in map(self.direct_map.get, keys.tolist())]
+        lists = self._assigned(x)
+        if (lists < 0).any():
+            raise RuntimeError("IndexIVFDPQ.update_vectors: x has vectors that belong to no list (NaN)")
+        codes = self._sa_codes(self.residual_quantizer, x, lists)
+
+        def replace() -> None:
+            self.remove_ids(faiss.IDSelectorArray(keys))
+            self.add_sa_codes(codes, keys)
+
+        all_or_nothing(replace, lambda index: whole_lists(index, np.union1d(old_lists, lists)), self)
+
+    def check_compatible_for_merge(self, otherIndex: faiss.Index) -> None:
+        """Raise a RuntimeError unless the other index has the same class in C++, lists, centres and codebooks."""
+        super().check_compatible_for_merge(otherIndex)
+        self._require_same_codebooks(faiss.downcast_index(otherIndex).rq)
+
+    def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
+        """Move the vectors of another index, with their ids plus `add_id`, into the lists of this one.
+
+        Raises
+        ------
+        RuntimeError
+            As `check_compatible_for_merge`.
+        """
+        self.check_compatible_for_merge(otherIndex)
+        super().merge_from(otherIndex, add_id)
 
     # ---- prefixes, memory ------------------------------------------------------------------------------------------
 
@@ -232,10 +314,11 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
             quantizer.
         """
         levels = self._checked_levels(levels, "levels")
-        coarse = faiss.clone_index(self._coarse_quantizer)
+        coarse = clone_index(self._coarse_quantizer)
         index = IndexIVFDPQ(coarse, self.d, self.nlist, levels, self._nbits, self.metric_type)
         index._set_codebooks_of(self, levels)
         index.by_residual = self.by_residual
+        index.parallel_mode = self.parallel_mode
         index.nprobe, index.max_codes = self.nprobe, self.max_codes
         with scan.opened(self.invlists, np.arange(self.nlist)) as lists:
             for number in np.flatnonzero(lists.sizes).tolist():

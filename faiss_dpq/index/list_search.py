@@ -11,8 +11,9 @@ from .. import _kernels
 from ..codec import Floats
 from ..search import lists as scan
 from ..search.derived import Bytes
-from ..search.selection import Labels, selector_of
+from ..search.selection import Labels, is_member, selector_of
 from .base import RangeResult, delivered
+from .finite import drop_lost, drop_lost_ranges, finite_queries
 from .quantized import Quantized
 from .registry import downcast_index
 from .tensors import accepts_tensors, given
@@ -50,8 +51,10 @@ class _Search:
     nprobe: int
     max_codes: int
     levels: int
-    selector: faiss.IDSelector | None
-    quantizer_params: faiss.SearchParameters | None
+    selector: faiss.IDSelector | None = None
+    quantizer_params: faiss.SearchParameters | None = None
+    ensure_topk_full: bool = False
+    max_empty_result_buckets: int = 0
 
 
 @dataclass
@@ -91,7 +94,9 @@ class ListsSearched(Quantized):
 
     def _read_centres(self) -> Floats:
         coarse = self._coarse_quantizer
-        if coarse.ntotal != self.nlist:
+        # A MultiIndexQuantizer that was given its codebooks counts no vectors, and needs none.
+        is_multi_index = isinstance(coarse, faiss.MultiIndexQuantizer) and coarse.is_trained
+        if coarse.ntotal != self.nlist and not (is_multi_index and coarse.pq.ksub**coarse.pq.M == self.nlist):
             self._require_trained("search")
             raise RuntimeError(
                 f"IndexIVFDPQ: the coarse quantizer holds {coarse.ntotal} vectors, the index has nlist={self.nlist}"
@@ -103,7 +108,7 @@ class ListsSearched(Quantized):
 
     # ---- search ----------------------------------------------------------------------------------------------------
 
-    def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
+    def _search_finite(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         asked, known = self._asked(params), self._current()
         derived = self._derived_lists(known, asked.levels)
         found = self._search_lists(known, derived, x, self._probed(x, asked, known, derived), k, asked)
@@ -128,10 +133,12 @@ class ListsSearched(Quantized):
         self._check_outputs("search_preassigned", len(x), k, D, I)
         keys = self._checked_keys(Iq, "search_preassigned", len(x))
         asked, known = self._asked(params), self._current()
+        x, lost = finite_queries(x)
         found = self._search_lists(known, self._derived_lists(known, asked.levels), x, keys, k, asked)
+        drop_lost(found.D, found.I, lost, self.metric_type)
         return delivered((found.D, found.I), (D, I))
 
-    def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
+    def _range_search_finite(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
         asked, known = self._asked(params), self._current()
         derived = self._derived_lists(known, asked.levels)
         return self._range_search_lists(derived, x, thresh, self._probed(x, asked, known, derived), asked)
@@ -151,16 +158,17 @@ class ListsSearched(Quantized):
         keys = self._checked_keys(Iq, "range_search_preassigned", len(x))
         asked = self._asked(params)
         derived = self._derived_lists(self._current(), asked.levels)
-        return self._range_search_lists(derived, x, float(thresh), keys, asked)
+        x, lost = finite_queries(x)
+        return drop_lost_ranges(*self._range_search_lists(derived, x, float(thresh), keys, asked), lost)
 
-    def _search_and_reconstruct(
+    def _search_and_reconstruct_finite(
         self, x: Floats, k: int, params: faiss.SearchParameters | None
     ) -> tuple[Floats, Labels, Floats]:
         found, places, codes = self._search_codes(x, k, self._asked(params))
         R = np.full((len(x), k, self.d), np.nan, np.float32)
         here = found.I >= 0
         quantizer = self.residual_quantizer
-        unpacked = _kernels.unpack_codes(np.ascontiguousarray(codes[here]), quantizer.M, quantizer.nbits)
+        unpacked = _kernels.unpack_codes(np.ascontiguousarray(codes[here]), self._asked_levels(params), quantizer.nbits)
         R[here] = quantizer.decode(unpacked) + self._list_centres[places[here] >> 32]
         return found.D, found.I, R
 
@@ -185,16 +193,24 @@ class ListsSearched(Quantized):
             raise AssertionError(
                 f"IndexIVFDPQ.search_and_return_codes: codes has shape {codes.shape}, expected {shape}"
             )
+        x, lost = finite_queries(x)
         found, places, plain = self._search_codes(x, k, asked)
+        drop_lost(found.D, found.I, lost, self.metric_type)
         codes = np.empty(shape, np.uint8) if codes is None else codes
         numbers = (places >> 32).astype("<i8").view(np.uint8).reshape(len(x), k, 8)
         codes[..., :coarse_size] = numbers[..., :coarse_size]
         codes[..., coarse_size:] = plain
         return (*delivered((found.D, found.I), (D, I)), codes)
 
+    def _lists(self) -> faiss.InvertedLists:
+        invlists = self.invlists
+        if invlists is None:
+            raise RuntimeError("IndexIVFDPQ: there are no inverted lists; call replace_invlists first")
+        return invlists
+
     def _asked(self, params: faiss.SearchParameters | None) -> _Search:
         if params is None:
-            asked = _Search(self.nprobe, self.max_codes, self.levels, None, None)
+            asked = _Search(self.nprobe, self.max_codes, self.levels)
         elif not isinstance(params, faiss.SearchParametersIVF):
             raise RuntimeError(
                 f"IndexIVFDPQ: params is a {type(params).__name__}, expected SearchParametersIVF or "
@@ -207,6 +223,9 @@ class ListsSearched(Quantized):
                 self._asked_levels(params),
                 selector_of(params),
                 getattr(params, "_sp_field_refs", {}).get("quantizer_params", params.quantizer_params),
+                # Older releases of FAISS have neither.
+                bool(getattr(params, "ensure_topk_full", False)),
+                getattr(params, "max_empty_result_buckets", 0),
             )
         if asked.nprobe < 1:
             raise RuntimeError(f"IndexIVFDPQ: nprobe is {asked.nprobe}, expected at least 1")
@@ -227,13 +246,15 @@ class ListsSearched(Quantized):
     def _search_lists(
         self, known: _Known, derived: scan.DerivedLists, x: Floats, keys: Labels, k: int, asked: _Search
     ) -> scan.Found:
-        if asked.selector is None and known.reader is not None:
+        if asked.selector is None and not asked.ensure_topk_full and known.reader is not None:
             few = scan.search_few(derived, known.reader, x, keys, asked.max_codes, k)
             if few is not None:
                 return few
-        with scan.opened(self.invlists, keys) as lists:
-            counts = scan.scanned_counts(keys, lists.sizes, asked.max_codes)
-            return scan.search(derived, lists, asked.selector, x, keys, counts, k)
+        with scan.opened(self._lists(), keys) as lists:
+            counts = _scanned_counts(keys, lists, asked, k)
+            found = scan.search(derived, lists, asked.selector, x, keys, counts, k)
+        _count(counts)
+        return found
 
     def _search_codes(self, x: Floats, k: int, asked: _Search) -> tuple[scan.Found, Labels, Bytes]:
         """A search's results, list << 32 | offset of every one, and the codes there."""
@@ -242,18 +263,22 @@ class ListsSearched(Quantized):
         keys = self._probed(x, asked, known, derived)
         places = np.empty((len(x), k), np.int64)
         codes = np.empty((len(x), k, self.code_size), np.uint8)
-        with scan.opened(self.invlists, keys) as lists:
-            counts = scan.scanned_counts(keys, lists.sizes, asked.max_codes)
+        with scan.opened(self._lists(), keys) as lists:
+            counts = _scanned_counts(keys, lists, asked, k)
             found = scan.search(derived, lists, asked.selector, x, keys, counts, k, places)
             _kernels.gather_codes(places.ravel(), lists.codes, codes.reshape(-1, self.code_size))
+        _count(counts)
         return found, places, codes
 
     def _range_search_lists(
         self, derived: scan.DerivedLists, x: Floats, thresh: float, keys: Labels, asked: _Search
     ) -> RangeResult:
-        with scan.opened(self.invlists, keys) as lists:
-            counts = scan.scanned_counts(keys, lists.sizes, asked.max_codes)
+        with scan.opened(self._lists(), keys) as lists:
+            counts = scan.scanned_counts(keys, lists.sizes, 0)  # FAISS, too, limits no range search by max_codes
+            if asked.max_empty_result_buckets:
+                _stop_after_empty_lists(counts, derived, lists, asked, x, keys, thresh)
             lims, D, I = scan.range_search(derived, lists, asked.selector, x, keys, counts, thresh)
+        _count(counts)
         return lims.astype(np.uint64), D, I
 
     # ---- what is derived from codebooks, centres and lists ----------------------------------------------------------
@@ -268,8 +293,9 @@ class ListsSearched(Quantized):
             or not known.unchanged.holds()
             or known.fingerprint != _fingerprint(known.coarse)
         ):
-            coarse, invlists = self._coarse_quantizer, faiss.downcast_InvertedLists(self.invlists)
-            known = self._known = _Known(
+            coarse = self._coarse_quantizer
+            invlists = None if self.invlists is None else faiss.downcast_InvertedLists(self.invlists)
+            known = _Known(
                 self.this,
                 self._version,
                 self._unchanged(),
@@ -278,6 +304,7 @@ class ListsSearched(Quantized):
                 self._read_centres(),
                 _kernels.ListReader(invlists) if isinstance(invlists, faiss.ArrayInvertedLists) else None,
             )
+            self._known = None if invlists is None else known
         return known
 
     def _derived_lists(self, known: _Known, levels: int) -> scan.DerivedLists:
@@ -292,7 +319,9 @@ class ListsSearched(Quantized):
         if isinstance(coarse, faiss.IndexFlatCodes):
             vectors.append(_kernels.FaissVector(coarse.codes).sampled(coarse.code_size))
         getters = _STRUCTURE + parameters * _PARAMETERS
-        return _kernels.Unchanged(vectors, [(self, get) for get in getters], [(self, get) for get in _PARTS])
+        return _kernels.Unchanged(
+            vectors, [(self, get) for get in getters], [(self, get) for get in _PARTS if get(self) is not None]
+        )
 
     def _prepare_direct(self, known: _Known, derived: scan.DerivedLists, asked: _Search) -> None:
         """Let later searches of one query, with the same parameters, go to the kernels at once."""
@@ -314,6 +343,64 @@ class ListsSearched(Quantized):
         if keys.size and keys.max() >= self.nlist:
             raise RuntimeError(f"IndexIVFDPQ.{method}: Iq has {keys.max()}, the index has nlist={self.nlist}")
         return keys
+
+
+def _scanned_counts(keys: Labels, lists: _kernels.OpenLists, asked: _Search, k: int) -> Labels:
+    """How many vectors each query scans of each list, shape (nq, nprobe).
+
+    As in FAISS from 1.14.2 on, only vectors that the selector admits count towards `max_codes`. With `ensure_topk_full`
+    it is at least k, and a list that has been begun is scanned to its end.
+    """
+    if not asked.max_codes or (asked.selector is None and not asked.ensure_topk_full):
+        return scan.scanned_counts(keys, lists.sizes, asked.max_codes)
+    sizes = lists.sizes[lists.numbers]
+    ids = np.empty(int(sizes.sum()), np.int64)
+    if len(ids):
+        _kernels.list_ids(lists.numbers, lists, ids)
+    members = np.ones(len(ids), bool) if asked.selector is None else is_member(asked.selector, ids)
+    admitted_before = np.concatenate([[0], np.cumsum(members)])
+    firsts = np.zeros(len(lists.sizes), np.int64)
+    firsts[lists.numbers] = np.cumsum(sizes) - sizes
+    limit = max(asked.max_codes, k) if asked.ensure_topk_full else asked.max_codes
+    counts = np.where(keys >= 0, lists.sizes[keys], 0)
+    admitted = np.zeros(len(keys), np.int64)
+    for probe in range(keys.shape[1]):
+        left = np.maximum(limit - admitted, 0)
+        count = np.where(left > 0, counts[:, probe], 0)
+        counts[:, probe] = count = count if asked.ensure_topk_full else np.minimum(count, left)
+        first = firsts[keys[:, probe]]
+        admitted += admitted_before[first + count] - admitted_before[first]
+    return counts
+
+
+def _stop_after_empty_lists(
+    counts: Labels,
+    derived: scan.DerivedLists,
+    lists: _kernels.OpenLists,
+    asked: _Search,
+    x: Floats,
+    keys: Labels,
+    thresh: float,
+) -> None:
+    """Set to 0 what a query would scan after `max_empty_result_buckets` lists in turn without a result."""
+    empty = np.zeros(len(keys), np.int64)
+    for probe in range(keys.shape[1] - 1):
+        going_on = np.flatnonzero(empty < asked.max_empty_result_buckets)
+        only = going_on, slice(probe, probe + 1)
+        lims = scan.range_search(derived, lists, asked.selector, x[going_on], keys[only], counts[only], thresh)[0]
+        empty[going_on] = np.where(np.diff(lims) > 0, 0, empty[going_on] + 1)
+        counts[empty == asked.max_empty_result_buckets, probe + 1 :] = 0
+
+
+def _count(counts: Labels) -> None:
+    """Count a search where FAISS does; searches of few queries are counted by the kernels."""
+    stats = faiss.cvar.indexIVF_stats
+    stats.nq += len(counts)
+    stats.nlist += int((counts > 0).sum())
+    stats.ndis += int(counts.sum())
+
+
+_kernels.count_searches_at(int(faiss.cvar.indexIVF_stats.this))
 
 
 def _fingerprint(coarse: faiss.Index) -> tuple[Any, ...] | None:

@@ -14,7 +14,9 @@ from ..codec import (
     cross_table_bytes,
     default_beam_size,
 )
-from .base import Base
+from ..search.selection import Labels
+from .base import Base, RangeResult
+from .finite import drop_lost, drop_lost_ranges, finite_queries
 
 ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
 MAX_LEVELS = 1024  # DPQ_MAX_LEVELS of cython_kernels/dpq_scan.h
@@ -209,12 +211,42 @@ class Quantized(Base):
         """What the last `train` of this object did; None before it and after reading a file."""
         return self._train_stats
 
+    # ---- search: queries that are not finite find nothing ------------------------------------------------------
+
+    def _search_finite(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
+        raise NotImplementedError
+
+    def _range_search_finite(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
+        raise NotImplementedError
+
+    def _search_and_reconstruct_finite(
+        self, x: Floats, k: int, params: faiss.SearchParameters | None
+    ) -> tuple[Floats, Labels, Floats]:
+        raise NotImplementedError
+
+    def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
+        x, lost = finite_queries(x)
+        D, I = self._search_finite(x, k, params)
+        drop_lost(D, I, lost, self.metric_type)
+        return D, I
+
+    def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
+        x, lost = finite_queries(x)
+        return drop_lost_ranges(*self._range_search_finite(x, thresh, params), lost)
+
+    def _search_and_reconstruct(
+        self, x: Floats, k: int, params: faiss.SearchParameters | None
+    ) -> tuple[Floats, Labels, Floats]:
+        x, lost = finite_queries(x)
+        D, I, R = self._search_and_reconstruct_finite(x, k, params)
+        drop_lost(D, I, lost, self.metric_type)
+        R[I < 0] = np.nan
+        return D, I, R
+
     # ---- training ----------------------------------------------------------------------------------------------
 
-    def _checked_training(self, x: npt.ArrayLike, numeric_type: int, xq_train: npt.ArrayLike | None) -> Floats:
-        x = self._checked_vectors(x, "train", numeric_type)
-        if xq_train is not None:
-            self._checked_vectors(xq_train, "train", name="xq_train")
+    def _checked_training(self, x: npt.ArrayLike, numeric_type: int, xq_train: npt.ArrayLike | None = None) -> Floats:
+        x = super()._checked_training(x, numeric_type, xq_train)
         if self.ntotal:
             raise RuntimeError(
                 f"{type(self).__name__}.train: the index holds {self.ntotal} vectors, whose codes new codebooks would "
@@ -247,6 +279,14 @@ class Quantized(Base):
         stats.shrinkage = shrinkage
         self._set_quantizer(quantizer if shrinkage == 1 else quantizer.shrunk(shrinkage))
         self._train_stats = stats
+
+    def _require_same_codebooks(self, other: faiss.ResidualQuantizer) -> None:
+        nbits, codebooks = faiss.vector_to_array(other.nbits), faiss.vector_to_array(other.codebooks)
+        own_nbits = faiss.vector_to_array(self.rq.nbits)
+        if not (np.array_equal(nbits, own_nbits) and np.array_equal(codebooks, self._codebook_values().ravel())):
+            raise RuntimeError(
+                f"{type(self).__name__}: the other index has other codebooks; its codes mean other vectors"
+            )
 
     # ---- copies, memory, description ---------------------------------------------------------------------------
 

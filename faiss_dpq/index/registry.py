@@ -47,7 +47,11 @@ def downcast_index(index: faiss.Index) -> faiss.Index:
         without norms in its codes; for FAISS's wrappers, the wrapper of the same name in this package; else what
         faiss.downcast_index returns.
     """
-    specific = index if type(index) is not faiss.Index else faiss.downcast_index(index)
+    if isinstance(index, tuple(entry.ours for entry in _ENTRIES.values())):
+        return index
+    specific = faiss.downcast_index(index)
+    if type(specific) is type(index):
+        specific = index
     entry = _ENTRIES.get(type(specific))
     if entry is None or not entry.fits(specific):
         return specific

@@ -128,13 +128,15 @@ def _check(read: Read, size: int, name: str, mapped: bool) -> None:
 def checked(index: faiss.Index | None) -> faiss.Index:
     """The index, if its parts fit together: no walk has been through what FAISS took from a reader of the user's.
 
+    FAISS writes None, too, and gives None for it.
+
     Raises
     ------
     RuntimeError
-        If it is a residual quantizer that FAISS made of a damaged file, or None.
+        If it is a residual quantizer that FAISS made of a damaged file.
     """
     if index is None:
-        raise RuntimeError("the file holds no index")
+        return None
     inner = index
     while hasattr(inner, "index"):  # an IDMap or a PreTransform
         outer, inner = inner, faiss.downcast_index(inner.index)

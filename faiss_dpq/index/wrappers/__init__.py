@@ -3,6 +3,7 @@
 from .id_map import IndexIDMap, IndexIDMap2
 from .pre_transform import IndexPreTransform
 from .refine import IndexRefine, IndexRefineFlat
+from .row_scale import IndexRowwiseMinMax, IndexRowwiseMinMaxFP16
 from .shards import IndexReplicas, IndexShards
 
 __all__ = [
@@ -12,5 +13,7 @@ __all__ = [
     "IndexRefine",
     "IndexRefineFlat",
     "IndexReplicas",
+    "IndexRowwiseMinMax",
+    "IndexRowwiseMinMaxFP16",
     "IndexShards",
 ]

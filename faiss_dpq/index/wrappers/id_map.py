@@ -7,11 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ...codec import Floats
-from ...search.selection import Labels, selector_of
+from ...search.selection import Labels, is_member, selector_of
 from ..base import RangeResult
-from ..registry import stands_for
+from ..changes import all_or_nothing, completed
+from ..registry import downcast_index, stands_for
 from ..tensors import accepts_tensors, given
-from .wrapper import Wrapper, inner_parameters, set_pointer
+from .listed_ids import lists_within, numbered_lists, removal, remove_and_renumber, set_ids
+from .selectors import with_selector
+from .wrapper import Wrapper, set_pointer
 
 
 @stands_for(faiss.IndexIDMap)
@@ -46,10 +49,14 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
     @accepts_tensors()
     def train(self, x: npt.ArrayLike, numeric_type: int = faiss.Float32, **options: Any) -> None:
         """Train the index within, which gets all `options`."""
-        x = self._checked_vectors(x, "train", numeric_type)
-        inner = self.index
-        inner.train(x, **options)
-        self.is_trained = inner.is_trained
+        x = self._checked_training(x, numeric_type, options.get("xq_train"))
+
+        def train() -> None:
+            inner = self.index
+            inner.train(x, **options)
+            self.is_trained = inner.is_trained
+
+        self._all_or_untrained(train)
 
     def _add_with_ids(self, x: Floats, ids: Labels) -> None:
         inner = self.index
@@ -65,28 +72,108 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
         stand_in = faiss.IndexFlatL2(0)
         stand_in.ntotal = ntotal - len(ids)
         inner = super().index
-        set_pointer(self, faiss.IndexIDMap.index, stand_in)
-        try:
+
+        def add() -> None:
+            set_pointer(self, faiss.IndexIDMap.index, stand_in)
             self.add_with_ids_c(len(ids), faiss.swig_ptr(x), faiss.swig_ptr(ids))
-        finally:
-            set_pointer(self, faiss.IndexIDMap.index, inner)
+
+        completed(add, lambda: set_pointer(self, faiss.IndexIDMap.index, inner))
+
+    # ---- remove, merge -----------------------------------------------------------------------------------------
+
+    def remove_ids(self, x: npt.NDArray[np.int64] | faiss.IDSelector) -> int:
+        """Remove the vectors whose ids a selector admits, or that are given. Their number.
+
+        Raises
+        ------
+        RuntimeError
+            If the index within removes nothing, or its ids cannot be kept right. Nothing is removed then.
+        """
+        ivf = lists_within(self._agreeing("remove_ids"))
+        if ivf is None:
+            return super().remove_ids(x)
+        ids = faiss.vector_to_array(self.id_map)
+        kept = ~is_member(x if isinstance(x, faiss.IDSelector) else faiss.IDSelectorBatch(x), ids)
+        ids_of_lists = numbered_lists(ivf, len(ids), self._call("remove_ids"))
+
+        def remove() -> None:
+            remove_and_renumber(ivf, ids_of_lists, kept)
+            set_ids(self, ids[kept])
+
+        all_or_nothing(remove, lambda index: removal(self, ivf), self)
+        self.invalidate()
+        return int((~kept).sum())
+
+    def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
+        """Move the vectors of another IndexIDMap, with their ids plus `add_id`, behind those of this one.
+
+        Raises
+        ------
+        RuntimeError
+            If the indexes do not fit together. Nothing is moved then.
+        """
+        self._require_another(otherIndex)
+        other = downcast_index(otherIndex)
+        self.check_compatible_for_merge(other)
+        inner, other_inner = self._agreeing("merge_from"), other._agreeing("merge_from")
+        own_ids, other_ids = faiss.vector_to_array(self.id_map), faiss.vector_to_array(other.id_map)
+        n = len(own_ids) + len(other_ids)
+        lists = [ivf for ivf in (lists_within(inner), lists_within(other_inner)) if ivf is not None]
+        for ivf, ids in zip(lists, (own_ids, other_ids), strict=False):
+            numbered_lists(ivf, len(ids), self._call("merge_from"))
+        direct_maps = [ivf.direct_map.type for ivf in lists]
+
+        def finish() -> None:
+            if inner.ntotal == n:
+                set_ids(self, np.concatenate([own_ids, other_ids + add_id]))
+                set_ids(other, other_ids[:0])
+            for ivf, kind in zip(lists, direct_maps, strict=True):
+                ivf.set_direct_map_type(faiss.DirectMap.NoMap)
+                ivf.set_direct_map_type(kind)
+
+            self.invalidate()
+            other.invalidate()
+
+        def merge() -> None:
+            for ivf in lists:
+                ivf.set_direct_map_type(faiss.DirectMap.NoMap)  # FAISS merges no lists that have one
+            inner.merge_from(other_inner, len(own_ids) if lists else 0)
+
+        completed(merge, finish)
+
+    def check_compatible_for_merge(self, otherIndex: faiss.Index) -> None:
+        """Raise a RuntimeError unless vectors of the other index can be moved into this one."""
+        super().check_compatible_for_merge(otherIndex)
+        self.index.check_compatible_for_merge(downcast_index(otherIndex).index)
+
+    # ---- search ------------------------------------------------------------------------------------------------
 
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
-        D, I = self.index.search(x, k, **given(self._inner_params(params)))
+        D, I = self._agreeing("search").search(x, k, **given(self._inner_params(params)))
         self._rename(I)
         return D, I
 
     def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
-        lims, D, I = self.index.range_search(x, thresh, **given(self._inner_params(params)))
+        inner = self._agreeing("range_search")
+        lims, D, I = inner.range_search(x, thresh, **given(self._inner_params(params)))
         self._rename(I)
         return lims, D, I
 
     def _search_and_reconstruct(
         self, x: Floats, k: int, params: faiss.SearchParameters | None
     ) -> tuple[Floats, Labels, Floats]:
-        D, I, R = self.index.search_and_reconstruct(x, k, **given(self._inner_params(params)))
+        inner = self._agreeing("search_and_reconstruct")
+        D, I, R = inner.search_and_reconstruct(x, k, **given(self._inner_params(params)))
         self._rename(I)
         return D, I, R
+
+    def _agreeing(self, method: str) -> faiss.Index:
+        """The index within, if there is an id for every vector of it."""
+        inner = self.index
+        ntotal, n_ids = inner.ntotal, self.id_map.size()
+        if ntotal != n_ids:
+            self._require_agreement(method, {"id_map": n_ids, "index": ntotal})
+        return inner
 
     def _inner_params(self, params: faiss.SearchParameters | None) -> faiss.SearchParameters | None:
         """The parameters with their selector, if any, applied to this wrapper's ids."""
@@ -123,21 +210,3 @@ class IndexIDMap2(IndexIDMap, faiss.IndexIDMap2):
         """Remove all vectors."""
         super().reset()
         self.construct_rev_map()  # FAISS's reset leaves the map from ids, and reconstruct would use it
-
-
-def with_selector(params: faiss.SearchParameters, selector: faiss.IDSelector) -> faiss.SearchParameters:
-    """A copy of search parameters of any class, with another selector.
-
-    FAISS's IndexIDMap changes the caller's object during the search, which another thread may be using.
-    """
-    swig_class: Any = next(c for c in type(params).__mro__ if c.__module__.startswith("faiss."))
-    copy: Any = object.__new__(type(params))
-    swig_class.original_init(copy)
-    for name in dir(swig_class):
-        if isinstance(getattr(swig_class, name), property) and name not in ("thisown", "sel"):
-            setattr(copy, name, inner_parameters(params, name))
-    for name, value in vars(params).items():
-        if name not in ("this", "_sp_field_refs"):
-            setattr(copy, name, value)
-    copy.sel = selector
-    return copy

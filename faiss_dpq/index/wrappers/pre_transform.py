@@ -7,10 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...codec import Floats
-from ...search.selection import Labels
+from ...search.selection import Labels, selector_of
 from ..base import RangeResult
-from ..registry import stands_for
+from ..changes import completed
+from ..registry import downcast_index, stands_for
 from ..tensors import accepts_tensors, given
+from .selectors import selected
 from .wrapper import Wrapper, inner_parameters
 
 
@@ -67,8 +69,11 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
         xq_train : array, shape (n_queries, d), optional
             Transformed, and passed to the `train` of the index within, as are all `options`.
         """
-        x = self._checked_vectors(x, "train", numeric_type)
+        x = self._checked_training(x, numeric_type, xq_train)
         queries = None if xq_train is None else self._checked_vectors(xq_train, "train")
+        self._all_or_untrained(lambda: self._train(x, queries, options))
+
+    def _train(self, x: Floats, queries: Floats | None, options: dict[str, Any]) -> None:
         inner, transforms = self.index, self._transforms()
         trained = [transform.is_trained for transform in transforms] + [inner.is_trained]
         for i, transform in enumerate(transforms):
@@ -92,6 +97,29 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
         inner.add_with_ids(self._apply(x, "add_with_ids"), ids)
         self.ntotal = inner.ntotal
 
+    def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
+        """Move the vectors of another IndexPreTransform with the same transforms behind those of this one.
+
+        Raises
+        ------
+        RuntimeError
+            If the indexes do not fit together. Nothing is moved then.
+        """
+        self._require_another(otherIndex)
+        other = downcast_index(otherIndex)
+        self.check_compatible_for_merge(other)
+        inner, other_inner = self.index, other.index
+
+        def count() -> None:
+            self.ntotal, other.ntotal = inner.ntotal, other_inner.ntotal
+
+        completed(lambda: inner.merge_from(other_inner, add_id), count)
+
+    def check_compatible_for_merge(self, otherIndex: faiss.Index) -> None:
+        """Raise a RuntimeError unless vectors of the other index can be moved into this one."""
+        super().check_compatible_for_merge(otherIndex)
+        self.index.check_compatible_for_merge(downcast_index(otherIndex).index)
+
     def _sa_encode(self, x: Floats, codes: npt.NDArray[np.uint8]) -> None:
         self.index.sa_encode(self._apply(x, "sa_encode"), codes)
 
@@ -111,8 +139,7 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
             found = transform.reverse_transform(found)
         return D, I, found.reshape(len(x), k, self.d)
 
-    @staticmethod
-    def _inner_params(params: faiss.SearchParameters | None) -> faiss.SearchParameters | None:
+    def _inner_params(self, params: faiss.SearchParameters | None) -> faiss.SearchParameters | None:
         if isinstance(params, faiss.SearchParametersPreTransform):
-            return inner_parameters(params, "index_params")
+            return selected(self.index, inner_parameters(params, "index_params"), selector_of(params))
         return params

@@ -9,10 +9,11 @@ import numpy.typing as npt
 
 from ...codec import Floats
 from ...search.flat import MISSING
-from ...search.selection import Labels
+from ...search.selection import Labels, selector_of
 from ..base import RangeResult
 from ..registry import stands_for
 from ..tensors import accepts_tensors, given
+from .selectors import selected
 from .wrapper import Wrapper, inner_parameters
 
 _RECONSTRUCTED_BYTES = 16 << 20  # of vectors that refinement holds at a time
@@ -60,10 +61,14 @@ class IndexRefine(Wrapper, faiss.IndexRefine):
     @accepts_tensors()
     def train(self, x: npt.ArrayLike, numeric_type: int = faiss.Float32, **options: Any) -> None:
         """Train the searched index, which gets all `options`, then the refining one."""
-        x = self._checked_vectors(x, "train", numeric_type)
-        self.base_index.train(x, **options)
-        self.refine_index.train(x)
-        self.is_trained = True
+        x = self._checked_training(x, numeric_type, options.get("xq_train"))
+
+        def train() -> None:
+            self.base_index.train(x, **options)
+            self.refine_index.train(x)
+            self.is_trained = True
+
+        self._all_or_untrained(train)
 
     def _add(self, x: Floats) -> None:
         self._require_trained("add")
@@ -100,6 +105,8 @@ class IndexRefine(Wrapper, faiss.IndexRefine):
 
     def _refinement(self, params: faiss.SearchParameters | None, method: str) -> tuple[Any, float]:
         """The searched index's parameters, and k_factor."""
+        counts = {"base_index": self.base_index.ntotal, "refine_index": self.refine_index.ntotal}
+        self._require_agreement(method, counts)
         if params is None:
             return None, self.k_factor
         if not isinstance(params, faiss.IndexRefineSearchParameters):
@@ -107,7 +114,8 @@ class IndexRefine(Wrapper, faiss.IndexRefine):
                 f"{type(self).__name__}.{method}: IndexRefine params have incorrect type: {type(params).__name__}, "
                 "expected IndexRefineSearchParameters"
             )
-        return inner_parameters(params, "base_index_params"), params.k_factor
+        base_params = inner_parameters(params, "base_index_params")
+        return selected(self.base_index, base_params, selector_of(params)), params.k_factor
 
     def _missing(self) -> np.float32:
         return -MISSING if self.metric_type == faiss.METRIC_INNER_PRODUCT else MISSING

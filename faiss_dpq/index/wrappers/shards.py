@@ -11,6 +11,7 @@ from ...codec import Floats, threads
 from ...search.flat import MISSING
 from ...search.selection import Labels
 from ..base import RangeResult
+from ..changes import continued, under_way
 from ..registry import stands_for
 from ..tensors import accepts_tensors, given
 from .wrapper import Wrapper
@@ -50,8 +51,9 @@ class _Threaded(Wrapper):
 
     def _run(self, method: Callable[[int, faiss.Index], Any]) -> list[Any]:
         """`method(i, index)` of every index; if some raise, it is done of the others all the same, as FAISS does."""
-        calls = [(method, i, index) for i, index in enumerate(self._inner_indexes())]
-        outcomes = threads.run(_outcome, calls, n_threads=len(calls) if self._threaded else 1)
+        is_part = under_way()
+        calls = [(is_part, _outcome, method, i, index) for i, index in enumerate(self._inner_indexes())]
+        outcomes = threads.run(continued, calls, n_threads=len(calls) if self._threaded else 1)
         errors = [(i, outcome) for i, outcome in enumerate(outcomes) if isinstance(outcome, Exception)]
         if len(errors) == 1:
             raise errors[0][1]
@@ -62,9 +64,13 @@ class _Threaded(Wrapper):
     @accepts_tensors()
     def train(self, x: npt.ArrayLike, numeric_type: int = faiss.Float32, **options: Any) -> None:
         """Train every index on all vectors, shape (n, d)."""
-        x = self._checked_vectors(x, "train", numeric_type)
-        self._run(lambda i, index: index.train(x, **options))
-        self.syncWithSubIndexes()
+        x = self._checked_training(x, numeric_type, options.get("xq_train"))
+
+        def train() -> None:
+            self._run(lambda i, index: index.train(x, **options))
+            self.syncWithSubIndexes()
+
+        self._all_or_untrained(train)
 
     def _require_some(self, method: str, kind: str) -> None:
         if not self.count():

@@ -63,6 +63,15 @@ class Wrapper(Base):
                 yield index
                 remaining += getattr(index, "referenced_objects", [])
 
+    def _require_agreement(self, method: str, counts: dict[str, int]) -> None:
+        """Refuse to put results of parts together that do not hold the same vectors."""
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{part} {count}" for part, count in counts.items())
+            raise RuntimeError(
+                f"{self._call(method)}: the parts hold different numbers of vectors: {found}; were some added to one "
+                "directly, or was a change interrupted? Make the numbers equal again, or call reset() and add all anew"
+            )
+
     def _replace(self, field: property, index: faiss.Index | None) -> None:
         """Set a field of the C++ object that points to an index."""
         self._forget(field.fget(self))  # type: ignore[misc]

@@ -1,0 +1,91 @@
+"""Queries that are not finite find nothing; prefixes are reconstructed as prefixes."""
+
+import faiss
+import numpy as np
+import pytest
+from naive import FLT_MAX, METRICS
+
+import faiss_dpq
+
+D = 16
+X = np.random.default_rng(0).standard_normal((600, D)).astype(np.float32)
+DESCRIPTIONS = ["DPQ4x4", "IVF4,DPQ4x4", "IDMap2,DPQ4x4", "PCA12,DPQ4x4", "PCA12,IVF4,DPQ4x4", "DPQ4x4,RFlat"]
+
+
+def filled(description, metric=faiss.METRIC_L2):
+    index = faiss_dpq.index_factory(D, description, metric)
+    index.train(X, effort="fast")
+    index.add_with_ids(X, np.arange(600)) if "IDMap" in description else index.add(X)
+    return index
+
+
+def odd_queries():
+    xq = X[:7].copy()
+    xq[0, 3] = np.inf
+    xq[1, 3] = -np.inf
+    xq[2] = np.inf
+    xq[3, 1] = np.nan
+    xq[4, 0], xq[4, 1] = np.inf, -np.inf
+    return xq
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("description", DESCRIPTIONS)
+def test_queries_that_are_not_finite_find_nothing(description, metric):
+    index = filled(description, metric)
+    xq = odd_queries()
+    D_found, I = index.search(xq, 4)
+    worst = FLT_MAX if metric == faiss.METRIC_L2 else -FLT_MAX
+    assert (I[:5] == -1).all() and (D_found[:5] == worst).all()
+    D_alone, I_alone = index.search(xq[5:], 4)
+    np.testing.assert_array_equal(I[5:], I_alone)
+    np.testing.assert_array_equal(D_found[5:], D_alone)
+    for _ in range(3):  # also by the short way of one query
+        for query in range(5):
+            D_one, I_one = index.search(xq[query : query + 1], 4)
+            assert (I_one == -1).all() and (D_one == worst).all()
+            index.search(xq[5:6], 4)
+    lims, _, _ = index.range_search(xq, 5.0)
+    assert lims[5] == 0 and lims[-1] > 0
+    D_found, I, R = index.search_and_reconstruct(xq, 4)
+    assert (I[:5] == -1).all() and np.isnan(R[:5]).all() and (I[5:] >= 0).all() and np.isfinite(R[5:]).all()
+
+
+def test_large_queries_whose_distances_overflow_find_nothing_as_in_faiss():
+    stock = faiss.IndexPQ(D, 4, 4)
+    stock.train(X)
+    stock.add(X)
+    xq = np.full((2, D), 1e30, np.float32)
+    for index in (stock, filled("DPQ4x4"), filled("IVF4,DPQ4x4")):
+        for queries in (xq, xq[:1], xq[:1]):
+            D_found, I = index.search(queries, 3)
+            assert (I == -1).all() and (D_found == FLT_MAX).all()
+        assert index.range_search(xq, 1e30)[0][-1] == 0
+
+
+def test_preassigned_searches_of_odd_queries():
+    index = filled("IVF4,DPQ4x4")
+    keys = np.tile(np.arange(4), (7, 1))
+    I = index.search_preassigned(odd_queries(), 3, keys)[1]
+    assert (I[:5] == -1).all() and (I[5:] >= 0).all()
+    assert index.range_search_preassigned(odd_queries(), 9.0, keys)[0][5] == 0
+    I = index.search_and_return_codes(odd_queries(), 3)[1]
+    assert (I[:5] == -1).all() and (I[5:] >= 0).all()
+
+
+@pytest.mark.parametrize("description", ["DPQ4x4", "IVF4,DPQ4x4", "IDMap2,DPQ4x4", "PCA12,DPQ4x4", "PCA12,IVF4,DPQ4x4"])
+def test_the_prefix_that_was_compared_is_reconstructed(description):
+    index = filled(description)
+    parameters = faiss_dpq.SearchParametersIVFDPQ if "IVF" in description else faiss_dpq.SearchParametersDPQ
+    more = {"nprobe": 4} if "IVF" in description else {}
+    for levels in (1, 2, 4):
+        D_found, _, R = index.search_and_reconstruct(X[:20], 5, params=parameters(levels=levels, **more))
+        if "PCA" in description:
+            transform = index.chain.at(0)
+            distances = (
+                (transform.apply(X[:20])[:, None] - transform.apply(R.reshape(100, D)).reshape(20, 5, -1)) ** 2
+            ).sum(2)
+        else:
+            distances = ((X[:20, None] - R) ** 2).sum(2)
+        np.testing.assert_allclose(D_found, distances, rtol=1e-3, atol=1e-3)
