@@ -49,15 +49,11 @@ def test_files_are_stock_ones_and_come_back_nested(name, metric, tmp_path):
 def test_what_faiss_has_no_file_format_for_is_refused_as_by_faiss(name):
     with pytest.raises(RuntimeError, match="don't know how to serialize"):
         faiss_dpq.serialize_index(filled(name))
-    with pytest.raises(RuntimeError, match="clone not supported"):
-        faiss_dpq.clone_index(filled(name))
 
 
 @pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda i: pickle.loads(pickle.dumps(i)), faiss_dpq.clone_index])
 @pytest.mark.parametrize("name", NESTINGS)
 def test_copies_are_whole_and_their_own(name, make_copy):
-    if make_copy is faiss_dpq.clone_index and name not in IN_FILES:
-        name = "IDMap2"
     ours = filled(name)
     leaf_of(ours).levels = 2
     expected = ours.search(XQ, 5)

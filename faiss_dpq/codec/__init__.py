@@ -8,10 +8,11 @@
 """
 
 from .codebooks import MAX_CROSS_TABLE_BYTES, Codes, Floats, cross_table_bytes
-from .encoder import default_beam_size
+from .encoder import MAX_BEAM_SIZE, default_beam_size
 from .quantizer import ProgressiveQuantizer
 
 __all__ = [
+    "MAX_BEAM_SIZE",
     "MAX_CROSS_TABLE_BYTES",
     "Codes",
     "Floats",

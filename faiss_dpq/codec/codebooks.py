@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +63,10 @@ class Codebooks:
             raise ValueError(f"{name}: codebooks has NaN or infinite values")
         values.flags.writeable = False
         self.values: Floats = values
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies hold none of the derived tables, which are many times larger.
+        return type(self), (self.values, self.shrinkage)
 
     @cached_property
     def centre(self) -> Floats:

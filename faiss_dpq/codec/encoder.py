@@ -28,6 +28,10 @@ _BLOCK = 1024  # vectors encoded together: each row of the cross tables is read 
 # coarsely that they would give its direction to no better than a hundredth.
 _LEAST_LENGTH = 1e-4
 
+# Nothing was seen to gain from more than a few hundred. At 4096 a vector takes some megabytes while it is encoded; a
+# file that asks for 2**31 - 1 must not get them.
+MAX_BEAM_SIZE = 4096
+
 
 def default_beam_size(M: int) -> int:
     """Beam of the encoder for M levels: 32 up to M = 12, then fewer, since the cost of an entry grows as M².
@@ -46,6 +50,8 @@ def encode(
     whole: Floats | None,
 ) -> Codes:
     """Codes of vectors, shape (n, M); `ProgressiveQuantizer.encode` describes the arguments."""
+    if not 1 <= beam_size <= MAX_BEAM_SIZE:
+        raise ValueError(f"beam_size is {beam_size}, expected 1 to {MAX_BEAM_SIZE}")
     codes = np.empty((len(x), codebooks.M), np.uint16)
     n_parts = faiss.omp_get_max_threads()
     choose = _by_tables

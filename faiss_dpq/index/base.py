@@ -16,9 +16,14 @@ from .. import _kernels
 from ..codec import Floats
 from ..search.selection import Labels
 from .changes import all_or_nothing, contents, training
+from .mapped import mapped_part
+from .registry import downcast_index
+from .settings import python_state, set_state
 from .tensors import accepts_tensors
 
 RangeResult = tuple[npt.NDArray[Any], Floats, Labels]
+_ADDING = ("add", "add_with_ids", "add_sa_codes")
+_CHANGING = ("train", "update_vectors", *_ADDING)  # of the methods that take vectors
 
 
 class Base(faiss.Index):
@@ -28,7 +33,10 @@ class Base(faiss.Index):
     _version: int = 0
     _direct: _kernels.DirectSearch | None = None  # searches of one query with nothing of Python around them
     _levels: int = 0  # that a search compares unless its parameters say otherwise; 0: all
-    #: What the C++ object, and so a file, does not hold.
+    _writable: Any = None  # the C++ object that was found to be so
+    #: What changes codes or results, and the C++ object's file does not hold.
+    _settings: tuple[str, ...] = ()
+    #: What else copies in Python take along.
     _python_state: tuple[str, ...] = ()
 
     # ---- staleness ---------------------------------------------------------------------------------------------
@@ -50,6 +58,7 @@ class Base(faiss.Index):
 
     def remove_ids(self, x: npt.NDArray[np.int64] | faiss.IDSelector) -> int:
         """Remove the vectors that a selector admits, or of the given ids. Their number."""
+        self._check_writable("remove_ids")
         try:
             return super().remove_ids(x)
         finally:
@@ -57,6 +66,7 @@ class Base(faiss.Index):
 
     def reset(self) -> None:
         """Remove all vectors; the index stays trained."""
+        self._check_writable("reset")
         try:
             super().reset()
         finally:
@@ -72,8 +82,28 @@ class Base(faiss.Index):
                 otherIndex.invalidate()
 
     def _require_another(self, other: faiss.Index) -> None:
+        """Raise a RuntimeError if `merge_from` cannot take vectors from another index to this one."""
+        self._check_writable("merge_from")
+        self._check_writable("merge_from", downcast_index(other))
         if int(other.this) == int(self.this):
             raise RuntimeError(f"{self._call('merge_from')}: an index cannot be merged into itself")
+
+    def add_sa_codes(self, codes: npt.NDArray[np.uint8], ids: Labels | None = None) -> None:
+        """Store codes, shape (n, sa_code_size()), under the given ids, or ntotal, ntotal + 1, ..."""
+        self._check_writable("add_sa_codes")
+        if ids is None and isinstance(self, faiss.IndexIDMap):
+            raise RuntimeError(f"{self._call('add_sa_codes')}: ids is None, expected one id a code")
+        super().add_sa_codes(codes, ids)
+
+    def _check_writable(self, method: str, index: faiss.Index | None = None) -> None:
+        """Raise a RuntimeError if this index, or another one that `method` would change, is mapped from a file."""
+        # To look takes as long as an addition to lists; one that was put within since is asked by its own method.
+        if method in _ADDING and self._writable is self.this:
+            return
+        mapped = mapped_part(self if index is None else index)
+        if mapped is not None:
+            raise RuntimeError(f"{self._call(method)}: {mapped} is mapped from a file, read-only")
+        self._writable = self.this
 
     # ---- arguments ---------------------------------------------------------------------------------------------
 
@@ -86,6 +116,8 @@ class Base(faiss.Index):
     ) -> Floats:
         """x as a contiguous float32 array of shape (n, d), or the error that FAISS's wrapper would raise."""
         call = self._call(method)
+        if method in _CHANGING:
+            self._check_writable(method)
         if numeric_type != faiss.Float32:
             known = numeric_type in (faiss.Float16, getattr(faiss, "Int8", faiss.Float16))
             error = RuntimeError if known else ValueError
@@ -336,11 +368,18 @@ class Base(faiss.Index):
 
     def __getstate__(self) -> dict[str, Any]:
         # __getstate__ of FAISS holds what a file would; ours adds what only the Python objects know.
+        self._prepare_writing()
         return super().__getstate__() | {"python_state": python_state(self)}
+
+    def _prepare_writing(self) -> None:
+        """Make the C++ objects such that FAISS reads what it writes of them."""
+        for inner in self._inner_indexes():
+            if isinstance(inner, Base):
+                inner._prepare_writing()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        set_python_state(self, state["python_state"])
+        set_state(self, state["python_state"])
         self.invalidate()
 
     def __repr__(self) -> str:
@@ -359,21 +398,3 @@ def delivered(results: tuple[Any, ...], outputs: tuple[Any, ...]) -> tuple[Any, 
         if out is not None:
             out[:] = result
     return tuple(result if out is None else out for result, out in zip(results, outputs, strict=True))
-
-
-def python_state(index: faiss.Index) -> tuple[dict[str, Any], list[Any]]:
-    """What only the Python objects of an index and of the indexes within it know, and FAISS's files do not hold."""
-    if not isinstance(index, Base):
-        return {}, []
-    own = {name: getattr(index, name) for name in index._python_state}
-    return own, [python_state(inner) for inner in index._inner_indexes()]
-
-
-def set_python_state(index: faiss.Index, state: tuple[dict[str, Any], list[Any]]) -> None:
-    """Give a copy of an index what `python_state` found in the original."""
-    own, inner_states = state
-    for name, value in own.items():
-        setattr(index, name, value)
-    inner_indexes = index._inner_indexes() if isinstance(index, Base) else []
-    for inner, inner_state in zip(inner_indexes, inner_states, strict=False):
-        set_python_state(inner, inner_state)

@@ -248,28 +248,13 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
 
     # ---- storage, as FAISS has it, without its traps ------------------------------------------------------------
 
-    def add_sa_codes(self, codes: Bytes, ids: None = None) -> None:
-        """Store codes, shape (n, sa_code_size()), under the ids ntotal, ntotal + 1, ..."""
-        _check_owned(self, "add_sa_codes")
-        super().add_sa_codes(codes, ids)
-
-    def remove_ids(self, x: npt.NDArray[np.int64] | faiss.IDSelector) -> int:
-        """Remove the vectors that a selector admits, or of the given ids; later ids move down. Their number."""
-        _check_owned(self, "remove_ids")
-        return super().remove_ids(x)
-
     def permute_entries(self, perm: npt.NDArray[np.int64]) -> None:
         """Put the vectors in another order: the i-th will be the one that perm[i] was."""
-        _check_owned(self, "permute_entries")
+        self._check_writable("permute_entries")
         try:
             super().permute_entries(perm)
         finally:
             self.invalidate()
-
-    def reset(self) -> None:
-        """Remove all vectors; the index stays trained."""
-        _check_owned(self, "reset")
-        super().reset()
 
     def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
         """Move the vectors of another index behind those of this one.
@@ -280,8 +265,6 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
             As `check_compatible_for_merge`, or if `add_id` is not 0.
         """
         self.check_compatible_for_merge(otherIndex)
-        _check_owned(self, "merge_from")
-        _check_owned(faiss.downcast_index(otherIndex), "merge_from")
         super().merge_from(otherIndex, add_id)
 
     def check_compatible_for_merge(self, otherIndex: faiss.Index) -> None:
@@ -334,9 +317,3 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
 
     def _unpacked_codes(self, part: slice, levels: int) -> Codes:
         return _kernels.unpack_codes(self._packed_codes()[part], levels, self._nbits)
-
-
-def _check_owned(index: faiss.IndexResidualQuantizer, method: str) -> None:
-    # FAISS aborts the process where it is to change codes that it has mapped from a file.
-    if not getattr(index.codes, "is_owned", True):
-        raise RuntimeError(f"IndexDPQ.{method}: the codes are mapped from a file (IO_FLAG_MMAP_IFC), read-only")

@@ -1,70 +1,103 @@
 """Reading, writing and copying indexes: FAISS's functions, giving back this package's classes.
 
-The files are FAISS's own: a stock faiss.read_index opens what write_index wrote.
+The files are FAISS's own, with a trailer that FAISS does not look at: a stock faiss.read_index opens them.
 """
 
+import copy
 import os
-import tempfile
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
-from . import validate as _validate
-from .base import python_state, set_python_state
+from . import reading, trailer, writing
+from .base import Base
 from .registry import downcast_index
+from .settings import python_state, set_state, settings_of
+
+_PIECE = 1 << 20  # bytes that FAISS hands over at a time
 
 
 def write_index(index: faiss.Index, f: Any, io_flags: int = 0) -> None:
-    """faiss.write_index; given a path, the file appears whole or not at all (written aside, then renamed)."""
-    if not isinstance(f, str | os.PathLike):
-        faiss.write_index(index, f, io_flags)
-        return
-    path = os.path.abspath(os.fspath(f))
-    handle, aside = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=os.path.dirname(path))
-    os.close(handle)
-    try:
-        faiss.write_index(index, aside, io_flags)
-        _validate.seal(aside)
-        _copy_mode(path, aside)
-        os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise
+    """faiss.write_index; given a path, the file appears whole or not at all, and holds all settings of the index.
 
+    What exists at the path is respected: links are followed, devices and pipes written straight, owner and permissions
+    kept. What goes to a faiss.IOWriter is FAISS's bytes alone, since another index may follow.
 
-def _copy_mode(path: str, aside: str) -> None:
-    """The permissions that an ordinary write to `path` would leave: mkstemp's are the owner's alone."""
-    if os.path.exists(path):
-        mode = os.stat(path).st_mode & 0o7777
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    RuntimeError
+        If FAISS has no file format for the index.
+    """
+    _prepare(index)
+    if isinstance(f, str | os.PathLike):
+        writing.write(os.fspath(f), lambda file: _write_with_trailer(index, file.write, io_flags))
     else:
-        umask = os.umask(0)
-        os.umask(umask)
-        mode = 0o666 & ~umask
-    os.chmod(aside, mode)
+        faiss.write_index(index, f, io_flags)
+
+
+def _write_with_trailer(index: faiss.Index, write: Callable[[bytes], Any], io_flags: int) -> None:
+    crc = 0
+
+    def write_piece(piece: bytes) -> None:
+        nonlocal crc
+        crc = zlib.crc32(piece, crc)
+        write(piece)
+
+    faiss.write_index(index, faiss.PyCallbackIOWriter(write_piece, _PIECE), io_flags)
+    write(trailer.make(settings_of(index), crc))
+
+
+def _prepare(index: faiss.Index) -> None:
+    ours = downcast_index(index) if isinstance(index, faiss.Index) else index
+    if isinstance(ours, Base):
+        ours._prepare_writing()
 
 
 def read_index(f: Any, io_flags: int = 0) -> faiss.Index:
-    """faiss.read_index, then `downcast_index`."""
-    f = os.fspath(f) if isinstance(f, os.PathLike) else f
-    with _validate.reading(f, io_flags):
-        return _validate.checked(downcast_index(faiss.read_index(f, io_flags)))
+    """faiss.read_index, then `downcast_index`; with the settings that `write_index` put into the file.
+
+    Raises
+    ------
+    RuntimeError
+        If the file is damaged, or is no index. It names the file, the part and the values.
+    """
+    return reading.read(os.fspath(f) if isinstance(f, os.PathLike) else f, io_flags)
 
 
 def serialize_index(index: faiss.Index, io_flags: int = 0) -> npt.NDArray[np.uint8]:
-    """faiss.serialize_index: the bytes of the file, as an array."""
-    return faiss.serialize_index(index, io_flags)
+    """faiss.serialize_index: the bytes of the file, as an array; FAISS's deserialize_index reads them too."""
+    _prepare(index)
+    plain = faiss.serialize_index(index, io_flags)
+    end = trailer.make(settings_of(index), zlib.crc32(plain))
+    return np.concatenate([plain, np.frombuffer(end, np.uint8)])
 
 
 def deserialize_index(data: npt.NDArray[np.uint8], io_flags: int = 0) -> faiss.Index:
-    """faiss.deserialize_index, then `downcast_index`."""
-    with _validate.reading(data, io_flags):
-        return _validate.checked(downcast_index(faiss.deserialize_index(data, io_flags)))
+    """faiss.deserialize_index, then `downcast_index`; with the settings that `serialize_index` put into the bytes.
+
+    Raises
+    ------
+    RuntimeError
+        If the bytes are damaged, or are no index.
+    """
+    return reading.read(data, io_flags)
 
 
 def clone_index(index: faiss.Index) -> faiss.Index:
-    """faiss.clone_index, then `downcast_index`; what files do not hold (`levels`, weights) is kept, in wrappers too."""
-    clone = downcast_index(faiss.clone_index(index))
-    set_python_state(clone, python_state(index))
+    """faiss.clone_index, then `downcast_index`; all settings are kept, in wrappers too."""
+    try:
+        clone = downcast_index(faiss.clone_index(index))
+    except RuntimeError as error:
+        # FAISS cannot clone shards, replicas and some transforms.
+        ours = downcast_index(index)
+        if "clone not supported" not in str(error) or not isinstance(ours, Base):
+            raise
+        return copy.deepcopy(ours)
+    set_state(clone, python_state(index))
     return clone

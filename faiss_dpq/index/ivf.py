@@ -15,7 +15,7 @@ from .base import Base
 from .changes import all_or_nothing, list_sizes, whole_lists
 from .io import clone_index
 from .list_search import ListsSearched
-from .quantized import ADD_BLOCK, has_fitting_codes, search_type
+from .quantized import ADD_BLOCK, Quantized, has_fitting_codes, search_type
 from .registry import stands_for
 from .tensors import accepts_tensors
 
@@ -58,6 +58,12 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
 
     # Of lists, in the order of the blocks that are being added to them, as `changes.contents` needs them.
     _sizes_before: list[tuple[Labels, Labels]] | None = None
+    _settings = (
+        *Quantized._settings,
+        *("max_codes", "parallel_mode", "quantizer_trains_alone"),
+        *("cp.seed", "cp.niter", "cp.nredo", "cp.spherical", "cp.int_centroids"),
+        *("cp.min_points_per_centroid", "cp.max_points_per_centroid"),
+    )
 
     def __init__(
         self,
@@ -318,8 +324,7 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         index = IndexIVFDPQ(coarse, self.d, self.nlist, levels, self._nbits, self.metric_type)
         index._set_codebooks_of(self, levels)
         index.by_residual = self.by_residual
-        index.parallel_mode = self.parallel_mode
-        index.nprobe, index.max_codes = self.nprobe, self.max_codes
+        index.nprobe = self.nprobe
         with scan.opened(self.invlists, np.arange(self.nlist)) as lists:
             for number in np.flatnonzero(lists.sizes).tolist():
                 n = int(lists.sizes[number])
@@ -353,6 +358,16 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
 
     def _inner_indexes(self) -> list[faiss.Index]:
         return [self._coarse_quantizer]
+
+    def _prepare_writing(self) -> None:
+        lists = faiss.downcast_InvertedLists(self.invlists) if self.invlists is not None else None
+        if isinstance(lists, faiss.OnDiskInvertedLists) and not lists.filename:
+            # FAISS would write the name of their file, which it does not know.
+            raise RuntimeError(
+                "IndexIVFDPQ: the lists are mapped from a file (IO_FLAG_MMAP), and cannot be copied or written; read "
+                "the file without that flag for this"
+            )
+        super()._prepare_writing()
 
     def _described(self) -> list[str]:
         return [f"nlist={self.nlist}", *super()._described()]

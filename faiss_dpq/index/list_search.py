@@ -76,6 +76,7 @@ class ListsSearched(Quantized):
 
     _coarse: tuple[int, faiss.Index] | None = None
     _known: _Known | None = None
+    _owned_lists: int | None = None  # the address of lists that are known not to be mapped from a file
 
     # ---- the coarse quantizer ------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """What IndexDPQ and IndexIVFDPQ share: FAISS's residual quantizer `rq`, whose codebooks this package trains."""
 
+import zlib
 from typing import Any
 
 import faiss
@@ -8,6 +9,7 @@ import numpy.typing as npt
 
 from .. import _kernels, training
 from ..codec import (
+    MAX_BEAM_SIZE,
     MAX_CROSS_TABLE_BYTES,
     Floats,
     ProgressiveQuantizer,
@@ -17,6 +19,7 @@ from ..codec import (
 from ..search.selection import Labels
 from .base import Base, RangeResult
 from .finite import drop_lost, drop_lost_ranges, finite_queries
+from .settings import set_state, settings_of
 
 ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
 MAX_LEVELS = 1024  # DPQ_MAX_LEVELS of cython_kernels/dpq_scan.h
@@ -30,7 +33,8 @@ _RANKING_BEAM = 8  # of the encoder when `train` chooses the shrinkage
 class Quantized(Base):
     """An index with codebooks: their parameters, their training, and the quantizer that is made of them."""
 
-    _python_state = ("_levels", "_prefix_weight", "_parallel_weight", "_train_stats")
+    _settings: tuple[str, ...] = ("levels", "prefix_weight", "parallel_weight", "rq.cp.seed")
+    _python_state = ("_train_stats",)
     _cached: tuple[Any, _kernels.Unchanged, ProgressiveQuantizer] | None = None
     _known_M: int = 0
     _prefix_weight: float = DEFAULT_PREFIX_WEIGHT
@@ -62,8 +66,7 @@ class Quantized(Base):
         if not self.rq.train_type & faiss.ResidualQuantizer.Skip_codebook_tables:
             self.rq.compute_codebook_tables()
         if self.rq.norm_bits == 0:
-            # Files have no place for it but FAISS's range of stored norms, of which there are none.
-            self.rq.norm_min, self.rq.norm_max = float("nan"), float(quantizer.shrinkage)
+            store_shrinkage(self.rq, quantizer.shrinkage)
         self.rq.is_trained = True
         self.is_trained = True
         self.invalidate()
@@ -101,6 +104,8 @@ class Quantized(Base):
         if cached is None or cached[0] is not self.this or not cached[1].holds():
             values = self._codebook_values().reshape(self.rq.M, 1 << self._nbits, self.d)
             quantizer = ProgressiveQuantizer(values, self.shrinkage)
+            if quantizer.shrinkage != 1:
+                store_shrinkage(self.rq, quantizer.shrinkage)  # files of release 0.1 lack the mark
             cached = self._cached = (self.this, self._codebooks_unchanged(), quantizer)
         return cached[2]
 
@@ -128,7 +133,7 @@ class Quantized(Base):
 
     @property
     def levels(self) -> int:
-        """Levels of the codes that a search compares, 1 to M; M unless set. Not stored in files, as nprobe is not."""
+        """Levels of the codes that a search compares, 1 to M; M unless set. Stored in files."""
         return self._levels or self._M
 
     @levels.setter
@@ -149,15 +154,15 @@ class Quantized(Base):
     def beam_size(self) -> int:
         """Prefixes that the encoder keeps at every level: higher is more accurate and slower.
 
-        32 in a new index of up to 12 levels, 384 / M above, at least 8. It is FAISS's rq.max_beam_size, and stored in
-        files with it.
+        1 to 4096; in a new index 32 for up to 12 levels, 384 / M above, at least 8. It is FAISS's rq.max_beam_size, and
+        stored in files with it.
         """
         return self.rq.max_beam_size
 
     @beam_size.setter
     def beam_size(self, beam_size: int) -> None:
-        if beam_size < 1:
-            raise ValueError(f"{type(self).__name__}: beam_size is {beam_size}, expected at least 1")
+        if not 1 <= beam_size <= MAX_BEAM_SIZE:
+            raise ValueError(f"{type(self).__name__}: beam_size is {beam_size}, expected 1 to {MAX_BEAM_SIZE}")
         self.rq.max_beam_size = int(beam_size)
 
     def _checked_weight(self, weight: float, name: str) -> float:
@@ -167,7 +172,7 @@ class Quantized(Base):
 
     @property
     def prefix_weight(self) -> float:
-        """What shorter prefixes count for when vectors are encoded: 0.05 unless set. Not stored in files.
+        """What shorter prefixes count for when vectors are encoded: 0.05 unless set. Stored in files.
 
         The encoder's beam is of prefixes with the least squared error plus this weight times their errors at all
         shorter lengths. At 0, the squared error at full length is the least; the more it is, the more searches of a
@@ -181,7 +186,7 @@ class Quantized(Base):
 
     @property
     def parallel_weight(self) -> float:
-        """What errors along a vector count for beyond others when it is encoded. Not stored in files.
+        """What errors along a vector count for beyond others when it is encoded. Stored in files.
 
         The encoder's beam is of prefixes with the least squared error plus this weight times the square of the error's
         part that is parallel to the vector. That part is what changes the vector's inner products with the queries that
@@ -295,7 +300,14 @@ class Quantized(Base):
         quantizer = other.residual_quantizer
         self._set_quantizer(ProgressiveQuantizer(quantizer.codebooks[:levels], quantizer.shrinkage))
         self.beam_size = other.beam_size
-        self._prefix_weight, self._parallel_weight = other._prefix_weight, other._parallel_weight
+        own, _ = settings_of(other)
+        set_state(self, [{name: value for name, value in own.items() if name != "levels"}, []])
+
+    def _prepare_writing(self) -> None:
+        # FAISS reads no residual quantizer without codebooks: an untrained one gets zeros.
+        if not self.rq.codebooks.size():
+            self.rq.codebooks.resize(self.d * self.rq.total_codebook_size)
+        super()._prepare_writing()
 
     def _memory_of_codebooks(self) -> dict[str, int]:
         """Bytes of the codebooks, and of the tables of their products, FAISS's and ours."""
@@ -311,10 +323,31 @@ class Quantized(Base):
         return [f"M={self.rq.M}", f"nbits={self._nbits}", f"metric={metric}"]
 
 
+# Files have no place for the shrinkage but FAISS's range of stored norms, of which there are none: norm_max holds it.
+# norm_min is a NaN, which no range has; its free bits say which codebooks are shrunk so. Codebooks that are put in from
+# elsewhere have no shrinkage, then.
+_NAN, _FREE_BITS = np.uint32(0x7FC00000), np.uint32(0x003FFFFF)
+
+
+def store_shrinkage(rq: faiss.ResidualQuantizer, shrinkage: float) -> None:
+    """Note what the codebooks of a quantizer were multiplied by."""
+    rq.norm_min = float(np.array(_NAN | _codebooks_mark(rq)).view(np.float32))
+    rq.norm_max = float(shrinkage)
+
+
 def shrinkage_of(rq: faiss.ResidualQuantizer) -> float:
-    """`Quantized.shrinkage`. FAISS's own training sets both ends of the range of norms, `_set_quantizer` only one."""
-    is_set = rq.norm_bits == 0 and np.isnan(rq.norm_min) and not np.isnan(rq.norm_max)
-    return float(rq.norm_max) if is_set else 1.0
+    """`Quantized.shrinkage`. FAISS's own training sets both ends of the range of norms, `store_shrinkage` only one."""
+    if rq.norm_bits or not np.isnan(rq.norm_min) or np.isnan(rq.norm_max):
+        return 1.0
+    mark = np.array(rq.norm_min, np.float32).view(np.uint32) & _FREE_BITS
+    # Release 0.1 left no mark.
+    return float(rq.norm_max) if mark in (0, _codebooks_mark(rq)) else 1.0
+
+
+def _codebooks_mark(rq: faiss.ResidualQuantizer) -> np.uint32:
+    """22 bits of a checksum of the codebooks, not all 0."""
+    codebooks = _kernels.FaissVector(rq.codebooks, np.float32).rows(1)
+    return np.uint32(zlib.crc32(np.ascontiguousarray(codebooks).data)) & _FREE_BITS or np.uint32(1)
 
 
 def has_fitting_codes(index: faiss.Index) -> bool:

@@ -89,6 +89,7 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
         RuntimeError
             If the index within removes nothing, or its ids cannot be kept right. Nothing is removed then.
         """
+        self._check_writable("remove_ids")
         ivf = lists_within(self._agreeing("remove_ids"))
         if ivf is None:
             return super().remove_ids(x)

@@ -27,6 +27,8 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
         The last argument; an index of transform.d_out dimensions, of this package or FAISS's.
     """
 
+    _settings = ("_untrained_rotations",)
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._keep(args[-1])
@@ -45,6 +47,36 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
 
     def _transforms(self) -> list[faiss.VectorTransform]:
         return [self.chain.at(i) for i in range(self.chain.size())]
+
+    @property
+    def _untrained_rotations(self) -> list[list[int]]:
+        """Place, M, niter and niter_pq of every OPQMatrix that is not trained.
+
+        Files of FAISS make a LinearTransform of it, which cannot be trained.
+        """
+        transforms = [faiss.downcast_VectorTransform(transform) for transform in self._transforms()]
+        return [
+            [place, rotation.M, rotation.niter, rotation.niter_pq]
+            for place, rotation in enumerate(transforms)
+            if isinstance(rotation, faiss.OPQMatrix) and not rotation.is_trained
+        ]
+
+    @_untrained_rotations.setter
+    def _untrained_rotations(self, rotations: list[list[int]]) -> None:
+        transforms = self._transforms()
+        for place, M, niter, niter_pq in rotations:
+            if not (0 <= place < len(transforms) and 1 <= M <= transforms[place].d_in):
+                raise ValueError(f"an OPQMatrix at {place} with M={M}")
+            read = faiss.downcast_VectorTransform(transforms[place])
+            if type(read) is faiss.LinearTransform and not read.is_trained:
+                rotation = faiss.OPQMatrix(read.d_in, M, read.d_out)
+                rotation.niter, rotation.niter_pq = niter, niter_pq
+                rotation.this.disown()  # the C++ object that was read owns its transforms
+                transforms[place] = rotation
+        if rotations:
+            self.chain.clear()
+            for transform in transforms:
+                self.chain.push_back(transform)
 
     def _apply(self, x: Floats, method: str) -> Floats:
         self._require_trained(method)
