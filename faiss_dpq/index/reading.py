@@ -140,9 +140,9 @@ def _trailer_in(rest: bytes, name: str) -> Trailer | None:
     return found
 
 
-def _finished(index: faiss.Index | None, found: Trailer | None, name: str) -> faiss.Index:
-    if index is None:
-        raise RuntimeError(f"{name}: the file holds no index")
+def _finished(index: faiss.Index | None, found: Trailer | None, name: str) -> faiss.Index | None:
+    if index is None:  # FAISS writes None, too, and gives None for it
+        return None
     check(index, name)
     ours = downcast_index(index)
     if found and found.settings is not None:
