@@ -127,7 +127,7 @@ def one_far_codeword(rng, n, M, nbits, d=3, nq=30):
 
 
 def many_levels(rng, n, M, nbits, nq=13, d=3, zeros=True):
-    """More levels than bytes have units for; all but four of them may be of zeros, which rounding down takes from too."""
+    """More levels than bytes have units for; rounding down takes from those of zeros, too."""
     codebooks = rng.standard_normal((M, 1 << nbits, d)) / np.sqrt(M)
     if zeros:
         codebooks[4:] = 0

@@ -7,7 +7,7 @@
 - threads.py: the thread pool of the whole package.
 """
 
-from .codebooks import MAX_CROSS_TABLE_BYTES, Codes, Floats, cross_table_bytes
+from .codebooks import MAX_CROSS_TABLE_BYTES, Codes, Floats, centre_of, cross_table_bytes
 from .encoder import default_beam_size
 from .quantizer import ProgressiveQuantizer
 
@@ -16,6 +16,7 @@ __all__ = [
     "Codes",
     "Floats",
     "ProgressiveQuantizer",
+    "centre_of",
     "cross_table_bytes",
     "default_beam_size",
 ]
