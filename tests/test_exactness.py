@@ -211,14 +211,11 @@ FLAT = {
         for M, nbits, zeros in [
             (64, 4, True),
             (128, 4, True),
-            (129, 4, True),
-            (250, 4, True),
-            (254, 4, True),
-            (255, 4, True),
+            (129, 8, True),
+            (250, 8, True),
             (254, 8, True),
-            (254, 4, False),
+            (255, 8, False),
             (1024, 4, True),
-            (1024, 4, False),
         ]
     },
 }
@@ -316,7 +313,7 @@ LISTS = {
     "one bit": lambda rng: in_lists(alike(rng, 3000, 9, 1), [0, 1e-4]),
     "two bits": lambda rng: in_lists(near_ties(rng, 1500, 254, 2, nq=13), [0, 1]),
     "128 levels": lambda rng: in_lists(many_levels(rng, 3000, 128, 4), [0, 0.1]),
-    "254 levels": lambda rng: in_lists(many_levels(rng, 3000, 254, 4), [0, 0.1]),
+    "254 levels": lambda rng: in_lists(many_levels(rng, 3000, 254, 8), [0, 0.1]),
     "1024 levels": lambda rng: in_lists(many_levels(rng, 3000, 1024, 4), [0, 0.1]),
 }
 

@@ -56,7 +56,7 @@ def test_a_far_codeword_leaves_other_distances_as_they_are(simd, metric, level, 
     codebooks[level, 3] = far
     codes = rng.integers(0, 16, (20_000, 4)).astype(np.uint16)
     codes[codes[:, level] == 3, level] = 4
-    codes[-1, level] = 3 if used and metric == faiss.METRIC_L2 else 4
+    codes[-1, level] = 3 if used and metric == faiss.METRIC_L2 else 4  # the best of many products
     index = faiss_dpq.IndexDPQ.from_codebooks(codebooks, metric)
     index.add_sa_codes(naive.pack(codes, 4))
     xq = naive.normal(rng, 40, 12)
@@ -115,12 +115,10 @@ def test_a_far_codeword_leaves_codes_as_they_are(parallel_weight):
     for level in (0, 2):
         near, far = codebooks.copy(), codebooks.copy()
         far[level, 3], near[level, 3] = 1e6, near[level, 4]
-        codes = [
-            ProgressiveQuantizer(some).encode(x, parallel_weight=parallel_weight) for some in (near, far)
-        ]
+        codes = [ProgressiveQuantizer(some).encode(x, parallel_weight=parallel_weight) for some in (near, far)]
         errors = [((x - naive.decode(near, some)) ** 2).sum() for some in codes]
         assert (codes[1][:, level] != 3).all()
-        np.testing.assert_allclose(errors[1], errors[0], rtol=1e-3)
+        np.testing.assert_allclose(errors[1], errors[0], rtol=1e-2)
 
 
 # ---- training ------------------------------------------------------------------------------------------------------

@@ -132,7 +132,9 @@ class Base(faiss.Index):
 
     def _require_trained(self, method: str) -> None:
         if not self.is_trained:
-            raise RuntimeError(f"{self._call(method)}: 'is_trained' failed: the index is not trained; call train(x) first")
+            raise RuntimeError(
+                f"{self._call(method)}: 'is_trained' failed: the index is not trained; call train(x) first"
+            )
 
     # ---- search ------------------------------------------------------------------------------------------------
 
