@@ -24,7 +24,17 @@ def cross_table_bytes(M: int, K: int) -> int:
 
 #: A row is far if it is this many times as far from the median of the rows as half of them are.
 _FAR = 16
-_SAMPLED = 4096  # rows that the median is taken of
+_SAMPLED = 4096  # rows that the median is taken of, and rows whose distances are taken together
+
+
+def is_far(rows: Floats) -> npt.NDArray[np.bool_]:
+    """Which of the rows (n, d) are far from most others."""
+    middle = np.median(rows[:: -(-len(rows) // _SAMPLED)].astype(np.float64), axis=0)
+    distances = np.empty(len(rows))
+    for start in range(0, len(rows), _SAMPLED):
+        moved = rows[start : start + _SAMPLED] - middle
+        distances[start : start + _SAMPLED] = np.sqrt(np.einsum("ij,ij->i", moved, moved))
+    return distances > _FAR * np.median(distances)
 
 
 def centre_of(rows: Floats) -> Floats:
@@ -32,11 +42,7 @@ def centre_of(rows: Floats) -> Floats:
 
     One far row would draw the mean away from all others, whose distances float32 could then not tell apart.
     """
-    sample = rows[:: -(-len(rows) // _SAMPLED)].astype(np.float64)
-    moved = rows - np.median(sample, axis=0)
-    distances = np.sqrt(np.einsum("ij,ij->i", moved, moved))
-    near = distances <= _FAR * np.median(distances)
-    return rows[near].mean(axis=0, dtype=np.float64).astype(np.float32)
+    return rows[~is_far(rows)].mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 class Codebooks:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codec import Floats, ProgressiveQuantizer
-from . import registry
+from . import outliers, registry
 from .alternation import turns_worthwhile
 from .effort import Effort, check_arguments
 from .progress import Steps
@@ -33,7 +33,8 @@ def train_codebooks(
     Parameters
     ----------
     x : array, shape (n, d), float32
-        Training vectors, n >= K = 2**nbits.
+        Training vectors, n >= K = 2**nbits. Those that are far from all others, if they are few, have a few codewords
+        of the first level, and no part in learning the others: see `outliers.py`.
     M, nbits : int
         Levels, and bits a level.
     seed : int
@@ -72,13 +73,14 @@ def train_codebooks(
     rng = np.random.default_rng(seed)
     if len(x) > effort.max_points_per_centroid * K:
         x = x[np.sort(rng.choice(len(x), effort.max_points_per_centroid * K, replace=False))]
+    x, far = outliers.set_apart(x, K)
     iterations = turns_worthwhile(len(x), M, K, iterations)
     stats = TrainStats(len(x))
     with Steps(M + iterations + 1, verbose) as progress:
         task = registry.Task(
             x, M, K, w, iterations, beam_size, seed, rng, stats, progress, lengths_count=weights is not None
         )
-        codebooks = registry.method(trainer)(task)
+        codebooks = outliers.given_codewords(registry.method(trainer)(task), x, far, seed)
         quantizer = ProgressiveQuantizer(codebooks)
         codes = quantizer.encode(x, beam_size)
         stats.mse = [mean_square(x - quantizer.decode(codes[:, : level + 1])) for level in range(M)]

@@ -69,7 +69,7 @@ def _check_values(x: Floats) -> None:
         raise RuntimeError("train: x has NaN or infinite values")
     largest = max(-low, high)
     # Two vectors are at most twice as far apart as the longer one is long. The sum is taken only where it may matter.
-    limit = np.finfo(np.float32).max / 4
+    limit = float(np.finfo(np.float32).max) / 4
     if largest**2 * x.size > limit and np.einsum("ij,ij->", x, x, dtype=np.float64) > limit:
         raise RuntimeError(
             f"train: x has values of up to {largest:.3g}, whose squared distances overflow float32; scale x down"
