@@ -41,8 +41,8 @@ cdef class ListScan:
     """Search of inverted lists at one prefix length: what stays the same from search to search.
 
     tables : how the queries' tables are made.
-    sizes, digests : (nlist,) and (nlist, 2), of the lists that all this was derived from; changed by the owner. sizes is
-        -1 for none. Digests are of a sample of the list and, with FAISS_DPQ_CHECK=full, of all of its codes.
+    sizes, digests : (nlist,) and (nlist, 2), of the lists that all this was derived from; changed by the owner. sizes
+        is -1 for none. Digests are of a sample of the list and, with FAISS_DPQ_CHECK=full, of all of its codes.
     centres : (nlist, stride), zero-padded to a multiple of 16.
     The other arrays, (nlist,), are those of dpq_lists.h.
     """

@@ -128,7 +128,7 @@ class Codebooks:
 
     @cached_property
     def common_length(self) -> float:
-        """The median of ||c_l(k)|| of the level of the longest codewords, after centring; a far one does not change it."""
+        """The median of ||c_l(k)||, after centring, of the level where it is greatest; one far codeword leaves it."""
         norms = self.codeword_norms[: self.M * self.K].reshape(self.M, self.K)
         return float(np.sqrt(np.median(norms, axis=1).max()))
 
