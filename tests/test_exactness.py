@@ -203,7 +203,7 @@ FLAT = {
     "two bits": lambda rng: near_ties(rng, 2000, 254, 2, nq=13),
     **{
         f"{M} levels, {nbits} bits, zeros {zeros}": functools.partial(
-            lambda rng, M, nbits, zeros: many_levels(rng, N_SAMPLED, M, nbits, zeros=zeros),
+            lambda rng, M, nbits, zeros: many_levels(rng, N_SAMPLED if M == 254 else 8200, M, nbits, zeros=zeros),
             M=M,
             nbits=nbits,
             zeros=zeros,
@@ -212,7 +212,6 @@ FLAT = {
             (64, 4, True),
             (128, 4, True),
             (129, 8, True),
-            (250, 8, True),
             (254, 8, True),
             (255, 8, False),
             (1024, 4, True),
