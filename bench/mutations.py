@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-PATHS, EXACT, STALE = "tests/test_fast_paths.py", "tests/test_exactness.py", "tests/test_staleness.py"
+PATHS, EXACT = "tests/test_fast_paths.py", "tests/test_exactness.py"
+STALE, TIES = "tests/test_staleness.py", "tests/test_ties.py"
 
 
 class Mutation(NamedTuple):
@@ -41,18 +42,16 @@ def _py(name: str, file: str, old: str, new: str, *tests: str) -> Mutation:
 
 MUTATIONS = [
     # Fast paths.
-    _c("lists without bytes", "scan_lists_impl.h", "lists->levels <= 128", "lists->levels <= 0", PATHS),
+    _c("lists without bytes", "scan_lists_impl.h", "return lookups_know(", "return 0 && lookups_know(", PATHS),
     _c("lists never together", "scan_lists_together_impl.h", "nq >= LISTS_LEAST_GROUP", "nq > SIZE_MAX", PATHS),
     _py("no short way for few probes", "search/lists.py", "if keys.size > _FEW_PROBES or", "if True or", PATHS),
     _c("threads of one query", "threads.c", "if (n_threads <= 1 ||", "if (1 ||", PATHS),
-    _py(
-        "threads of many queries", "codec/threads.py", "min(len(arguments), n_threads or", "min(1, n_threads or", PATHS
-    ),
+    _py("threads of many queries", "codec/threads.py", "n_threads = min(len(arguments),", "n_threads = min(1,", PATHS),
     _c("no guessed limit", "encode_impl.h", "    guess->known = 1;", "    guess->known = 0;", PATHS),
     _c("batch without sample", "scan_batch_impl.h", "if (g->buckets < k)", "if (1)", PATHS),
     _c("single without sample", "scan_single_impl.h", "dpq_topk_end(&search->top) == k", "0", PATHS),
-    _c("batch without bytes", "scan_batch_impl.h", "db->n < BATCH_MIN_SAMPLED_N ? 0xff : 0", "0xff", PATHS),
-    _c("single without bytes", "scan_single_impl.h", "db->n >= SINGLE_MIN_SAMPLED_N;", "0;", PATHS),
+    _c("batch without bytes", "scan_batch_impl.h", "g->bytes ? 0 : 0xff", "0xff", PATHS),
+    _c("single without bytes", "scan_single_impl.h", "&& db->n >= SINGLE_MIN_SAMPLED_N;", "&& 0;", PATHS),
     _c("never direct", "scan.pxi", "if scan is None or this", "if True or this", PATHS),
     # Staleness.
     _c("no sample of codes", "memory.pxi", "if self.digest_of(rows) != self.digest:", "if False:", STALE),
@@ -63,6 +62,8 @@ MUTATIONS = [
     _c("sum_error", "scan_bound.h", "double sum_error = 1.01 *", "double sum_error = 0 *", EXACT),
     _c("entry_error", "scan_bound.h", "double entry_error = u *", "double entry_error = 0 *", EXACT),
     _c("floors", "scan_bound.h", "- (rows - 1) -", "- (rows - 1) / 2 -", EXACT),
+    _c("bytes of many levels", "scan_bound.h", "MOST_LEVELS 128u", "MOST_LEVELS 1024u", EXACT),
+    _c("sums within", "scan_bound.h", "sum += fabs((double)threshold) / (1 << 22)", "sum += 0", EXACT, TIES),
     _c("sum_error of lists", "scan_lists_impl.h", "return 1.01 * lists->levels *", "return 0 * lists->levels *", EXACT),
     _c("entry error of lists", "scan_lists_impl.h", "double error = (8 *", "double error = 0 * (8 *", EXACT),
     _c("floors of lists", "scan_lists_impl.h", "- (lists->levels + 2) -", "- (lists->levels + 2) / 2 -", EXACT),

@@ -21,19 +21,22 @@
 /* A group of queries and what has been found for them. Query `first` + i has lane i. */
 typedef struct {
     uint8_t limit[DPQ_QW];
-    float threshold[DPQ_QW];
-    float high[DPQ_QW]; /* the greatest distance in the sample */
+    float threshold[DPQ_QW]; /* of float sums */
+    float constant[DPQ_QW];  /* A of dpq_scan.h */
+    float high[DPQ_QW];      /* the greatest sum in the sample */
     dpq_bound bound[DPQ_QW];
     dpq_topk top[DPQ_QW];
     size_t first;
     uint32_t lanes; /* in use */
+    int bytes;      /* whether vectors are judged by bytes; otherwise all are scanned in float */
+    int inner_product;
     uint32_t hits_in_span[BATCH_STRIPS];
     uint32_t float_spans[BATCH_STRIPS]; /* > 0: so many more spans of the strip are scanned in float */
     float *rows32;
     uint8_t *rows8;
     uint64_t *keys;
     size_t buckets;  /* of sampled vectors */
-    float *least;    /* [buckets][DPQ_QW]: the least distances in the sample */
+    float *least;    /* [buckets][DPQ_QW]: the least sums in the sample */
     uint64_t *order; /* [buckets] */
 } __attribute__((aligned(64))) batch_group;
 
@@ -69,7 +72,7 @@ static void batch_interleave(const dpq_database *db, const dpq_queries *qs, batc
     }
 }
 
-/* Chooses every query's bound from the range of its distances. */
+/* Chooses every query's bound from the range of its sums. */
 static void batch_choose_bounds(const dpq_database *db, const dpq_queries *qs, batch_group *g)
 {
     for (uint32_t i = 0; i < DPQ_QW; i++) {

@@ -1,10 +1,12 @@
 /* The scan of all codes: what it takes and what it returns.
  *
- * distance(v, q) = ((term(v) + T[0][k_0]) + T[1][k_1]) + ...   in float32, added in this order
+ * sum(v, q)      = ((term(v) + T[0][k_0]) + T[1][k_1]) + ...   in float32, added in this order
+ * distance(v, q) = sum(v, q) + A, but at least 0 for L2
  * term(v)        = the sum of the cross terms of v's code (dpq_pairs.h), in the order of the pairs
  *
- * T: the query's tables; k_l: the codeword number of v at level l. The ids and distances returned are those of a plain
- * loop over all vectors, bit for bit; of equal distances the lower id comes first.
+ * T: the query's tables; A: the query's constant; k_l: the codeword number of v at level l. The ids and distances
+ * returned are those of a plain loop over all vectors, bit for bit; of equal distances the lower id comes first. Where
+ * a distance is infinite or NaN, because the query is, the vector is not found.
  */
 #ifndef DPQ_SCAN_H
 #define DPQ_SCAN_H
@@ -31,9 +33,10 @@ typedef struct {
 
 typedef struct {
     const float *tables;      /* nq x levels x K */
-    const float *norms;       /* nq: ||q||^2, which distances leave out; the lower bound of distances needs it */
+    const float *norms;       /* nq: ||q||^2, which sums leave out; the lower bound of sums needs it */
+    const float *constants;   /* nq: A */
     const float *table_errors;/* nq: bounds on the rounding errors of the tables and the term, summed over levels */
-    int inner_product;        /* 1: tables are -<q, c>, and distances lie in [-||q|| radius, ||q|| radius] */
+    int inner_product;        /* 1: tables are -<q, c>, and sums lie in [-||q|| radius, ||q|| radius] */
     size_t nq;
 } dpq_queries;
 

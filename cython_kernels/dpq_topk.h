@@ -36,6 +36,12 @@ static inline uint64_t dpq_key(float distance, uint32_t id)
     return (uint64_t)bits << 32 | id;
 }
 
+/* The key of a result; none enters for a distance that is infinite or NaN. */
+static inline uint64_t dpq_result_key(float distance, uint32_t id)
+{
+    return distance < INFINITY ? dpq_key(distance, id) : UINT64_MAX;
+}
+
 static inline float dpq_key_distance(uint64_t key)
 {
     uint32_t bits = (uint32_t)(key >> 32);

@@ -298,10 +298,10 @@ cdef class ListScan:
                     places[i] = place
 
     cdef float delivered(self, float distance, int64_t place) noexcept nogil:
-        """A result as FAISS gives it; the rounding of Eq. 30 may leave -1e-7 where a code is the query itself."""
+        """A result as FAISS gives it."""
         if place < 0:
             return -FLT_MAX if self.tables.inner_product else FLT_MAX
-        return -distance if self.tables.inner_product else max(distance, <float>0)
+        return -distance if self.tables.inner_product else distance
 
 
 cdef struct nearest_work:

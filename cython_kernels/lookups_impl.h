@@ -34,10 +34,10 @@ typedef struct {
     uint32_t hits[LOOKUPS_AT_ONCE];
 } dpq_lookups;
 
-/* Look-ups know 8- and 4-bit codes of at least four bytes. */
-static inline int lookups_know(uint32_t nbits, uint32_t code_size)
+/* Look-ups know 8- and 4-bit codes of at least four bytes, of as many levels as bytes can bound. */
+static inline int lookups_know(uint32_t nbits, uint32_t code_size, uint32_t levels)
 {
-    return (nbits == 8 || nbits == 4) && code_size >= 4;
+    return (nbits == 8 || nbits == 4) && code_size >= 4 && levels <= DPQ_BOUND_MOST_LEVELS;
 }
 
 /* Levels whose tables exist: those beyond the code's are zero, so that one shape of dpq_shapes.h serves all codes of

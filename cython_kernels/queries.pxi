@@ -4,8 +4,9 @@
 cdef class QueryBlock:
     """Distance tables of some queries, made already.
 
-    tables : (nq, levels << nbits); norms : (nq,), the queries' squared norms; errors : (nq,), bounds on the rounding
-        errors of the tables and terms. See ProgressiveQuantizer.tables and table_errors.
+    tables : (nq, levels << nbits); constants, norms : (nq,), what distances add to the sums, and the queries' squared
+        norms; errors : (nq,), bounds on the rounding errors of the tables and terms. See ProgressiveQuantizer.tables
+        and table_errors.
     inner_product : what the tables are of.
     """
 
@@ -13,11 +14,12 @@ cdef class QueryBlock:
     cdef size_t stride
     cdef object kept
 
-    def __init__(self, const float[:, ::1] tables, const float[::1] norms, const float[::1] errors,
-                 bint inner_product):
-        self.kept = tables, norms, errors
+    def __init__(self, const float[:, ::1] tables, const float[::1] constants, const float[::1] norms,
+                 const float[::1] errors, bint inner_product):
+        self.kept = tables, constants, norms, errors
         self.stride = tables.shape[1]
         self.queries.tables = &tables[0, 0]
+        self.queries.constants = &constants[0]
         self.queries.norms = &norms[0]
         self.queries.table_errors = &errors[0]
         self.queries.inner_product = inner_product
@@ -26,6 +28,7 @@ cdef class QueryBlock:
     cdef dpq_queries part(self, size_t begin, size_t end) noexcept nogil:
         cdef dpq_queries part = self.queries
         part.tables += begin * self.stride
+        part.constants += begin
         part.norms += begin
         part.table_errors += begin
         part.nq = end - begin

@@ -41,7 +41,7 @@ def scan(CodeView view, QueryBlock queries, float[:, ::1] distances, int64_t[:, 
          int64_t first_id=0):
     """The k nearest codes of every query: nearest first, by (distance, id).
 
-    distances, labels : (nq, k), written; (inf, -1) where there are fewer.
+    distances, labels : (nq, k), written, distances of inner products negated; (inf, -1) where there are fewer.
     n_threads : that queries scanned one by one are scanned with, at most.
     first_id : the id of the view's first code.
     """
@@ -197,6 +197,7 @@ cdef class OneQueryCodeScan(OneQueryScan):
             )
             constant = products[0]
         queries.tables = table
+        queries.constants = &constant
         queries.norms = &norm
         queries.table_errors = &error
         queries.inner_product = inner_product
@@ -206,6 +207,4 @@ cdef class OneQueryCodeScan(OneQueryScan):
             if ids[i] == UINT32_MAX:
                 distances[i] = -FLT_MAX if inner_product else FLT_MAX
             elif inner_product:
-                distances[i] = -(distances[i] + constant)
-            else:
-                distances[i] = max(distances[i] + constant, <float>0)
+                distances[i] = -distances[i]

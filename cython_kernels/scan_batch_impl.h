@@ -10,8 +10,8 @@
  *   float scan of the strips of queries for which bytes let too many vectors through, and of small databases
  *
  * Why the result is exact. A neighbour is always a hit (batch_sums_impl.h). A hit is dropped only if its float sum
- * from the lower edge of its term's bin, a lower bound of its distance, exceeds the threshold; this needs none of the
- * L(L-1)/2 cross terms. What is left gets its distance computed in the order of dpq_scan.h. The first threshold is
+ * from the lower edge of its term's bin, a lower bound of its sum, exceeds the threshold of sums; this needs none of
+ * the L(L-1)/2 cross terms. What is left gets its distance computed in the order of dpq_scan.h. The first threshold is
  * exceeded by none of the k nearest either: k sampled vectors are that near.
  */
 #ifndef DPQ_SCAN_BATCH_IMPL_H
@@ -37,13 +37,18 @@ static inline uint64_t batch_lane_mask(uint32_t lanes)
 
 /* ---- rescoring ---- */
 
-static inline void batch_offer(batch_group *g, uint32_t q, float distance, size_t v)
+/* Takes over the threshold that the k best have reached. */
+static inline void batch_follow(batch_group *g, uint32_t q)
 {
-    uint64_t key = dpq_key(distance, (uint32_t)v);
-    if (key < g->top[q].limit && dpq_topk_push(&g->top[q], key)) {
-        g->threshold[q] = dpq_topk_threshold(&g->top[q]);
-        g->limit[q] = dpq_bound_limit(&g->bound[q], g->threshold[q]);
-    }
+    g->threshold[q] = dpq_sum_within(dpq_topk_threshold(&g->top[q]), g->constant[q]);
+    g->limit[q] = dpq_bound_limit(&g->bound[q], g->threshold[q]);
+}
+
+static inline void batch_offer(batch_group *g, uint32_t q, float sum, size_t v)
+{
+    uint64_t key = dpq_result_key(dpq_distance(sum, g->constant[q], g->inner_product), (uint32_t)v);
+    if (key < g->top[q].limit && dpq_topk_push(&g->top[q], key))
+        batch_follow(g, q);
 }
 
 /* The float sum of an unpacked code for the query of one lane. */
@@ -182,7 +187,7 @@ static size_t batch_buckets(const dpq_database *db, size_t k)
     return db->n < BATCH_MIN_SAMPLED_N ? 0 : dpq_min(4 * k, batch_sample_size(db, k));
 }
 
-/* The k-th least of the buckets' least distances: k buckets, and so at least k vectors, are that near. A heap of all
+/* The k-th least of the buckets' least sums: k buckets, and so at least k vectors, are that near. A heap of all
  * sampled distances would give a threshold a few ranks tighter, for several times the work. */
 static float batch_sample_threshold(batch_group *g, uint32_t q, size_t k)
 {
@@ -207,13 +212,15 @@ static void batch_sample(const dpq_database *db, const dpq_queries *qs, batch_gr
         for (uint32_t strip = 0; strip * DPQ_FW < g->lanes; strip++)
             batch_extremes(db, g, w, strip, i * stride, stride);
     }
-    batch_choose_bounds(db, qs, g);
-    for (uint32_t strip = 0; strip * DPQ_FW < g->lanes; strip++)
-        batch_fill_rows8(db, g, strip);
+    if (g->bytes) {
+        batch_choose_bounds(db, qs, g);
+        for (uint32_t strip = 0; strip * DPQ_FW < g->lanes; strip++)
+            batch_fill_rows8(db, g, strip);
+    }
     for (uint32_t q = 0; q < g->lanes; q++) {
-        g->threshold[q] = batch_sample_threshold(g, q, k);
-        g->limit[q] = dpq_bound_limit(&g->bound[q], g->threshold[q]);
-        dpq_topk_begin(&g->top[q], g->top[q].keys, k, g->threshold[q]);
+        float threshold = dpq_distance(batch_sample_threshold(g, q, k), g->constant[q], g->inner_product);
+        dpq_topk_begin(&g->top[q], g->top[q].keys, k, threshold);
+        batch_follow(g, q);
     }
 }
 
@@ -227,10 +234,13 @@ static void batch_scan_group(const dpq_database *db, const dpq_queries *qs, batc
     for (uint32_t q = 0; q < DPQ_QW; q++) {
         dpq_topk_begin(&g->top[q], g->keys + q * dpq_topk_capacity(k), k, INFINITY);
         g->threshold[q] = INFINITY;
+        g->constant[q] = q < g->lanes ? qs->constants[g->first + q] : 0.0f;
         g->high[q] = -INFINITY;
         g->bound[q] = (dpq_bound){0, 0, 0};
     }
-    memset(g->float_spans, db->n < BATCH_MIN_SAMPLED_N ? 0xff : 0, sizeof g->float_spans);
+    g->bytes = g->buckets && db->levels <= DPQ_BOUND_MOST_LEVELS;
+    g->inner_product = qs->inner_product;
+    memset(g->float_spans, g->bytes ? 0 : 0xff, sizeof g->float_spans);
     if (g->buckets)
         batch_sample(db, qs, g, w, k);
     for (size_t v = 0; v < db->n; v += BATCH_SPAN)

@@ -151,7 +151,8 @@ static inline double lists_limit(const lists_query *q, const lists_part *part)
 
 static inline float lists_distance(const lists_part *part, const lists_query *q, size_t v)
 {
-    return table_vector_sum(&part->db, q->table, v, part->db.terms ? part->db.terms[v] : 0.0f) + part->offset;
+    const float *terms = part->db.terms; /* NULL: inner products */
+    return dpq_distance(table_vector_sum(&part->db, q->table, v, terms ? terms[v] : 0.0f), part->offset, !terms);
 }
 
 /* Computes a vector's distance and offers it. Returns 1 if the threshold moved. */
@@ -159,7 +160,7 @@ static inline int lists_offer(const lists_part *part, lists_query *q, size_t v)
 {
     if (part->allowed && !part->allowed[v])
         return 0;
-    uint64_t key = dpq_key(lists_distance(part, q, v), part->position + (uint32_t)v);
+    uint64_t key = dpq_result_key(lists_distance(part, q, v), part->position + (uint32_t)v);
     if (key >= q->top.limit || !dpq_topk_push(&q->top, key))
         return 0;
     q->threshold = dpq_topk_threshold(&q->top);
@@ -203,10 +204,10 @@ static inline double lists_span(const dpq_lists *lists, const lists_query *q, si
     return fmax(above, seen) + 2 * lists_sum_error(lists, q, list) - probed.low + lists_width(lists, list);
 }
 
-/* Whether there are look-ups for these codes; many levels leave no units to resolve distances by. */
+/* Whether there are look-ups for these codes. */
 static inline int lists_may_have_bytes(const dpq_lists *lists)
 {
-    return lookups_know(lists->nbits, lists->code_size) && lists->levels <= 128;
+    return lookups_know(lists->nbits, lists->code_size, lists->levels);
 }
 
 /* Makes the query's byte tables, if they are worthwhile. Their step serves all lists from probe `first` on, so it

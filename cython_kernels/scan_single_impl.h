@@ -35,7 +35,7 @@ typedef struct {
     uint32_t pending[SINGLE_CHUNK]; /* hits of an earlier chunk, whose distances are to be computed */
     uint64_t keys[SINGLE_CHUNK];    /* their keys, for dpq_topk */
     size_t pendings;
-    float threshold;
+    float threshold; /* of float sums */
     dpq_counters counters;
     _Atomic size_t next; /* of the thread's share, the first vector that no thread has taken */
     size_t end;          /* of the share */
@@ -45,11 +45,13 @@ typedef struct {
 typedef struct {
     const dpq_database *db;
     const float *table;
+    float constant; /* A of dpq_scan.h */
+    int inner_product;
     size_t n_threads;
     single_worker *workers; /* [n_threads] */
     int bytes;              /* whether vectors are scanned by look-ups */
     dpq_bound bound;
-    float upper[SINGLE_SAMPLE]; /* upper bounds of the sampled vectors' distances */
+    float upper[SINGLE_SAMPLE]; /* upper bounds of the sampled vectors' sums */
     dpq_topk top;               /* if there are several threads, changed with the lock held */
     pthread_mutex_t lock;
     _Atomic uint64_t limit; /* top.limit, read by all threads without the lock */
@@ -60,7 +62,8 @@ typedef struct {
 /* Takes over the threshold that all threads together have reached. */
 static inline void single_follow(const single_search *search, single_worker *s)
 {
-    s->threshold = dpq_key_distance(atomic_load_explicit(&search->limit, memory_order_relaxed));
+    float distance = dpq_key_distance(atomic_load_explicit(&search->limit, memory_order_relaxed));
+    s->threshold = dpq_sum_within(distance, search->constant);
     s->look.limit = dpq_bound_limit(&search->bound, s->threshold);
 }
 
@@ -86,7 +89,8 @@ static void single_rescore_pending(single_search *search, single_worker *s)
         uint16_t code[DPQ_MAX_LEVELS];
         uint32_t v = s->pending[h];
         dpq_unpack(db, v, code);
-        s->keys[n] = dpq_key(table_sum(db, search->table, 1, code, dpq_term(db, v, code)), v);
+        float sum = table_sum(db, search->table, 1, code, dpq_term(db, v, code));
+        s->keys[n] = dpq_result_key(dpq_distance(sum, search->constant, search->inner_product), v);
         n += s->keys[n] < limit;
     }
     s->pendings = 0;
@@ -182,7 +186,9 @@ static float single_sample(single_search *search)
             dpq_topk_push(&search->top, dpq_key(upper, (uint32_t)(i * stride))))
             limit = dpq_topk_threshold(&search->top);
     }
-    float threshold = dpq_topk_end(&search->top) == k ? dpq_key_distance(search->top.keys[k - 1]) : INFINITY;
+    float threshold = INFINITY;
+    if (dpq_topk_end(&search->top) == k)
+        threshold = dpq_distance(dpq_key_distance(search->top.keys[k - 1]), search->constant, search->inner_product);
     dpq_topk_begin(&search->top, search->top.keys, k, threshold);
     return high;
 }
@@ -277,7 +283,7 @@ static void single_scan_query(single_search *search, const dpq_queries *qs, size
 {
     const dpq_database *db = search->db;
     float high = INFINITY;
-    search->bytes = lookups_know(db->nbits, db->code_size) && db->n >= SINGLE_MIN_SAMPLED_N;
+    search->bytes = lookups_know(db->nbits, db->code_size, db->levels) && db->n >= SINGLE_MIN_SAMPLED_N;
     search->bound = (dpq_bound){0, 0, 0};
     if (db->n >= SINGLE_MIN_SAMPLED_N)
         high = single_sample(search);
@@ -314,6 +320,8 @@ static void scan_single(const dpq_database *db, const dpq_queries *qs, size_t k,
     pthread_mutex_init(&search->lock, NULL);
     for (size_t q = 0; q < qs->nq; q++) {
         search->table = qs->tables + q * db->levels * dpq_codewords(db);
+        search->constant = qs->constants[q];
+        search->inner_product = qs->inner_product;
         dpq_topk_begin(&search->top, keys, k, INFINITY);
         single_scan_query(search, qs, q, counters);
         dpq_topk_write(&search->top, k, distances + q * k, ids + q * k);

@@ -16,6 +16,7 @@ cdef extern from "kernels.h" nogil:
     ctypedef struct dpq_queries:
         const float *tables
         const float *norms
+        const float *constants
         const float *table_errors
         int inner_product
         size_t nq

@@ -65,8 +65,8 @@ def pack(codes, nbits):
     return np.packbits(bits, axis=1, bitorder="little")
 
 
-def scan(tables, terms, codes, ids, k, K):
-    """The k smallest (terms + tables[...]), added in float32 as the kernel adds; ties to the lower id."""
+def scan(tables, constants, terms, codes, ids, k, K, inner_product=False):
+    """The k smallest (terms + tables[...]) + constants, added in float32 as the kernel adds; ties to the lower id."""
     nq = len(tables)
     D = np.full((nq, k), np.finfo(np.float32).max, np.float32)
     I = np.full((nq, k), -1, np.int64)
@@ -74,6 +74,8 @@ def scan(tables, terms, codes, ids, k, K):
         total = terms.copy()
         for level in range(codes.shape[1]):
             total = total + tables[q, level * K + codes[:, level]]
+        total = total + constants[q]
+        total = total if inner_product else np.maximum(total, 0)
         order = np.lexsort((ids, total))[:k]
         D[q, : len(order)] = total[order]
         I[q, : len(order)] = ids[order]

@@ -126,6 +126,15 @@ def one_far_codeword(rng, n, M, nbits, d=3, nq=30):
     return data
 
 
+def many_levels(rng, n, M, nbits, nq=13, d=3, zeros=True):
+    """More levels than bytes have units for; rounding down takes from those of zeros, too."""
+    codebooks = rng.standard_normal((M, 1 << nbits, d)) / np.sqrt(M)
+    if zeros:
+        codebooks[4:] = 0
+        codebooks[:4] *= np.sqrt(M)
+    return Data(codebooks, rng.integers(0, 1 << nbits, (n, M)), 2 * rng.standard_normal((nq, d)))
+
+
 def in_lists(data, centres):
     """The same codes in lists with these centres, in every dimension."""
     data.centres = np.repeat(np.array(centres)[:, None], data.codebooks.shape[2], axis=1)
@@ -152,9 +161,9 @@ def plain_loop(data, metric, k, levels, members):
         total += quantizer.cross_terms(codes)
     for level in range(levels):
         total += tables[:, level * quantizer.K + codes[:, level]]
-    D, I = nearest(total, members, k)
-    D += constants[:, None]
-    return (np.maximum(D, 0) if metric == L2 else -D), I
+    total += constants[:, None]
+    D, I = nearest(np.maximum(total, 0) if metric == L2 else total, members, k)
+    return (D if metric == L2 else -D), I
 
 
 def assert_near_to_float64(D, data, metric, levels, members, moved=0.0):
@@ -192,6 +201,22 @@ FLAT = {
     "one far codeword": lambda rng: one_far_codeword(rng, N_SAMPLED, 4, 8),
     "one bit": lambda rng: alike(rng, N_SAMPLED, 9, 1),
     "two bits": lambda rng: near_ties(rng, 2000, 254, 2, nq=13),
+    **{
+        f"{M} levels, {nbits} bits, zeros {zeros}": functools.partial(
+            lambda rng, M, nbits, zeros: many_levels(rng, N_SAMPLED if M == 254 else 8200, M, nbits, zeros=zeros),
+            M=M,
+            nbits=nbits,
+            zeros=zeros,
+        )
+        for M, nbits, zeros in [
+            (64, 4, True),
+            (128, 4, True),
+            (129, 8, True),
+            (254, 8, True),
+            (255, 8, False),
+            (1024, 4, True),
+        ]
+    },
 }
 
 
@@ -286,6 +311,9 @@ LISTS = {
     "one far codeword": lambda rng: in_lists(one_far_codeword(rng, 3000, 4, 8), [0, 1, -1]),
     "one bit": lambda rng: in_lists(alike(rng, 3000, 9, 1), [0, 1e-4]),
     "two bits": lambda rng: in_lists(near_ties(rng, 1500, 254, 2, nq=13), [0, 1]),
+    "128 levels": lambda rng: in_lists(many_levels(rng, 3000, 128, 4), [0, 0.1]),
+    "254 levels": lambda rng: in_lists(many_levels(rng, 3000, 254, 8), [0, 0.1]),
+    "1024 levels": lambda rng: in_lists(many_levels(rng, 3000, 1024, 4), [0, 0.1]),
 }
 
 

@@ -166,10 +166,11 @@ def test_range_search_finds_all_within(metric, quantile, selector, monkeypatch):
     params = faiss_dpq.SearchParametersDPQ(levels=3, sel=selector)
     members = np.array([selector is None or selector.is_member(i) for i in range(1000)])
     *_, all_D = naive.search(index.codebooks[:3], codes[:, :3], xq, 1, metric == faiss.METRIC_INNER_PRODUCT)
-    # Halfway between two distances, so that rounding decides nothing.
-    ordered = np.unique(all_D[:, members].round(4))
-    at = min(int(quantile * len(ordered)), len(ordered) - 1)
-    thresh = float(ordered[at] + 5e-5)
+    # Halfway between two distances that are 1e-4 apart, so that rounding decides nothing.
+    ordered = np.sort(all_D[:, members].ravel())
+    gaps = np.append(np.flatnonzero(np.diff(ordered) > 1e-4), len(ordered) - 1)
+    at = gaps[min(int(quantile * len(gaps)), len(gaps) - 1)]
+    thresh = float(ordered[at : at + 2].mean() + (5e-5 if at == len(ordered) - 1 else 0))
     lims, D, I = index.range_search(xq, thresh, params=params)
     assert (lims.dtype, D.dtype, I.dtype, lims[-1]) == (np.uint64, np.float32, np.int64, len(D))
     within = (all_D > thresh if metric == faiss.METRIC_INNER_PRODUCT else all_D < thresh) & members

@@ -186,6 +186,11 @@ def test_encode_gives_valid_codes_for_nan_and_overflow(simd, beam_size):
     assert quantizer.encode(x, beam_size).max() < 16
 
 
+def constants_of(norms, inner_product):
+    """What distances have beyond the sums: the squared norms of the queries, or something."""
+    return np.full_like(norms, 0.25) if inner_product else norms
+
+
 def scan(
     tables, norms, inner_product, packed, nbits, levels, cross, terms, allowed, first_id, k, error=1e-3, n_threads=1
 ):
@@ -199,7 +204,8 @@ def scan(
         _kernels.term_bins(view, bins)
     if allowed is not None:
         view = view.masked(allowed)
-    queries = _kernels.QueryBlock(tables, norms, np.full(len(tables), error, np.float32), inner_product)
+    constants, errors = constants_of(norms, inner_product), np.full(len(tables), error, np.float32)
+    queries = _kernels.QueryBlock(tables, constants, norms, errors, inner_product)
     D, I = np.empty((len(tables), k), np.float32), np.empty((len(tables), k), np.int64)
     _kernels.reset_counters()
     _kernels.scan(view, queries, D, I, n_threads, first_id)
@@ -245,7 +251,7 @@ def test_scan_is_the_plain_loop_bit_for_bit(simd, shape, k, nq, kind, restricted
         k,
         n_threads=n_threads,
     )
-    expected = naive.scan(tables, terms[members], codes[members, :levels], members, k, K)
+    expected = naive.scan(tables, np.full(nq, 50, np.float32), terms[members], codes[members, :levels], members, k, K)
     found = expected[1] >= 0
     np.testing.assert_array_equal(I, np.where(found, expected[1] + 1000, -1))
     np.testing.assert_array_equal(D[found], expected[0][found])
@@ -266,7 +272,9 @@ def scanned_and_expected(quantizer, codes, levels, metric, xq, k, n_threads):
     found = scan(
         tables, norms, inner_product, packed, quantizer.nbits, levels, cross, None, None, 0, k, error, n_threads
     )
-    return found, naive.scan(tables, terms, codes[:, :levels], np.arange(len(codes)), k, quantizer.K)
+    constants, members = constants_of(norms, inner_product), np.arange(len(codes))
+    expected = naive.scan(tables, constants, terms, codes[:, :levels], members, k, quantizer.K, inner_product)
+    return found, expected
 
 
 @pytest.mark.parametrize(
@@ -313,7 +321,7 @@ def test_sampled_thresholds_lose_no_neighbour(simd, k, allowed):
     )
     bits = np.packbits(mask, bitorder="little")
     D, I, _ = scan(tables, norms, False, packed, 8, M, quantizer.cross_tables, None, bits, 0, k, errors.max())
-    expected = naive.scan(tables, terms[members], codes[members], members, k, K)
+    expected = naive.scan(tables, norms, terms[members], codes[members], members, k, K)
     found = expected[1] >= 0
     np.testing.assert_array_equal(I, expected[1])
     np.testing.assert_array_equal(D[found], expected[0][found])

@@ -7,7 +7,7 @@
 - threads.py: the thread pool of the whole package.
 """
 
-from .codebooks import MAX_CROSS_TABLE_BYTES, Codes, Floats, cross_table_bytes
+from .codebooks import MAX_CROSS_TABLE_BYTES, Codes, Floats, centre_of, cross_table_bytes, is_far
 from .encoder import MAX_BEAM_SIZE, default_beam_size
 from .quantizer import ProgressiveQuantizer
 
@@ -17,6 +17,8 @@ __all__ = [
     "Codes",
     "Floats",
     "ProgressiveQuantizer",
+    "centre_of",
     "cross_table_bytes",
     "default_beam_size",
+    "is_far",
 ]

@@ -23,12 +23,35 @@ def cross_table_bytes(M: int, K: int) -> int:
     return M * (M - 1) // 2 * K * K * 4
 
 
+#: A row is far if it is this many times as far from the median of the rows as half of them are.
+_FAR = 16
+_SAMPLED = 4096  # rows that the median is taken of, and rows whose distances are taken together
+
+
+def is_far(rows: Floats) -> npt.NDArray[np.bool_]:
+    """Which of the rows (n, d) are far from most others."""
+    middle = np.median(rows[:: -(-len(rows) // _SAMPLED)].astype(np.float64), axis=0)
+    distances = np.empty(len(rows))
+    for start in range(0, len(rows), _SAMPLED):
+        moved = rows[start : start + _SAMPLED] - middle
+        distances[start : start + _SAMPLED] = np.sqrt(np.einsum("ij,ij->i", moved, moved))
+    return distances > _FAR * np.median(distances)
+
+
+def centre_of(rows: Floats) -> Floats:
+    """The mean of rows (n, d) without those that are far from most others, shape (d,).
+
+    One far row would draw the mean away from all others, whose distances float32 could then not tell apart.
+    """
+    return rows[~is_far(rows)].mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
 class Codebooks:
     """M codebooks of K codewords; never changed once made, so everything derived from them is computed only once.
 
-    The first codebook is centred before use: its mean, `centre`, is subtracted from its codewords, and from queries
-    and vectors. Distances stay the same. On data far from the origin Eq. 30 would otherwise be a small difference of
-    large terms, which float32 cannot hold.
+    The first codebook is centred before use: `centre` is subtracted from its codewords, and from queries and vectors.
+    Distances stay the same. On data far from the origin Eq. 30 would otherwise be a small difference of large terms,
+    which float32 cannot hold.
 
     Parameters
     ----------
@@ -70,8 +93,8 @@ class Codebooks:
 
     @cached_property
     def centre(self) -> Floats:
-        """The mean of the first codebook, shape (d,)."""
-        return self.values[0].mean(axis=0, dtype=np.float64).astype(np.float32)
+        """The mean of the first codebook, of those codewords that are not far from the others; shape (d,)."""
+        return centre_of(self.values[0])
 
     @cached_property
     def centred(self) -> Floats:
@@ -107,6 +130,12 @@ class Codebooks:
         """max_k ||c_l(k)|| of every level, after centring."""
         norms = self.codeword_norms[: self.M * self.K].astype(np.float64)
         return np.sqrt(norms.reshape(self.M, self.K).max(axis=1))
+
+    @cached_property
+    def common_length(self) -> float:
+        """The median of ||c_l(k)||, after centring, of the level where it is greatest; one far codeword leaves it."""
+        norms = self.codeword_norms[: self.M * self.K].reshape(self.M, self.K)
+        return float(np.sqrt(np.median(norms, axis=1).max()))
 
     def reach(self, levels: int) -> float:
         """No reconstruction of `levels` levels is longer than this, after centring."""

@@ -24,7 +24,7 @@ from . import threads
 from .codebooks import Codebooks, Codes, Floats
 
 _BLOCK = 1024  # vectors encoded together: each row of the cross tables is read several times a block
-# A vector shorter than this share of the codewords' lengths counts as having no direction: its tables are rounded so
+# A vector shorter than this share of common codewords' lengths counts as having no direction: its tables are rounded so
 # coarsely that they would give its direction to no better than a hundredth.
 _LEAST_LENGTH = 1e-4
 
@@ -97,7 +97,7 @@ def _errors_along(
         return _Along(None, None, None, None)
     vectors = codebooks.shrinkage * x if whole is None else whole
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    least = _LEAST_LENGTH * (np.linalg.norm(codebooks.centre) + codebooks.longest_codewords.max())
+    least = _LEAST_LENGTH * (np.linalg.norm(codebooks.centre) + codebooks.common_length)
     directions = np.divide(np.sqrt(parallel_weight), lengths, out=np.zeros(len(vectors)), where=lengths > least)
     errors = directions * np.einsum("ij,ij->i", vectors, target, dtype=np.float64)
     offsets = codebooks.offsets_along if whole is None else codebooks.codeword_norms * np.float32(0.5)

@@ -57,7 +57,7 @@ class ProgressiveQuantizer(Codebooks):
         return self.values
 
     def shrunk(self, shrinkage: float) -> ProgressiveQuantizer:
-        """The same codes for reconstructions nearer to the centre, the mean of the first codebook.
+        """The same codes for reconstructions nearer to `centre`.
 
             x~ -> centre + shrinkage (x~ - centre)
 

@@ -58,7 +58,7 @@ def _selected(view: _kernels.CodeView, selection: Selection) -> _Selected:
 def search(
     derived: DerivedCodes, view: _kernels.CodeView, selection: Selection, xq: Floats, k: int
 ) -> tuple[Floats, Labels]:
-    """The k nearest codes of every query: exact float32 distances of Eq. 30, ties to the lower id.
+    """The k nearest codes of every query: exact float32 distances of Eq. 30, equal ones by ascending id.
 
     Parameters
     ----------
@@ -86,12 +86,9 @@ def search(
         part = slice(start, min(start + block, len(xq)))
         tables, constants, norms = quantizer.tables(xq[part], derived.levels, metric)
         errors = quantizer.table_errors(norms, derived.levels)
-        queries = _kernels.QueryBlock(tables, norms, errors, metric == faiss.METRIC_INNER_PRODUCT)
+        queries = _kernels.QueryBlock(tables, constants, norms, errors, metric == faiss.METRIC_INNER_PRODUCT)
         _scan_block(vectors, queries, D[part], I[part])
-        D[part] += constants[:, None]
-    if metric == faiss.METRIC_L2:
-        np.maximum(D, 0, out=D)  # the rounding of Eq. 30 may leave -1e-7 where a code is the query itself
-    else:
+    if metric == faiss.METRIC_INNER_PRODUCT:
         np.negative(D, out=D)
     if (I[:, -1] < 0).any():  # what is missing stands at the end
         D[I < 0] = MISSING if metric == faiss.METRIC_L2 else -MISSING
@@ -183,7 +180,7 @@ def grow_until_too_far(
 
 
 def _scan_block(vectors: _Selected, queries: _kernels.QueryBlock, D: Floats, I: Labels) -> None:
-    """Distances, without the constants of the queries, and ids."""
+    """Distances, those of inner products negated, and ids."""
     nq, k = D.shape
 
     def scan(some: _Selected, queries: _kernels.QueryBlock, D: Floats, I: Labels, n_threads: int = 1) -> None:

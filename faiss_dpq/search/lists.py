@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels
-from ..codec import Floats, ProgressiveQuantizer, threads
+from ..codec import Floats, ProgressiveQuantizer, centre_of, threads
 from .flat import grow_until_too_far
 from .selection import Labels, is_member
 
@@ -68,8 +68,8 @@ def _opened_one_by_one(invlists: faiss.InvertedLists, numbers: Labels) -> Iterat
 class Centres:
     """The lists' centres as a search needs them.
 
-    For METRIC_L2 queries and centres are moved by the mean centre, and by the quantizer's own: float32 keeps its
-    precision on data far from the origin, where large terms would cancel.
+    For METRIC_L2 queries and centres are moved by what `centre_of` gives of the centres, and by the quantizer's own
+    centre: float32 keeps its precision on data far from the origin, where large terms would cancel.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Centres:
         self.d = centres.shape[1]
         self.mean = np.zeros(self.d, np.float32)
         if metric == faiss.METRIC_L2:
-            self.mean = centres.mean(axis=0, dtype=np.float64).astype(np.float32)
+            self.mean = centre_of(centres)
             centres = centres - self.mean
         else:
             centres = centres + quantizer.centre

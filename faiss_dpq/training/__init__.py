@@ -3,7 +3,9 @@
 - codebooks.py: `train_codebooks`, which puts the rest together. Start here.
 - kmeans.py: residual k-means, where every training starts.
 - alternation.py: alternation of encoding and solving for the codebooks (least_squares.py), the method "least-squares".
+- product.py: codebooks of product quantization, where these generalise better.
 - shrinkage.py: a factor for the codebooks that makes distances rank better.
+- outliers.py: what becomes of the few training vectors that are far from all others.
 - effort.py: how much work is done, and the checks of arguments; stats.py: what is reported.
 - registry.py: training methods by name; a method of a package above, such as "sgd", registers itself there.
 - progress.py: the progress bars of the whole package.

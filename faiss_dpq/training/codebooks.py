@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codec import Floats, ProgressiveQuantizer
-from . import registry
+from . import outliers, registry
 from .alternation import turns_worthwhile
 from .effort import Effort, check_arguments
 from .progress import Steps
@@ -26,10 +26,15 @@ def train_codebooks(
 ) -> tuple[Floats, TrainStats]:
     """Codebooks that minimise the progressive loss of some vectors.
 
+    Some vectors are held out. If product codebooks, each with dimensions of its own, code these clearly better, they
+    are the result: on data without structure, additive codebooks need more training vectors to generalise. With product
+    codebooks, searches of fewer than all levels find little. So this is left out where `weights` are given.
+
     Parameters
     ----------
     x : array, shape (n, d), float32
-        Training vectors, n >= K = 2**nbits.
+        Training vectors, n >= K = 2**nbits. Those that are far from all others, if they are few, have a few codewords
+        of the first level, and no part in learning the others: see `outliers.py`.
     M, nbits : int
         Levels, and bits a level.
     seed : int
@@ -38,7 +43,8 @@ def train_codebooks(
     effort : "fast", "default", "best" or Effort
         How much work to do.
     weights : array, shape (M,), optional
-        w_l, the weight of the error at prefix length l; M, M - 1, ..., 1 by default.
+        w_l, the weight of the error at prefix length l; M, M - 1, ..., 1 by default. Where they are given, the result
+        is good at all lengths: it is not exchanged for product codebooks.
     verbose : bool
         Print a line for every step, in place of a progress bar.
     trainer : "least-squares" or "sgd"
@@ -53,7 +59,7 @@ def train_codebooks(
     Raises
     ------
     RuntimeError
-        If n < K or a value of x is not finite.
+        If n < K, a value of x is not finite, or sums of squared distances overflow float32.
     ValueError
         If `effort` or `trainer` is not a known name, or `weights` are not M finite numbers >= 0 of which the last is
         > 0.
@@ -67,11 +73,14 @@ def train_codebooks(
     rng = np.random.default_rng(seed)
     if len(x) > effort.max_points_per_centroid * K:
         x = x[np.sort(rng.choice(len(x), effort.max_points_per_centroid * K, replace=False))]
+    x, far = outliers.set_apart(x, K)
     iterations = turns_worthwhile(len(x), M, K, iterations)
     stats = TrainStats(len(x))
     with Steps(M + iterations + 1, verbose) as progress:
-        task = registry.Task(x, M, K, w, iterations, beam_size, seed, rng, stats, progress)
-        codebooks = registry.method(trainer)(task)
+        task = registry.Task(
+            x, M, K, w, iterations, beam_size, seed, rng, stats, progress, lengths_count=weights is not None
+        )
+        codebooks = outliers.given_codewords(registry.method(trainer)(task), x, far, seed)
         quantizer = ProgressiveQuantizer(codebooks)
         codes = quantizer.encode(x, beam_size)
         stats.mse = [mean_square(x - quantizer.decode(codes[:, : level + 1])) for level in range(M)]

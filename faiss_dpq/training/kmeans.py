@@ -8,13 +8,13 @@ codewords as there are vectors would leave residuals of 0, from which the next l
 import faiss
 import numpy as np
 
-from ..codec import Floats, ProgressiveQuantizer
+from ..codec import Floats, ProgressiveQuantizer, centre_of
 from .progress import Steps
 
 _RESIDUALS = 256  # per codeword: the most that FAISS's k-means uses, and what beam entries fill up to
 
 
-def residual_kmeans(x: Floats, M: int, K: int, seed: int, beam_size: int, progress: Steps) -> Floats:
+def residual_kmeans(x: Floats, M: int, K: int, seed: int, beam_size: int, progress: Steps | None = None) -> Floats:
     """Codebooks, shape (M, K, d), of vectors (n, d)."""
     n, d = x.shape
     width = min(beam_size, _RESIDUALS * K // n)
@@ -24,7 +24,8 @@ def residual_kmeans(x: Floats, M: int, K: int, seed: int, beam_size: int, progre
     residuals = x
     for level in range(M):
         codebooks[level] = _kmeans(residuals, K, seed + level)
-        progress.step(f"k-means of level {level + 1} of {M}")
+        if progress:
+            progress.step(f"k-means of level {level + 1} of {M}")
         if level + 1 < M and width > 1:
             residuals = _beam_residuals(residuals.reshape(n, -1, d), codebooks[level], width).reshape(-1, d)
         elif level + 1 < M:
@@ -36,11 +37,11 @@ def residual_kmeans(x: Floats, M: int, K: int, seed: int, beam_size: int, progre
 
 
 def _principal_axes(x: Floats) -> tuple[Floats, Floats]:
-    """The vectors' mean, and orthogonal axes, shape (d, d), one a column, the axis of the most variance first.
+    """The vectors' centre, and orthogonal axes, shape (d, d), one a column, the axis of the most variance first.
 
     They are numpy's, since FAISS's own depend on its number of threads.
     """
-    mean = x.mean(axis=0)
+    mean = centre_of(x)
     centred = x - mean
     _, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
     return mean, np.ascontiguousarray(axes[:, ::-1], np.float32)

@@ -38,6 +38,8 @@ class Task:
         `history` and `iterations` are the method's to fill in.
     progress : Steps
         To be told every level of k-means, and every turn.
+    lengths_count : bool
+        Whether codes of fewer levels have to be good, too, at the cost of those of all levels.
     """
 
     x: Floats
@@ -50,6 +52,7 @@ class Task:
     rng: np.random.Generator
     stats: TrainStats
     progress: Steps
+    lengths_count: bool
 
 
 Method = Callable[[Task], Floats]

@@ -11,6 +11,8 @@ SHRINKAGES = (1.0, 0.975, 0.95, 0.925, 0.9, 0.875, 0.85, 0.8, 0.75, 0.7)
 _RANKED = 1 << 16  # training vectors that are ranked
 _QUERIES = 2048
 _BLOCK = 64  # queries at a time: 16 MiB of distances
+# Two distances that differ by less than this share of their terms are a tie: rounding alone tells them apart.
+_TIE = 1e-5
 
 
 def ranking_shrinkage(x: Floats, quantizer: ProgressiveQuantizer, beam_size: int, seed: int) -> float:
@@ -24,7 +26,8 @@ def ranking_shrinkage(x: Floats, quantizer: ProgressiveQuantizer, beam_size: int
 
     Some of the training vectors are queries, whose nearest neighbours are looked for among the others by their
     reconstructions, at every factor. Of the factors that find them about as well as the best one does, within one
-    standard error of the mean reciprocal rank, the one that changes least is chosen.
+    standard error of the mean reciprocal rank, the one that changes least is chosen; so it is 1 where all find the
+    same.
 
     Parameters
     ----------
@@ -49,14 +52,17 @@ def ranking_shrinkage(x: Floats, quantizer: ProgressiveQuantizer, beam_size: int
         queries = base[start : min(start + _BLOCK, _QUERIES)]
         rows = np.arange(len(queries))
         exact = faiss.pairwise_distances(queries, base)
-        products = 2 * (queries - quantizer.centre) @ centred.T
+        queries = queries - quantizer.centre
+        products = 2 * queries @ centred.T
         exact[rows, start + rows] = np.inf  # a vector is not its own neighbour
         products[rows, start + rows] = -np.inf
         nearest = exact.argmin(axis=1)
         # ||q - s r||^2 = ||q||^2 + s (s ||r||^2 - 2 <q, r>), all of them centred
         of_nearest = factors[:, None] * norms[nearest] - products[rows, nearest]
+        tie = _TIE * (norms[nearest] + np.einsum("ij,ij->i", queries, queries))
         nearer = [
-            (s * norms - products < bound[:, None]).sum(axis=1) for s, bound in zip(factors, of_nearest, strict=True)
+            (s * norms - products < bound[:, None]).sum(axis=1)
+            for s, bound in zip(factors, of_nearest - tie, strict=True)
         ]
         scores.append(1 / (1 + np.array(nearer)))
     by_factor = np.concatenate(scores, axis=1)

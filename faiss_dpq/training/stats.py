@@ -25,6 +25,8 @@ class TrainStats:
     iterations : int
         Alternations done: fewer than `Effort` says if the error of the vectors held out stopped falling, none if there
         were fewer than 2 M K vectors.
+    structure : "additive" or "product"
+        "product" if each codebook ended up with dimensions of its own; see `train_codebooks`.
     seconds : float
         Wall time, without the choice of `shrinkage`.
     shrinkage : float
@@ -35,6 +37,7 @@ class TrainStats:
     mse: list[float] = field(default_factory=list)
     history: list[float] = field(default_factory=list)
     iterations: int = 0
+    structure: str = "additive"
     seconds: float = 0.0
     shrinkage: float = 1.0
 
