@@ -129,8 +129,11 @@ def test_threads_share_the_scan_of_one_query(k, threads, rng, monkeypatch):
 
 
 def threads_of(call):
-    pool.most_threads = 0
+    """Threads that took part; on a busy machine a call may be done before another thread comes, so more are made."""
+    give_up, pool.most_threads = time.monotonic() + 20, 0
     call()
+    while pool.most_threads == 1 and time.monotonic() < give_up:
+        call()
     return pool.most_threads
 
 
