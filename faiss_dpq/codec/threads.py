@@ -1,10 +1,11 @@
 """The one thread pool of this package, for work that releases the GIL."""
 
+import contextlib
 import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -17,14 +18,30 @@ _pool_size = 0
 most_threads = 0
 
 
-def _forget_pool() -> None:
-    global _pool
-    _pool = None
+#: Whether this process was forked: it has none of the threads of its parent's, those of OpenMP included.
+forked = False
+
+
+def _begin_anew() -> None:
+    global _pool, forked
+    _pool, forked = None, True
 
 
 if hasattr(os, "register_at_fork"):
-    # A forked child has the pool object but none of its threads.
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
+@contextlib.contextmanager
+def without_openmp() -> Iterator[None]:
+    """In a forked child, one thread for FAISS and us: OpenMP would wait for threads that only the parent has."""
+    n_threads = faiss.omp_get_max_threads() if forked else 1
+    if n_threads > 1:
+        faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        if n_threads > 1:
+            faiss.omp_set_num_threads(n_threads)
 
 
 def slices(n: int, parts: int, multiple: int = 1) -> list[slice]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels
-from ..codec import Floats
+from ..codec import Floats, threads
 from ..search.selection import Labels
 from .changes import all_or_nothing, contents, training
 from .mapped import mapped_part
@@ -60,7 +60,8 @@ class Base(faiss.Index):
         """Remove the vectors that a selector admits, or of the given ids. Their number."""
         self._check_writable("remove_ids")
         try:
-            return super().remove_ids(x)
+            with threads.without_openmp():
+                return super().remove_ids(x)
         finally:
             self.invalidate()
 
@@ -76,7 +77,8 @@ class Base(faiss.Index):
         """Move the vectors of another index behind those of this one."""
         self._require_another(otherIndex)
         try:
-            super().merge_from(otherIndex, add_id)
+            with threads.without_openmp():
+                super().merge_from(otherIndex, add_id)
         finally:  # what is appended here is noticed as such
             if isinstance(otherIndex, Base):
                 otherIndex.invalidate()

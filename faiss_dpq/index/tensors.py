@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import faiss
 import numpy as np
 
+from ..codec import threads
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -29,6 +31,9 @@ def accepts_tensors(name: str | None = None) -> Callable[[Method], Method]:
     def accepting(method: Method) -> Method:
         @functools.wraps(method)
         def method_of_arrays_or_tensors(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+            if threads.forked and faiss.omp_get_max_threads() > 1:
+                with threads.without_openmp():
+                    return method_of_arrays_or_tensors(self, x, *args, **kwargs)
             if type(x) is np.ndarray or "faiss.contrib.torch_utils" not in sys.modules:
                 return method(self, x, *args, **kwargs)
             torch = sys.modules["torch"]
