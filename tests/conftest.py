@@ -73,7 +73,7 @@ def calls(monkeypatch):
 
         return call
 
-    for name in ("train", "add", "_sa_encode", "_search", "_range_search"):
+    for name in ("train", "add", "_sa_encode", "_search", "_range_search", "_search_and_reconstruct"):
         monkeypatch.setattr(faiss_dpq.IndexDPQ, name, counted(getattr(faiss_dpq.IndexDPQ, name)))
     return names
 

@@ -107,7 +107,7 @@ def test_values_whose_distances_overflow_are_refused_by_name(name, value):
 
 
 def test_the_largest_values_that_are_taken_train():
-    limit = np.sqrt(np.finfo(np.float32).max / (4 * D))
+    limit = np.sqrt(np.finfo(np.float32).max / (4 * X.size))
     index = UNTRAINED["IVF"]()
     index.train(X * np.float32(0.9 * limit / np.abs(X).max()), effort="fast")
     assert np.isfinite(index.codebooks).all()

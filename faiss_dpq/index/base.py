@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .. import _kernels
 from ..codec import Floats, threads
 from ..search.selection import Labels
+from ..training import check_values
 from .changes import all_or_nothing, contents, training
 from .mapped import mapped_part
 from .registry import downcast_index
@@ -183,14 +184,8 @@ class Base(faiss.Index):
         x = self._checked_vectors(x, "train", numeric_type)
         if xq_train is not None:
             self._checked_vectors(xq_train, "train", name="xq_train")
-        if not np.isfinite(x).all():
-            raise RuntimeError(f"{self._call('train')}: x has NaN or infinite values")
-        largest, limit = np.abs(x).max(initial=0), np.sqrt(np.finfo(np.float32).max / (4 * self.d))
-        if largest > limit:
-            raise RuntimeError(
-                f"{self._call('train')}: x has values of {largest:.3g}, whose squared distances are above float32's "
-                f"range; expected at most {limit:.3g}"
-            )
+        if len(x):
+            check_values(x, self._call("train"))
         return x
 
     def _all_or_untrained(self, train: Callable[[], None]) -> None:

@@ -264,6 +264,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         RuntimeError
             As `check_compatible_for_merge`, or if `add_id` is not 0.
         """
+        self._require_another(otherIndex)
         self.check_compatible_for_merge(otherIndex)
         super().merge_from(otherIndex, add_id)
 

@@ -300,6 +300,7 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         RuntimeError
             As `check_compatible_for_merge`.
         """
+        self._require_another(otherIndex)
         self.check_compatible_for_merge(otherIndex)
         super().merge_from(otherIndex, add_id)
 

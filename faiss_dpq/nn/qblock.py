@@ -243,7 +243,8 @@ class ProgressiveQuantization(nn.Module):
         """
         kmeans = Effort(iterations=0, beam_size=1, max_points_per_centroid=256)
         vectors = np.ascontiguousarray(x.cpu().numpy(), np.float32)
-        codebooks, _ = train_codebooks(vectors, self.M, self.nbits, seed=seed, effort=kmeans)
+        weights = np.arange(self.M, 0, -1)  # given: codebooks that are good at every length
+        codebooks, _ = train_codebooks(vectors, self.M, self.nbits, seed=seed, effort=kmeans, weights=weights)
         self.set_codebooks(torch.tensor(codebooks))
         self.calibrate(x)
 

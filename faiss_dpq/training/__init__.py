@@ -12,8 +12,8 @@
 """
 
 from .codebooks import train_codebooks
-from .effort import EFFORTS, Effort, check_arguments
+from .effort import EFFORTS, Effort, check_arguments, check_values
 from .shrinkage import ranking_shrinkage
 from .stats import TrainStats
 
-__all__ = ["EFFORTS", "Effort", "TrainStats", "check_arguments", "ranking_shrinkage", "train_codebooks"]
+__all__ = ["EFFORTS", "Effort", "TrainStats", "check_arguments", "check_values", "ranking_shrinkage", "train_codebooks"]

@@ -57,22 +57,22 @@ def check_arguments(
         raise RuntimeError(
             f"train: x has {len(x)} vectors, at least 2**nbits = {1 << nbits} are needed for the codewords of a level"
         )
-    _check_values(x)
+    check_values(x)
     registry.method(trainer)  # raises for want of torch, too: before the work, not after it
     return _checked_effort(effort), _checked_weights(weights, M)
 
 
-def _check_values(x: Floats) -> None:
-    """Raise RuntimeError unless all values are finite, and sums of squared distances fit into float32."""
+def check_values(x: Floats, call: str = "train") -> None:
+    """Raise RuntimeError, which names the call, unless all values are finite, and sums of squared distances fit into float32."""
     low, high = float(x.min()), float(x.max())
     if not np.isfinite([low, high]).all():
-        raise RuntimeError("train: x has NaN or infinite values")
+        raise RuntimeError(f"{call}: x has NaN or infinite values")
     largest = max(-low, high)
     # Two vectors are at most twice as far apart as the longer one is long. The sum is taken only where it may matter.
     limit = float(np.finfo(np.float32).max) / 4
     if largest**2 * x.size > limit and np.einsum("ij,ij->", x, x, dtype=np.float64) > limit:
         raise RuntimeError(
-            f"train: x has values of up to {largest:.3g}, whose squared distances overflow float32; scale x down"
+            f"{call}: x has values of up to {largest:.3g}, whose squared distances overflow float32; scale x down"
         )
 
 
