@@ -63,7 +63,7 @@ def check_arguments(
 
 
 def check_values(x: Floats, call: str = "train") -> None:
-    """Raise RuntimeError, which names the call, unless all values are finite, and sums of squared distances fit into float32."""
+    """Raise RuntimeError, naming the call, unless all values are finite and squared distances fit into float32."""
     low, high = float(x.min()), float(x.max())
     if not np.isfinite([low, high]).all():
         raise RuntimeError(f"{call}: x has NaN or infinite values")
