@@ -5,7 +5,9 @@ cdef extern from "least_scores.h" nogil:
     void dpq_least_scores(const float *scores, size_t n, size_t k, uint64_t *keys, int64_t *numbers)
 
 
-def nearest(const float[:, ::1] x, const float[:, :, ::1] panels, const float[::1] bias, size_t n, int64_t[:, ::1] out):
+def least_rows(
+    const float[:, ::1] x, const float[:, :, ::1] panels, const float[::1] bias, size_t n, int64_t[:, ::1] out
+):
     """out[i] = the rows j < n of a packed matrix with the least bias[j] - 2<x[i], row j>, least first."""
     cdef size_t k = out.shape[1], q
     cdef float[:, ::1] scores = aligned_empty((x.shape[0], panels.shape[0] * DPQ_PANEL))
@@ -304,7 +306,7 @@ cdef class ListScan:
         return -distance if self.tables.inner_product else distance
 
 
-cdef struct nearest_work:
+cdef struct centres_work:
     float *scores  # [nlist], padded
     float *moved  # [d]: the query as it is compared with centres
     uint64_t *heap  # [dpq_topk_capacity(nprobe)]
@@ -316,7 +318,7 @@ cdef class OneQueryListScan(OneQueryScan):
 
     unchanged : all but the lists; each that is probed is compared beside.
     derived : what `lists` is of; it owns what the addresses in `lists` point to.
-    centre_panels, centre_norms : of the centres less the mean centre; see `nearest`.
+    centre_panels, centre_norms : of the centres less the mean centre; see `least_rows`.
     nprobe, max_codes : as in faiss.IndexIVF.
     """
 
@@ -342,7 +344,7 @@ cdef class OneQueryListScan(OneQueryScan):
         cdef float *distances = NULL
         cdef int64_t *labels = NULL
         results = empty_results(k, &distances, &labels)
-        cdef nearest_work own
+        cdef centres_work own
         cdef size_t size = self.lay_out(NULL, &own)
         cdef Scratch scratch = scratch_of_thread(size + self.lists.few_size(self.reader, 1, self.nprobe, k))
         scratch.lent = True
@@ -362,7 +364,7 @@ cdef class OneQueryListScan(OneQueryScan):
         counted.direct_lists += found
         return results if found else None
 
-    cdef size_t lay_out(self, uint8_t *memory, nearest_work *work) noexcept:
+    cdef size_t lay_out(self, uint8_t *memory, centres_work *work) noexcept:
         """As ListScan.lay_out."""
         cdef uint8_t *at = memory
         work.scores = <float *>take(&at, self.centre_norms.shape[0] * sizeof(float))

@@ -16,7 +16,7 @@ from .base import RangeResult, delivered
 from .finite import drop_lost, drop_lost_ranges, finite_queries
 from .quantized import Quantized
 from .registry import downcast_index
-from .tensors import accepts_tensors, given
+from .tensors import accepts_tensors, if_any
 
 _SAMPLE = 8  # centres compared to notice that the coarse quantizer changed, where its codes are not at hand
 _FLAT = faiss.IndexFlat, faiss.IndexFlatL2, faiss.IndexFlatIP
@@ -237,7 +237,7 @@ class ListsSearched(Quantized):
         nprobe = min(asked.nprobe, len(derived.sizes))
         if asked.quantizer_params is None and self._has_plain_centres(known):
             return derived.nearest_lists(x, nprobe)
-        return known.coarse.search(x, nprobe, **given(asked.quantizer_params))[1]
+        return known.coarse.search(x, nprobe, **if_any(asked.quantizer_params))[1]
 
     def _has_plain_centres(self, known: _Known) -> bool:
         """Whether the lists' own centres, by their distances, are what the coarse quantizer goes by."""

@@ -75,7 +75,7 @@ def _call_with_tensors(
     return tuple(map(tensor_of, result)) if isinstance(result, tuple) else tensor_of(result)
 
 
-def given(params: faiss.SearchParameters | None) -> dict[str, faiss.SearchParameters]:
+def if_any(params: faiss.SearchParameters | None) -> dict[str, faiss.SearchParameters]:
     """`params` as an argument of a search of any index, if there are any: torch_utils leaves FAISS's without it."""
     return {} if params is None else {"params": params}
 

@@ -166,7 +166,7 @@ class DerivedLists:
         most = max(1, _TABLE_BYTES // norms.nbytes)
 
         def find(part: slice) -> None:
-            _kernels.nearest(moved[part], panels, norms, len(self.sizes), keys[part])
+            _kernels.least_rows(moved[part], panels, norms, len(self.sizes), keys[part])
 
         n_threads = min(faiss.omp_get_max_threads(), len(xq) * len(self.sizes) // _WORTH_A_THREAD)
         threads.run(find, [(cut,) for cut in threads.slices(len(xq), max(n_threads, -(-len(xq) // most)))])

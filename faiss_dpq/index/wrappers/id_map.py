@@ -11,7 +11,7 @@ from ...search.selection import Labels, is_member, selector_of
 from ..base import RangeResult
 from ..changes import all_or_nothing, completed
 from ..registry import downcast_index, stands_for
-from ..tensors import accepts_tensors, given
+from ..tensors import accepts_tensors, if_any
 from .listed_ids import lists_within, numbered_lists, removal, remove_and_renumber, set_ids
 from .selectors import with_selector
 from .wrapper import Wrapper, set_pointer
@@ -150,13 +150,13 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
     # ---- search ------------------------------------------------------------------------------------------------
 
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
-        D, I = self._agreeing("search").search(x, k, **given(self._inner_params(params)))
+        D, I = self._agreeing("search").search(x, k, **if_any(self._inner_params(params)))
         self._rename(I)
         return D, I
 
     def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
         inner = self._agreeing("range_search")
-        lims, D, I = inner.range_search(x, thresh, **given(self._inner_params(params)))
+        lims, D, I = inner.range_search(x, thresh, **if_any(self._inner_params(params)))
         self._rename(I)
         return lims, D, I
 
@@ -164,7 +164,7 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
         self, x: Floats, k: int, params: faiss.SearchParameters | None
     ) -> tuple[Floats, Labels, Floats]:
         inner = self._agreeing("search_and_reconstruct")
-        D, I, R = inner.search_and_reconstruct(x, k, **given(self._inner_params(params)))
+        D, I, R = inner.search_and_reconstruct(x, k, **if_any(self._inner_params(params)))
         self._rename(I)
         return D, I, R
 

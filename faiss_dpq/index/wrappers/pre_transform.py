@@ -11,7 +11,7 @@ from ...search.selection import Labels, selector_of
 from ..base import RangeResult
 from ..changes import completed
 from ..registry import downcast_index, stands_for
-from ..tensors import accepts_tensors, given
+from ..tensors import accepts_tensors, if_any
 from .selectors import selected
 from .wrapper import Wrapper, inner_parameters
 
@@ -156,16 +156,16 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
         self.index.sa_encode(self._apply(x, "sa_encode"), codes)
 
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
-        return self.index.search(self._apply(x, "search"), k, **given(self._inner_params(params)))
+        return self.index.search(self._apply(x, "search"), k, **if_any(self._inner_params(params)))
 
     def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
-        return self.index.range_search(self._apply(x, "range_search"), thresh, **given(self._inner_params(params)))
+        return self.index.range_search(self._apply(x, "range_search"), thresh, **if_any(self._inner_params(params)))
 
     def _search_and_reconstruct(
         self, x: Floats, k: int, params: faiss.SearchParameters | None
     ) -> tuple[Floats, Labels, Floats]:
         transformed = self._apply(x, "search_and_reconstruct")
-        D, I, found = self.index.search_and_reconstruct(transformed, k, **given(self._inner_params(params)))
+        D, I, found = self.index.search_and_reconstruct(transformed, k, **if_any(self._inner_params(params)))
         found = found.reshape(len(x) * k, -1)
         for transform in reversed(self._transforms()):
             found = transform.reverse_transform(found)

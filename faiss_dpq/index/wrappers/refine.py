@@ -12,7 +12,7 @@ from ...search.flat import MISSING
 from ...search.selection import Labels, selector_of
 from ..base import RangeResult
 from ..registry import stands_for
-from ..tensors import accepts_tensors, given
+from ..tensors import accepts_tensors, if_any
 from .selectors import selected
 from .wrapper import Wrapper, inner_parameters
 
@@ -85,7 +85,7 @@ class IndexRefine(Wrapper, faiss.IndexRefine):
         k_base = int(np.float32(k) * np.float32(k_factor))
         if k_base < k:
             raise RuntimeError(f"{self._call('search')}: 'k_base >= k' failed: k_factor is {k_factor}")
-        _, candidates = self.base_index.search(x, k_base, **given(base_params))
+        _, candidates = self.base_index.search(x, k_base, **if_any(base_params))
         worst = self._missing()
         refined = np.where(candidates < 0, worst, self._refined(x, candidates))
         order = np.lexsort((candidates, np.copysign(1, worst) * refined))[:, :k]
@@ -95,7 +95,7 @@ class IndexRefine(Wrapper, faiss.IndexRefine):
         """Of all vectors within thresh * k_factor by the searched index, those within thresh by the refining one."""
         self._require_trained("range_search")
         base_params, k_factor = self._refinement(params, "range_search")
-        lims, _, I = self.base_index.range_search(x, thresh * k_factor, **given(base_params))
+        lims, _, I = self.base_index.range_search(x, thresh * k_factor, **if_any(base_params))
         parts = [I[None, begin:end] for begin, end in itertools.pairwise(lims)]
         refined = [self._refined(x[q : q + 1], part)[0] for q, part in enumerate(parts)]
         D = np.concatenate([np.empty(0, np.float32), *refined])

@@ -13,7 +13,7 @@ from ...search.selection import Labels
 from ..base import RangeResult
 from ..changes import continued, under_way
 from ..registry import stands_for
-from ..tensors import accepts_tensors, given
+from ..tensors import accepts_tensors, if_any
 from .wrapper import Wrapper
 
 
@@ -158,7 +158,7 @@ class IndexShards(_Threaded, faiss.IndexShards):
 
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         self._require_some("search", "shards")
-        results = self._run(lambda i, index: index.search(x, k, **given(params)))
+        results = self._run(lambda i, index: index.search(x, k, **if_any(params)))
         distances = np.concatenate([D for D, _ in results], axis=1)
         labels = np.concatenate(self._shifted([I for _, I in results]), axis=1)
         # What is missing in one shard stands behind what any other has found; equal ones stay in the shards' order.
@@ -169,7 +169,7 @@ class IndexShards(_Threaded, faiss.IndexShards):
 
     def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
         self._require_some("range_search", "shards")
-        results = self._run(lambda i, index: index.range_search(x, thresh, **given(params)))
+        results = self._run(lambda i, index: index.range_search(x, thresh, **if_any(params)))
         D = np.concatenate([D for _, D, _ in results])
         I = np.concatenate(self._shifted([I for _, _, I in results]))
         counts = [np.diff(lims.astype(np.int64)) for lims, _, _ in results]
@@ -231,14 +231,14 @@ class IndexReplicas(_Threaded, faiss.IndexReplicas):
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         self._require_some("search", "replicas")
         parts = self._parts(len(x))
-        results = self._run(lambda i, index: index.search(x[parts[i]], k, **given(params)))
+        results = self._run(lambda i, index: index.search(x[parts[i]], k, **if_any(params)))
         distances, labels = (np.concatenate(part) for part in zip(*results, strict=True))
         return distances, labels
 
     def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
         self._require_some("range_search", "replicas")
         parts = self._parts(len(x))
-        results = self._run(lambda i, index: index.range_search(x[parts[i]], thresh, **given(params)))
+        results = self._run(lambda i, index: index.range_search(x[parts[i]], thresh, **if_any(params)))
         counts = np.concatenate([np.diff(lims.astype(np.int64)) for lims, _, _ in results])
         lims = np.concatenate([[0], np.cumsum(counts)]).astype(results[0][0].dtype)
         return lims, np.concatenate([D for _, D, _ in results]), np.concatenate([I for _, _, I in results])
