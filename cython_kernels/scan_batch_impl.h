@@ -37,8 +37,9 @@ static inline uint64_t batch_lane_mask(uint32_t lanes)
 
 /* ---- rescoring ---- */
 
-/* Takes over the threshold that the k best have reached. */
-static inline void batch_follow(batch_group *g, uint32_t q)
+/* Takes over the threshold that the k best have reached. Not inlined: few hits get here, and the loops over hits need the
+ * registers. */
+static __attribute__((noinline)) void batch_follow(batch_group *g, uint32_t q)
 {
     g->threshold[q] = dpq_sum_within(dpq_topk_threshold(&g->top[q]), g->constant[q]);
     g->limit[q] = dpq_bound_limit(&g->bound[q], g->threshold[q]);
