@@ -15,7 +15,7 @@ def encode_from_tables(
     const float[:, ::1] own,
     const float[::1] own_offsets,
     const float[::1] directions,
-    const float[::1] parallels,
+    float[::1] parallels,
 ):
     """Beam search of rows of `x` (n, d) over M levels of K codewords; writes codes (n, M).
 
@@ -25,7 +25,7 @@ def encode_from_tables(
 
     Where `directions` (n,) is not None, these errors include the square of a parallel error: of `parallels` (n,) less
     direction * (own_offsets - score / 2) of every codeword chosen. The scores are those against `own` (n, d), if it is
-    not None.
+    not None. `parallels` is left with the parallel errors of the codes.
 
     Levels run outside and the vectors of a block inside: a level's cross tables are read many times in a row.
     """
@@ -110,6 +110,8 @@ def encode_from_tables(
                 step.parallels_out = &beam_parallels[side, 0, 0]
                 kernels.encode_level(&step)
                 step.beam_in = step.beam_out
+            if directions is not None:
+                memcpy(&parallels[start], &beam_parallels[side, 0, 0], here * sizeof(float))
             for i in range(here):
                 for level in range(M):
                     codes[start + i, level] = (&beam_codes[side, 0, 0, 0])[i * M + level]

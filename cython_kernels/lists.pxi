@@ -25,6 +25,7 @@ def least_rows(
 
 cdef struct query_work:
     float *tables  # [nq][panels * 16]
+    float *turned  # what making them needs
     float *vectors  # [nq][stride]: moved, zero-padded
     float *moved  # [nq][d]: the same without the zeros
     float *norms  # [nq]
@@ -248,6 +249,7 @@ cdef class ListScan:
         work.moved = work.vectors
         if self.lists.stride != d:
             work.moved = <float *>take(&at, nq * d * sizeof(float))
+        work.turned = <float *>take(&at, self.tables.scratch(nq) * sizeof(float))
         work.norms = <float *>take(&at, nq * sizeof(float))
         work.errors = <float *>take(&at, nq * sizeof(float))
         work.positions = <uint32_t *>take(&at, nq * k * sizeof(uint32_t))
@@ -282,10 +284,7 @@ cdef class ListScan:
             if stride != d:
                 memcpy(work.vectors + q * stride, work.moved + q * d, d * sizeof(float))
                 memset(work.vectors + q * stride + d, 0, (stride - d) * sizeof(float))
-        kernels.linear(
-            work.moved, nq, d, &self.tables.panels[0, 0, 0], <size_t>self.tables.panels.shape[0],
-            &self.tables.bias[0], self.tables.scale, work.tables, self.tables.width,
-        )
+        self.tables.fill(work.moved, nq, 1, work.tables, work.turned)
         kernels.scan_lists(lists, probes, k, distances, work.positions, scratch, counters)
         for q in range(nq):
             for i in range(q * k, q * k + k):

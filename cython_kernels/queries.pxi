@@ -44,23 +44,31 @@ cdef class QueryBlock:
 cdef class QueryTables:
     """How the tables of queries are made where that goes along with the search.
 
-    panels, bias : of all codewords of the levels, and what their products are added to.
+    products : with the codewords of the levels; bias : what they are added to.
     centre, mean : (d,), what queries are moved by, mean first; None: not at all.
     error_of_norm, error_constant : see ProgressiveQuantizer.table_errors.
     """
 
     cdef bint inner_product
     cdef size_t d, width
-    cdef const float[:, :, ::1] panels
+    cdef Products products
     cdef const float[::1] bias, centre, mean
     cdef float scale, error_of_norm, error_constant
 
-    def __init__(self, bint inner_product, const float[:, :, ::1] panels, const float[::1] bias,
-                 const float[::1] centre, float error_of_norm, float error_constant, const float[::1] mean=None):
+    def __init__(self, bint inner_product, Products products, const float[::1] bias, const float[::1] centre,
+                 float error_of_norm, float error_constant, const float[::1] mean=None):
         self.inner_product, self.scale = inner_product, -1.0 if inner_product else -2.0
-        self.d, self.width = panels.shape[1], panels.shape[0] * DPQ_PANEL
-        self.panels, self.bias, self.centre, self.mean = panels, bias, centre, mean
+        self.products, self.d, self.width = products, products.d, products.width
+        self.bias, self.centre, self.mean = bias, centre, mean
         self.error_of_norm, self.error_constant = error_of_norm, error_constant
+
+    cdef size_t scratch(self, size_t nq) noexcept nogil:
+        """Floats that `fill` needs to work with."""
+        return self.products.scratch(nq)
+
+    cdef void fill(self, const float *moved, size_t nq, size_t n_threads, float *tables, float *turned) noexcept nogil:
+        """The tables of queries that `move` has given, `width` floats each."""
+        self.products.fill(moved, nq, n_threads, &self.bias[0], self.scale, tables, self.width, turned)
 
     cdef void move(self, const float *x, float *moved, float *norm, float *error) noexcept nogil:
         """A query as its table is made of it, its squared norm, and what its table errs by at most."""

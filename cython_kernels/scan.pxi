@@ -4,12 +4,6 @@ import threading
 
 from faiss import omp_get_max_threads
 
-cdef extern from "linear_together.h" nogil:
-    void dpq_linear_together(
-        const dpq_kernels *chosen, size_t n_threads, const float *x, size_t d, const float *panels, size_t n_panels,
-        const float *bias, float scale, float *out,
-    )
-
 _kept = threading.local()
 
 
@@ -155,16 +149,17 @@ cdef class OneQueryCodeScan(OneQueryScan):
         cdef int64_t *labels = NULL
         results = empty_results(k, &distances, &labels)
         cdef size_t n_threads = self.threads(), d = self.tables.d, i
-        cdef size_t size = (d + self.tables.width) * sizeof(float) + k * sizeof(uint32_t)
-        cdef Scratch scratch = scratch_of_thread(size + 3 * 64 + kernels.single_scratch(k, n_threads))
+        cdef size_t size = (d + self.tables.width + self.tables.scratch(1)) * sizeof(float) + k * sizeof(uint32_t)
+        cdef Scratch scratch = scratch_of_thread(size + 4 * 64 + kernels.single_scratch(k, n_threads))
         cdef uint8_t *at = scratch.memory
         cdef float *moved = <float *>take(&at, d * sizeof(float))
         cdef float *table = <float *>take(&at, self.tables.width * sizeof(float))
+        cdef float *turned = <float *>take(&at, self.tables.scratch(1) * sizeof(float))
         cdef uint32_t *ids = <uint32_t *>take(&at, k * sizeof(uint32_t))
         cdef dpq_counters counters
         memset(&counters, 0, sizeof(counters))
         with nogil:
-            self.scan(query, n_threads, moved, table, at, k, distances, ids, &counters)
+            self.scan(query, n_threads, moved, table, turned, at, k, distances, ids, &counters)
             for i in range(k):
                 labels[i] = -1 if ids[i] == UINT32_MAX else <int64_t>ids[i]
         count_scan(&counters, &counted.single_scans)
@@ -176,8 +171,8 @@ cdef class OneQueryCodeScan(OneQueryScan):
         cdef size_t most = self.view.db.n // self.worth_a_thread
         return 1 if most <= 1 else max(1, min(most, <size_t>omp_get_max_threads()))
 
-    cdef void scan(self, const float *query, size_t n_threads, float *moved, float *table, uint8_t *scratch, size_t k,
-                   float *distances, uint32_t *ids, dpq_counters *counters) noexcept nogil:
+    cdef void scan(self, const float *query, size_t n_threads, float *moved, float *table, float *turned, uint8_t *scratch,
+                   size_t k, float *distances, uint32_t *ids, dpq_counters *counters) noexcept nogil:
         """Distances, as FAISS gives them, and ids."""
         cdef bint inner_product = self.tables.inner_product
         cdef dpq_queries queries
@@ -186,10 +181,7 @@ cdef class OneQueryCodeScan(OneQueryScan):
         cdef size_t i
         self.tables.move(query, moved, &norm, &error)
         constant = norm
-        dpq_linear_together(
-            kernels, n_threads, moved, self.tables.d, &self.tables.panels[0, 0, 0], self.tables.panels.shape[0],
-            &self.tables.bias[0], self.tables.scale, table,
-        )
+        self.tables.fill(moved, 1, n_threads, table, turned)
         if inner_product:
             memset(products, 0, sizeof(products))
             kernels.linear(

@@ -10,7 +10,7 @@ from flat_index import assert_same_neighbours, filled_index
 from naive import METRICS
 
 import faiss_dpq
-from faiss_dpq.codec import codebooks as codebooks_module
+from faiss_dpq.codec import levels as levels_module
 
 
 def test_codebooks_changed_by_faiss_are_noticed(digits):
@@ -31,7 +31,7 @@ def test_codebooks_changed_by_faiss_are_noticed(digits):
 def test_any_change_of_the_codes_is_noticed(metric, tables, monkeypatch):
     """Bins and radii are derived from the codes: no way of changing these may leave the old ones in use."""
     if tables == "no cross tables":
-        monkeypatch.setattr(codebooks_module, "MAX_CROSS_TABLE_BYTES", -1)
+        monkeypatch.setattr(levels_module, "MAX_CROSS_TABLE_BYTES", -1)
     rng = np.random.default_rng(0)
     n = 20_000
     index, _ = filled_index(rng, n, 9, 4, 8, metric)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from naive import FLT_MAX, METRICS
 
 import faiss_dpq
-from faiss_dpq.codec import codebooks as codebooks_module
+from faiss_dpq.codec import levels as levels_module
 from faiss_dpq.search import flat as _scan
 
 
@@ -42,7 +42,7 @@ def test_search_is_exact(simd, metric, n, d, M, nbits, nq, k, seed):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_search_without_cross_tables(metric, monkeypatch):
-    monkeypatch.setattr(codebooks_module, "MAX_CROSS_TABLE_BYTES", -1)
+    monkeypatch.setattr(levels_module, "MAX_CROSS_TABLE_BYTES", -1)
     rng = np.random.default_rng(0)
     index, codes = filled_index(rng, 5000, 7, 3, 5, metric)
     xq = rng.standard_normal((5, 7)).astype(np.float32)

@@ -13,7 +13,7 @@ from ivf_model import Model, assert_finds, filled, probed, sa_codes
 from naive import FLT_MAX, METRICS, normal
 
 import faiss_dpq
-from faiss_dpq.codec import codebooks as codebooks_module
+from faiss_dpq.codec import levels as levels_module
 from faiss_dpq.search import lists as _lists
 
 # ---- search ---------------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def test_unequal_lists(simd):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_search_without_cross_tables(metric, monkeypatch):
-    monkeypatch.setattr(codebooks_module, "MAX_CROSS_TABLE_BYTES", -1)
+    monkeypatch.setattr(levels_module, "MAX_CROSS_TABLE_BYTES", -1)
     rng = np.random.default_rng(0)
     index, model = filled(rng, 5000, 7, 4, 3, 5, metric)
     index.nprobe = 3

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from faiss_dpq import _kernels
 from faiss_dpq.codec import ProgressiveQuantizer, encoder
-from faiss_dpq.codec import codebooks as codebooks_module
+from faiss_dpq.codec import levels as levels_module
 
 shapes = st.fixed_dictionaries(
     {
@@ -111,7 +111,7 @@ def errors(codebooks, x, codes):
 def test_encode_is_beam_search(
     simd, shape, beam_size, by_tables, prefix_weight, parallel_weight, offset, residual, monkeypatch
 ):
-    monkeypatch.setattr(codebooks_module, "MAX_CROSS_TABLE_BYTES", (1 << 40) if by_tables else -1)
+    monkeypatch.setattr(levels_module, "MAX_CROSS_TABLE_BYTES", (1 << 40) if by_tables else -1)
     rng = np.random.default_rng(shape["seed"])
     codebooks = naive.random_codebooks(rng, shape["M"], 1 << shape["nbits"], shape["d"], offset)
     x = (offset + rng.standard_normal((shape["n"], shape["d"]))).astype(np.float32)
@@ -147,7 +147,7 @@ def test_a_code_does_not_depend_on_the_vectors_encoded_before(simd, beam_size):
 
 @pytest.mark.parametrize("by_tables", [True, False])
 def test_errors_along_a_vector_count_for_more(simd, by_tables, digits, monkeypatch):
-    monkeypatch.setattr(codebooks_module, "MAX_CROSS_TABLE_BYTES", (1 << 40) if by_tables else -1)
+    monkeypatch.setattr(levels_module, "MAX_CROSS_TABLE_BYTES", (1 << 40) if by_tables else -1)
     codebooks = naive.random_codebooks(np.random.default_rng(0), 4, 16, 64) + digits.mean(0) / 4
     quantizer = ProgressiveQuantizer(codebooks).shrunk(0.9)
     x = digits[:300]

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import faiss_dpq
 from faiss_dpq import _kernels
-from faiss_dpq.codec import codebooks as codebooks_module
+from faiss_dpq.codec import levels as levels_module
 
 D = 7
 seeds = st.integers(0, 2**32 - 1)
@@ -167,7 +167,7 @@ class Operations(RuleBasedStateMachine):
 @pytest.mark.parametrize("tables", ["cross tables", "no cross tables"])
 def test_searches_equal_the_models_after_any_operations(tables, monkeypatch):
     if tables == "no cross tables":
-        monkeypatch.setattr(codebooks_module, "MAX_CROSS_TABLE_BYTES", -1)
+        monkeypatch.setattr(levels_module, "MAX_CROSS_TABLE_BYTES", -1)
     case = Operations.TestCase()
     case.settings = settings(max_examples=25, stateful_step_count=12, deadline=None, derandomize=True)
     case.runTest()

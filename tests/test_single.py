@@ -15,7 +15,7 @@ from naive import METRICS, normal
 from one_query import KINDS, assert_equal, flat, is_short, one_by_one
 
 import faiss_dpq
-from faiss_dpq.codec import codebooks as codebooks_module
+from faiss_dpq.codec import levels as levels_module
 from faiss_dpq.search import flat as _scan
 
 # ---- results --------------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def test_one_query_finds_what_many_find(simd, kind, metric, n, d, M, nbits, leve
 @pytest.mark.parametrize("tables", ["cross tables", "no cross tables"])
 def test_one_query_of_many_vectors(simd, kind, metric, tables, monkeypatch):
     if tables == "no cross tables":
-        monkeypatch.setattr(codebooks_module, "MAX_CROSS_TABLE_BYTES", -1)
+        monkeypatch.setattr(levels_module, "MAX_CROSS_TABLE_BYTES", -1)
     rng = np.random.default_rng(0)
     index = KINDS[kind](rng, 40_000, 20, 4, 8, metric)  # beyond what is scanned in float32
     xq = normal(rng, 5, 20)

@@ -10,18 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels
-
-Floats = npt.NDArray[np.float32]
-Codes = npt.NDArray[np.uint16]
-
-#: Where cross tables would take more bytes than this, they are not made: cross terms come from reconstructed vectors.
-MAX_CROSS_TABLE_BYTES = 256 << 20
-
-
-def cross_table_bytes(M: int, K: int) -> int:
-    """Size of the tables of <c_l(k), c_l'(k')> for all pairs of M levels of K codewords."""
-    return M * (M - 1) // 2 * K * K * 4
-
+from .compact import Compact
+from .layout import Layout, of_codebooks
+from .levels import Floats, Levels
 
 #: A row is far if it is this many times as far from the median of the rows as half of them are.
 _FAR = 16
@@ -46,7 +37,7 @@ def centre_of(rows: Floats) -> Floats:
     return rows[~is_far(rows)].mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
-class Codebooks:
+class Codebooks(Levels):
     """M codebooks of K codewords; never changed once made, so everything derived from them is computed only once.
 
     The first codebook is centred before use: `centre` is subtracted from its codewords, and from queries and vectors.
@@ -104,32 +95,29 @@ class Codebooks:
         return centred
 
     @cached_property
-    def panels(self) -> Floats:
-        """The centred codewords in the order in which the kernels multiply by them: 16 codewords a panel."""
-        return _kernels.pack_panels(self.centred.reshape(-1, self.d))
+    def compact(self) -> Compact | None:
+        """The codebooks by blocks, where their levels lie in such; None where all levels are global."""
+        found, bases = of_codebooks(self.centred)
+        return Compact(self.centred, found, bases) if found.n_blocks else None
+
+    @property
+    def layout(self) -> Layout:
+        """The subspace of each level."""
+        return self.compact.layout if self.compact else Layout.full(self.d, self.M, self.nbits)
+
+    def products(self, levels: int) -> _kernels.Products:
+        """The products of vectors with the codewords of the first levels."""
+        if levels not in self._products:
+            if self.compact:
+                self._products[levels] = self.compact.products(levels)
+            else:
+                n_panels = -(-levels * self.K // _kernels.PANEL)
+                self._products[levels] = _kernels.Products(levels, self.K, self.panels[:n_panels])
+        return self._products[levels]
 
     @cached_property
-    def codeword_norms(self) -> Floats:
-        """||c||^2 of every centred codeword, followed by zeros up to a whole number of panels."""
-        norms = np.zeros(self.panels.shape[0] * _kernels.PANEL, np.float32)
-        _kernels.squared_norms(self.centred.reshape(-1, self.d), norms)
-        return norms
-
-    @cached_property
-    def offsets_along(self) -> Floats:
-        """<x, c> + (||c||^2 - 2<t, c>) / 2 of every centred codeword c, shape (M K,).
-
-        x is a vector times `shrinkage`, and t the same after centring: the sum is ||c||^2 / 2 + shrinkage <centre, c>,
-        whatever the vector. So the encoder gets <x, c> from its tables, which are those of t.
-        """
-        flat = self.centred.reshape(-1, self.d)
-        return self.codeword_norms[: len(flat)] / 2 + self.shrinkage * (flat @ self.centre)
-
-    @cached_property
-    def longest_codewords(self) -> npt.NDArray[np.float64]:
-        """max_k ||c_l(k)|| of every level, after centring."""
-        norms = self.codeword_norms[: self.M * self.K].astype(np.float64)
-        return np.sqrt(norms.reshape(self.M, self.K).max(axis=1))
+    def _products(self) -> dict[int, _kernels.Products]:
+        return {}
 
     @cached_property
     def common_length(self) -> float:
@@ -143,18 +131,10 @@ class Codebooks:
 
     @cached_property
     def cross_tables(self) -> Floats | None:
-        """2<c_i(k), c_l(k')> at [l (l - 1) / 2 + i, k, k'] for i < l; None where that takes too much memory."""
-        if cross_table_bytes(self.M, self.K) > MAX_CROSS_TABLE_BYTES:
-            return None
-        cross = _kernels.aligned_empty((self.M * (self.M - 1) // 2, self.K, self.K))
-        doubled = 2 * self.centred.astype(np.float64)
-        for level in range(1, self.M):
-            for i in range(level):
-                cross[level * (level - 1) // 2 + i] = doubled[i] @ self.centred[level].T
-        return cross
+        """Those of `Levels`; None, too, where levels lie in blocks."""
+        return None if self.compact else super().cross_tables
 
     def derived_bytes(self) -> int:
         """Memory of what has been derived from the codebooks so far."""
-        return sum(
-            value.nbytes for name, value in vars(self).items() if name != "values" and isinstance(value, np.ndarray)
-        )
+        compact = vars(self).get("compact")
+        return super().derived_bytes() + (compact.derived_bytes() if compact else 0)

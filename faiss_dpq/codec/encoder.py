@@ -21,7 +21,8 @@ import numpy as np
 
 from .. import _kernels
 from . import threads
-from .codebooks import Codebooks, Codes, Floats
+from .codebooks import Codebooks
+from .levels import Codes, Floats, Levels
 
 _BLOCK = 1024  # vectors encoded together: each row of the cross tables is read several times a block
 # A vector shorter than this share of common codewords' lengths counts as having no direction: its tables are rounded so
@@ -55,12 +56,14 @@ def encode(
     codes = np.empty((len(x), codebooks.M), np.uint16)
     n_parts = faiss.omp_get_max_threads()
     choose = _by_tables
-    if codebooks.cross_tables is None:
+    if codebooks.compact:
+        choose, n_parts = _by_blocks, max(n_parts, -(-len(x) // _BLOCK))
+    elif codebooks.cross_tables is None:
         choose, n_parts = _by_residuals, max(n_parts, -(-len(x) // _BLOCK))
 
     def encode_part(part: slice) -> None:
         target = centred_and_shrunk(codebooks, x[part])
-        along = _errors_along(codebooks, x[part], target, parallel_weight, None if whole is None else whole[part])
+        along = _errors_along(codebooks, target, parallel_weight, None if whole is None else whole[part])
         choose(codebooks, target, along, beam_size, prefix_weight, codes[part])
 
     threads.run(encode_part, [(part,) for part in threads.slices(len(x), n_parts, multiple=16)] if len(x) else [])
@@ -81,37 +84,65 @@ class _Along(NamedTuple):
     """
 
     vectors: Floats | None  # (n, d): the vectors whose directions count, where they are not those encoded
-    offsets: Floats | None  # (M K,): <vector, c> is this less half the table entry of the vector and codeword c
     directions: Floats | None  # (n,): sqrt(weight) / ||x||, by which <vector, c> is multiplied; 0 for no direction
-    errors: Floats | None  # (n,): the root before any codeword is chosen
+    errors: Floats | None  # (n,): the root before any codeword is chosen; the kernels leave that of the codes
+
+    def offsets(self, levels: Levels) -> Floats | None:
+        """(M K,): <vector, c> is this less half the table entry of the vector and codeword c."""
+        return None if self.directions is None else levels.codeword_norms * np.float32(0.5)
 
 
-def _errors_along(
-    codebooks: Codebooks, x: Floats, target: Floats, parallel_weight: float, whole: Floats | None
-) -> _Along:
-    """What the kernels need for the errors along vectors x, or along `whole`, of which x are parts.
+def _errors_along(codebooks: Codebooks, target: Floats, parallel_weight: float, whole: Floats | None) -> _Along:
+    """What the kernels need for the errors along the vectors `target`, or along `whole`, of which they are parts.
 
-    `target` is `centred_and_shrunk` of x.
+    `target` is `centred_and_shrunk` of the vectors to be encoded.
     """
     if parallel_weight == 0:
-        return _Along(None, None, None, None)
-    vectors = codebooks.shrinkage * x if whole is None else whole
+        return _Along(None, None, None)
+    vectors = target if whole is None else whole
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
     least = _LEAST_LENGTH * (np.linalg.norm(codebooks.centre) + codebooks.common_length)
     directions = np.divide(np.sqrt(parallel_weight), lengths, out=np.zeros(len(vectors)), where=lengths > least)
     errors = directions * np.einsum("ij,ij->i", vectors, target, dtype=np.float64)
-    offsets = codebooks.offsets_along if whole is None else codebooks.codeword_norms * np.float32(0.5)
-    return _Along(whole, offsets, directions.astype(np.float32), errors.astype(np.float32))
+    return _Along(whole, directions.astype(np.float32), errors.astype(np.float32))
 
 
 def _by_tables(
-    codebooks: Codebooks, target: Floats, along: _Along, beam_size: int, prefix_weight: float, codes: Codes
+    levels: Levels, target: Floats, along: _Along, beam_size: int, prefix_weight: float, codes: Codes
 ) -> None:
-    tables = codebooks.panels, codebooks.codeword_norms, codebooks.cross_tables
+    tables = levels.panels, levels.codeword_norms, levels.cross_tables
+    direction = along.vectors, along.offsets(levels), along.directions, along.errors
     block = min(_BLOCK, len(target))
     _kernels.encode_from_tables(
-        target, *tables, codebooks.M, codebooks.K, beam_size, codes, block, prefix_weight, *along
+        target, *tables, levels.M, levels.K, beam_size, codes, block, prefix_weight, *direction
     )
+
+
+def _by_blocks(
+    codebooks: Codebooks, target: Floats, along: _Along, beam_size: int, prefix_weight: float, codes: Codes
+) -> None:
+    """The global levels by a beam search, then each block by one of its own, on what the former leave."""
+    compact = codebooks.compact
+    assert compact is not None
+    n_global = compact.layout.n_global
+    chosen = np.empty((len(target), n_global), np.uint16)
+    if compact.head:
+        _by_tables(compact.head, target, _Along(None, None, None), beam_size, prefix_weight, chosen)
+        codes[:, :n_global] = chosen
+    vectors = target if along.vectors is None else along.vectors
+    errors = np.zeros(len(target), np.float32)
+    for number, part in enumerate(compact.parts):
+        residuals = compact.turned(target, number)
+        of_block = _Along(None, None, None)
+        if along.directions is not None:
+            own = residuals.copy() if vectors is target else compact.turned(vectors, number)
+        _kernels.subtract_codewords(chosen, compact.turned_head, compact.coordinates(number).start, residuals)
+        if along.directions is not None:
+            errors += along.directions * np.einsum("ij,ij->i", own, residuals)
+            of_block = _Along(own, along.directions, errors)
+        part_codes = np.empty((len(target), part.M), np.uint16)
+        _by_tables(part, residuals, of_block, beam_size, prefix_weight, part_codes)
+        codes[:, compact.layout.levels_of(number + 1)] = part_codes
 
 
 class _Beam(NamedTuple):
@@ -155,9 +186,10 @@ def _extended(
 
     tables = tables_of(np.ascontiguousarray(beam.residuals).reshape(-1, codebooks.d))
     along_in: tuple[Floats | None, ...] = (None, None, None, beam.along)
-    if along.offsets is not None:
+    offsets = along.offsets(codebooks)
+    if offsets is not None:
         along_tables = tables_of(target if along.vectors is None else along.vectors)
-        along_in = along_tables, along.offsets[here], along.directions, beam.along
+        along_in = along_tables, offsets[here], along.directions, beam.along
     codes, parents = np.zeros((n, width, M), np.uint16), np.empty((n, width), np.uint32)
     scores, debts, along_out = (np.empty((n, width), np.float32) for _ in range(3))
     chosen = codes, scores, parents

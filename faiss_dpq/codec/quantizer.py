@@ -8,7 +8,8 @@ import faiss
 import numpy as np
 
 from . import encoder, tables
-from .codebooks import Codebooks, Codes, Floats
+from .codebooks import Codebooks
+from .levels import Codes, Floats
 
 
 class ProgressiveQuantizer(Codebooks):

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels, training
-from ..codec import Codes, Floats, ProgressiveQuantizer
+from ..codec import Codes, Floats, Layout, ProgressiveQuantizer
 from ..search import flat as scan
 from ..search.derived import Bytes, DerivedCodes
 from ..search.selection import Labels, Selection, select, selector_of
@@ -104,6 +104,8 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         weights: npt.ArrayLike | None = None,
         trainer: str = "least-squares",
         shrinkage: float | None = None,
+        parallel_weight: float | None = None,
+        layout: Layout | None = None,
     ) -> None:
         """Learn the codebooks from vectors: residual k-means, then annealed alternation of encoding and least squares.
 
@@ -126,8 +128,13 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
             "sgd" goes on with the paper's own optimiser, in torch; see `faiss_dpq.training.train_codebooks`.
         shrinkage : float, optional
             How far reconstructions are moved towards their centre at last. By default the factor by which training
-            vectors rank each other best, `faiss_dpq.training.ranking_shrinkage`; 1 gives the least squared error. Inner
+            vectors rank each other best, see `faiss_dpq.training.Ranking`; 1 gives the least squared error. Inner
             products are ranked alike by all, and it is 1.
+        parallel_weight : float, optional
+            The index's `parallel_weight` from now on. Unless given, or set as an attribute before, the one by which
+            training vectors rank each other best; 0 gives the least squared error.
+        layout : faiss_dpq.codec.Layout, optional
+            For experts: the subspace of each level. By default, it follows from d, M, nbits and the number of vectors.
 
         Raises
         ------
@@ -136,14 +143,15 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
             vectors, or numeric_type is another one of FAISS's.
         ValueError
             If `effort` or `trainer` is not a known name, `weights` are not M finite numbers >= 0 of which the last
-            is > 0, or `shrinkage` is not above 0 and at most 1.
+            is > 0, `shrinkage` is not above 0 and at most 1, `parallel_weight` is not a number >= 0, or `layout` is for
+            another d, M or nbits.
         """
         x = self._checked_training(x, numeric_type, xq_train)
         if shrinkage is not None and not 0 < shrinkage <= 1:
             raise ValueError(f"IndexDPQ.train: shrinkage is {shrinkage}, expected above 0 and at most 1")
         if self.metric_type == faiss.METRIC_INNER_PRODUCT:
             shrinkage = 1.0
-        self._all_or_untrained(lambda: self._learn(x, effort, weights, trainer, shrinkage))
+        self._all_or_untrained(lambda: self._learn(x, effort, weights, trainer, shrinkage, layout, parallel_weight))
 
     def _add(self, x: Floats) -> None:
         for start in range(0, len(x), ADD_BLOCK):

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels, training
-from ..codec import Floats, ProgressiveQuantizer
+from ..codec import Floats, Layout, ProgressiveQuantizer
 from ..search import lists as scan
 from ..search.derived import Bytes
 from ..search.selection import Labels
@@ -129,6 +129,8 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         effort: str | training.Effort = "default",
         weights: npt.ArrayLike | None = None,
         trainer: str = "least-squares",
+        parallel_weight: float | None = None,
+        layout: Layout | None = None,
     ) -> None:
         """Train the coarse quantizer as FAISS does, then learn codebooks of the residuals.
 
@@ -146,6 +148,8 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         weights : array, shape (M,), optional
             As in IndexDPQ.train.
         trainer : "least-squares" or "sgd"
+        parallel_weight : float, optional
+        layout : faiss_dpq.codec.Layout, optional
             As in IndexDPQ.train.
 
         Raises
@@ -153,15 +157,16 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         RuntimeError
             If there are too few vectors, a value is NaN or infinite, or the index already holds vectors.
         ValueError
-            If `effort` or `trainer` is not a known name, or `weights` do not fit.
+            If `effort` or `trainer` is not a known name, or `weights`, `parallel_weight` or `layout` do not fit.
         """
         x = self._checked_training(x, numeric_type, xq_train)
         training.check_arguments(x, self.rq.M, self._nbits, effort, weights, trainer)
 
         def train() -> None:
             self._train_coarse_quantizer(x, effort)
+            origins = self._list_centres[self._assigned(x)]
             # Lists have centres of their own: no shrinkage was seen to rank residuals better.
-            self._learn(x - self._list_centres[self._assigned(x)], effort, weights, trainer, shrinkage=1.0)
+            self._learn(x - origins, effort, weights, trainer, 1.0, layout, parallel_weight, origins)
 
         self._all_or_untrained(train)
 

@@ -12,6 +12,7 @@ from ..codec import (
     MAX_BEAM_SIZE,
     MAX_CROSS_TABLE_BYTES,
     Floats,
+    Layout,
     ProgressiveQuantizer,
     cross_table_bytes,
     default_beam_size,
@@ -38,7 +39,8 @@ class Quantized(Base):
     _cached: tuple[Any, _kernels.Unchanged, ProgressiveQuantizer] | None = None
     _known_M: int = 0
     _prefix_weight: float = DEFAULT_PREFIX_WEIGHT
-    _parallel_weight: float | None = None
+    _parallel_weight: float | None = None  # that was set
+    _trained_parallel_weight: float | None = None
     _train_stats: training.TrainStats | None = None
 
     @staticmethod
@@ -189,13 +191,16 @@ class Quantized(Base):
         """What errors along a vector count for beyond others when it is encoded. Stored in files.
 
         The encoder's beam is of prefixes with the least squared error plus this weight times the square of the error's
-        part that is parallel to the vector. That part is what changes the vector's inner products with the queries that
-        it is near to: searches by inner product find more, and reconstructions are less near to the vectors. Unless
-        set, 1 for METRIC_INNER_PRODUCT and 0 for METRIC_L2. Guo et al., "Accelerating Large-Scale Inference with
-        Anisotropic Vector Quantization", ICML 2020; their eta is 1 plus this weight.
+        part that is parallel to the vector, as seen from the centre of the codebooks. That part is what changes the
+        vector's distances from, and inner products with, the queries that it is near to: searches find more, and
+        reconstructions are less near to the vectors. Unless set, `train` chooses it; before, and for codebooks from
+        elsewhere, it is 1 for METRIC_INNER_PRODUCT and 0 for METRIC_L2. Guo et al., "Accelerating Large-Scale Inference
+        with Anisotropic Vector Quantization", ICML 2020; their eta is 1 plus this weight.
         """
         if self._parallel_weight is not None:
             return self._parallel_weight
+        if self._trained_parallel_weight is not None:
+            return self._trained_parallel_weight
         return _PRODUCTS_PARALLEL_WEIGHT if self.metric_type == faiss.METRIC_INNER_PRODUCT else 0.0
 
     @parallel_weight.setter
@@ -266,8 +271,15 @@ class Quantized(Base):
         weights: npt.ArrayLike | None,
         trainer: str,
         shrinkage: float | None,
+        layout: Layout | None,
+        parallel_weight: float | None,
+        origins: Floats | None = None,
     ) -> None:
-        """Train codebooks on what is to be coded by them, and take them over."""
+        """Train codebooks on what is to be coded by them, residuals to `origins` or whole vectors; take them over."""
+        if parallel_weight is None:
+            parallel_weight = self._parallel_weight
+        else:
+            parallel_weight = self._checked_weight(parallel_weight, "train: parallel_weight")
         codebooks, stats = training.train_codebooks(
             x,
             self.rq.M,
@@ -277,11 +289,16 @@ class Quantized(Base):
             weights=weights,
             verbose=self.verbose,
             trainer=trainer,
+            layout=layout,
         )
         quantizer = ProgressiveQuantizer(codebooks)
+        ranking = training.Ranking(x, self.metric_type, min(self.beam_size, _RANKING_BEAM), self.rq.cp.seed, origins)
+        if parallel_weight is None:
+            parallel_weight = ranking.parallel_weight(quantizer)
         if shrinkage is None:
-            shrinkage = training.ranking_shrinkage(x, quantizer, min(self.beam_size, _RANKING_BEAM), self.rq.cp.seed)
-        stats.shrinkage = shrinkage
+            shrinkage = ranking.shrinkage(quantizer, parallel_weight)
+        stats.shrinkage, stats.parallel_weight = shrinkage, parallel_weight
+        self._trained_parallel_weight = parallel_weight
         self._set_quantizer(quantizer if shrinkage == 1 else quantizer.shrunk(shrinkage))
         self._train_stats = stats
 

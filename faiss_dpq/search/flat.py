@@ -105,10 +105,10 @@ def one_query_scan(
     if not 0 < len(view) <= _MOST_VECTORS:
         return None
     quantizer, inner_product = derived.quantizer, derived.metric == faiss.METRIC_INNER_PRODUCT
-    norms, n_panels = quantizer.codeword_norms, -(-derived.levels * quantizer.K // _kernels.PANEL)
+    norms = quantizer.codeword_norms
     tables = _kernels.QueryTables(
         inner_product,
-        quantizer.panels[:n_panels],
+        quantizer.products(derived.levels),
         np.zeros_like(norms) if inner_product else norms,
         None if inner_product else quantizer.centre,
         *quantizer.error_factors(derived.levels),

@@ -115,10 +115,9 @@ class DerivedLists:
         norms = np.empty(nlist, np.float32)
         _kernels.squared_norms(centres.padded, norms)
         self.errors = quantizer.table_errors(norms, levels) if self._has_terms else np.zeros(nlist, np.float32)
-        n_panels = -(-levels * quantizer.K // _kernels.PANEL)
         tables = _kernels.QueryTables(
             not self._has_terms,
-            quantizer.panels[:n_panels],
+            quantizer.products(levels),
             quantizer.codeword_norms if self._has_terms else np.zeros_like(quantizer.codeword_norms),
             quantizer.centre if self._has_terms else None,
             *quantizer.error_factors(levels),
@@ -185,13 +184,12 @@ class DerivedLists:
 
     def _recompute(self, lists: _kernels.OpenLists, numbers: Labels) -> None:
         quantizer = self.quantizer
-        rows = self.levels * quantizer.K
-        n_panels = -(-rows // _kernels.PANEL)
-        products = np.zeros((len(numbers), n_panels * _kernels.PANEL), np.float32)
+        with_codewords = quantizer.products(self.levels)
+        products = np.zeros((len(numbers), with_codewords.width), np.float32)
         if self._has_terms:
             centres = np.ascontiguousarray(self.centres.padded[numbers, : quantizer.d])
             zeros = np.zeros(products.shape[1], np.float32)
-            _kernels.linear(centres, quantizer.panels[:n_panels], zeros, 2.0, products)
+            with_codewords.of(centres, zeros, 2.0, products)
         for number, of_list in zip(numbers.tolist(), products, strict=True):
             if lists.sizes[number]:
                 self._recompute_list(lists, number, of_list)

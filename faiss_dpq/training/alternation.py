@@ -1,4 +1,4 @@
-"""The training method "least-squares": residual k-means, then annealed alternation of encoding and solving.
+"""Annealed alternation of encoding and solving for the codebooks.
 
 Every turn of the alternation
 
@@ -20,10 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codec import Codes, Floats, ProgressiveQuantizer
-from .kmeans import residual_kmeans
 from .least_squares import solve
-from .product import product_codebooks
-from .registry import Task, register
+from .registry import Task
 from .stats import mean_square
 
 # Alternation fits M K codewords to n vectors. On GloVe, with 8 levels of 8 bits, it began to help on unseen vectors at
@@ -34,14 +32,6 @@ _LEAST_VECTORS = 2
 # moved differently each time. With 8,000 vectors that took a percent off the error.
 _MOVED = 256
 _MOST_MOVES = 4
-
-# Every 20th vector is held out, but not more than 2,048 vectors.
-_HELD_OUT = 20
-_MOST_HELD_OUT = 2048
-
-# Product codebooks are worth the shorter codes if they have this share of the error. On 10,000 vectors of 32 dimensions
-# of faiss.contrib's SyntheticDataset they have .73, on GloVe 1.57.
-_CLEARLY_LESS = 0.95
 
 # How much the errors of shorter prefixes count in the encoder's beam between solves. Codebooks trained with it find
 # more at full length, too: on GloVe in 8 bytes, R@10 rose from .840 to .845.
@@ -57,37 +47,10 @@ def turns_worthwhile(n: int, M: int, K: int, iterations: int) -> int:
     return iterations if n >= _LEAST_VECTORS * M * K else 0
 
 
-def train(task: Task) -> Floats:
-    """Codebooks, shape (M, K, d), of the least progressive loss, or product codebooks where these are better."""
-    order = task.rng.permutation(len(task.x))
-    held_out, learned = np.split(order, [min(len(task.x) // _HELD_OUT, _MOST_HELD_OUT)])
-    x, unseen = task.x[learned], task.x[held_out]
-    may_be_product = not task.lengths_count and 1 < task.M <= x.shape[1] and len(x) >= task.K and len(unseen) > 0
-    if task.iterations:
-        start = residual_kmeans(x, task.M, task.K, task.seed, task.beam_size, task.progress)
-        codebooks = _annealed(task, x, unseen, start)
-    elif may_be_product:  # only to be compared: none of so few vectors can be spared
-        codebooks = residual_kmeans(x, task.M, task.K, task.seed, task.beam_size)
-    if may_be_product and _product_is_better(task, x, unseen, codebooks):
-        task.stats.structure = "product"
-        return product_codebooks(task.x, task.M, task.K, task.seed)
-    if task.iterations:
-        return codebooks
-    return residual_kmeans(task.x, task.M, task.K, task.seed, task.beam_size, task.progress)
-
-
-def _product_is_better(task: Task, x: Floats, unseen: Floats, codebooks: Floats) -> bool:
-    """Whether product codebooks of x code unseen vectors clearly better than the codebooks given."""
-    product = ProgressiveQuantizer(product_codebooks(x, task.M, task.K, task.seed))
-    by_product = coding_error(product, unseen, task.beam_size)
-    return by_product < _CLEARLY_LESS * coding_error(ProgressiveQuantizer(codebooks), unseen, task.beam_size)
-
-
-register("least-squares", train)
-
-
-def _annealed(task: Task, x: Floats, held_out: Floats, codebooks: Floats) -> Floats:
+def annealed(task: Task, x: Floats, held_out: Floats, codebooks: Floats, temperatures: Floats) -> Floats:
     """The codebooks that code the vectors held out best, among those given and those after every turn.
+
+    A turn's temperature is the variance of its moves, relative to that of the quantization error.
 
     It ends early when a quarter of the turns has brought nothing better than the quarter before. It does not end at the
     first turn that is worse: at first, while vectors are moved far, the error may lie above that of the codebooks given
@@ -101,10 +64,9 @@ def _annealed(task: Task, x: Floats, held_out: Floats, codebooks: Floats) -> Flo
     errors = x - quantizer.decode(codes)
     history = task.stats.history
     history.append(coding_error(quantizer, held_out, task.beam_size))
-    quarter = max(4, task.iterations // 4)
-    for turn in range(task.iterations):
-        temperature = _temperature(turn, task.iterations)
-        moved = x + np.float32(np.sqrt(temperature)) * errors[_others(codes[:, 0], task.rng)]
+    quarter = max(4, len(temperatures) // 4)
+    for turn, temperature in enumerate(temperatures):
+        moved = x + np.sqrt(temperature) * errors[_others(codes[:, 0], task.rng)]
         codes = quantizer.encode(moved, task.beam_size, _PREFIX_WEIGHT)
         errors = moved - quantizer.decode(codes)
         revived = _revived(quantizer.codebooks, codes, errors)
@@ -117,11 +79,6 @@ def _annealed(task: Task, x: Floats, held_out: Floats, codebooks: Floats) -> Flo
         elif turn + 1 >= 2 * quarter and min(history[-quarter:]) >= min(history[-2 * quarter : -quarter]):
             break
     return codebooks
-
-
-def _temperature(turn: int, turns: int) -> float:
-    """Variance of the moves before a turn's encoding, relative to that of the quantization error."""
-    return 1 - turn / turns
 
 
 def _others(groups: npt.NDArray[np.integer], rng: np.random.Generator) -> npt.NDArray[np.intp]:

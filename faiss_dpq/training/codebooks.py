@@ -5,12 +5,15 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from ..codec import Floats, ProgressiveQuantizer
-from . import outliers, registry
+from ..codec import Floats, Layout, ProgressiveQuantizer
+from . import outliers, registry, structure  # noqa: F401  structure registers its method
 from .alternation import turns_worthwhile
+from .blocks import BLOCK_TURNS
 from .effort import Effort, check_arguments
 from .progress import Steps
 from .stats import TrainStats, mean_square
+
+_JUDGED = 1 << 14  # training vectors whose errors are reported
 
 
 def train_codebooks(
@@ -23,6 +26,7 @@ def train_codebooks(
     weights: npt.ArrayLike | None = None,
     verbose: bool = False,
     trainer: str = "least-squares",
+    layout: Layout | None = None,
 ) -> tuple[Floats, TrainStats]:
     """Codebooks that minimise the progressive loss of some vectors.
 
@@ -51,6 +55,10 @@ def train_codebooks(
         "sgd" continues from the codebooks of "least-squares" with the paper's own optimiser: soft assignment, the three
         losses of Eq. 21, Adam. It needs torch (the extra ``deep``), and uses a GPU if there is one.
 
+    layout : Layout, optional
+        The subspace of each level. Unless given, it follows from d, M, nbits and the number of vectors: more than 16
+        levels have some global ones, and blocks of dimensions for the others.
+
     Returns
     -------
     codebooks : array, shape (M, K, d), float32
@@ -61,29 +69,40 @@ def train_codebooks(
     RuntimeError
         If n < K, a value of x is not finite, or sums of squared distances overflow float32.
     ValueError
-        If `effort` or `trainer` is not a known name, or `weights` are not M finite numbers >= 0 of which the last is
-        > 0.
+        If `effort` or `trainer` is not a known name, `weights` are not M finite numbers >= 0 of which the last is > 0,
+        or `layout` is for another d, M or nbits.
     ImportError
         If `trainer` is "sgd" and torch is not installed.
     """
     started = time.perf_counter()
     K = 1 << nbits
     effort, w = check_arguments(x, M, nbits, effort, weights, trainer)
-    iterations, beam_size = effort.of_levels(M)
+    d = x.shape[1]
+    if layout is not None and (layout.d, layout.M, layout.nbits) != (d, M, nbits):
+        raise ValueError(f"train: layout is {layout}, expected one of d={d}, M={M}, nbits={nbits}")
     rng = np.random.default_rng(seed)
     if len(x) > effort.max_points_per_centroid * K:
         x = x[np.sort(rng.choice(len(x), effort.max_points_per_centroid * K, replace=False))]
     x, far = outliers.set_apart(x, K)
-    iterations = turns_worthwhile(len(x), M, K, iterations)
-    stats = TrainStats(len(x))
-    with Steps(M + iterations + 1, verbose) as progress:
-        task = registry.Task(
-            x, M, K, w, iterations, beam_size, seed, rng, stats, progress, lengths_count=weights is not None
-        )
+    layout = layout or Layout.default(d, M, nbits, len(x))
+    if layout.n_blocks:
+        iterations, beam_size = effort.of_blocks()
+        turns = iterations + BLOCK_TURNS * layout.n_blocks
+    else:
+        iterations, beam_size = effort.of_levels(M)
+        turns = iterations = turns_worthwhile(len(x), M, K, iterations)
+    stats = TrainStats(len(x), layout=layout)
+    lengths_count = weights is not None
+    with Steps(M + turns + 1, verbose) as progress:
+        task = registry.Task(x, M, K, layout, w, iterations, beam_size, seed, rng, stats, progress, lengths_count)
         codebooks = outliers.given_codewords(registry.method(trainer)(task), x, far, seed)
         quantizer = ProgressiveQuantizer(codebooks)
-        codes = quantizer.encode(x, beam_size)
-        stats.mse = [mean_square(x - quantizer.decode(codes[:, : level + 1])) for level in range(M)]
+        judged = x[:: -(-len(x) // _JUDGED)]
+        left = judged.copy()
+        codes = quantizer.encode(judged, beam_size)
+        for level in range(M):
+            left -= quantizer.codebooks[level][codes[:, level]]
+            stats.mse.append(mean_square(left))
         stats.seconds = time.perf_counter() - started
         progress.step(f"mean squared error {stats.mse[-1]:.6g}")
     return codebooks, stats

@@ -36,6 +36,15 @@ class Effort:
         return round(self.iterations * share), min(self.beam_size, beam_size)
 
 
+    def of_blocks(self) -> tuple[int, int]:
+        """Iterations for the global levels, and beam size, of codes with blocks.
+
+        For 12 global levels of sentence embeddings, 12 turns took a fifth off the error that k-means leaves, and 24
+        only 3 % more.
+        """
+        return max(1, round(self.iterations * 3 / 8)), min(self.beam_size, 6)
+
+
 #: The efforts that have names.
 EFFORTS = {
     "fast": Effort(iterations=4, beam_size=4, max_points_per_centroid=256),

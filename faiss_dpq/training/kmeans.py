@@ -14,16 +14,29 @@ from .progress import Steps
 _RESIDUALS = 256  # per codeword: the most that FAISS's k-means uses, and what beam entries fill up to
 
 
-def residual_kmeans(x: Floats, M: int, K: int, seed: int, beam_size: int, progress: Steps | None = None) -> Floats:
-    """Codebooks, shape (M, K, d), of vectors (n, d)."""
+def residual_kmeans(
+    x: Floats,
+    M: int,
+    K: int,
+    seed: int,
+    beam_size: int,
+    progress: Steps | None = None,
+    iterations: int = 10,
+    residuals: int = _RESIDUALS,
+) -> Floats:
+    """Codebooks, shape (M, K, d), of vectors (n, d).
+
+    iterations : of k-means, in each of six numbers of dimensions.
+    residuals : a codeword, that beam entries fill up to.
+    """
     n, d = x.shape
-    width = min(beam_size, _RESIDUALS * K // n)
+    width = min(beam_size, residuals * K // n)
     codebooks = np.empty((M, K, d), np.float32)
     mean, axes = _principal_axes(x)
     x = np.asarray((x - mean) @ axes, np.float32)
     residuals = x
     for level in range(M):
-        codebooks[level] = _kmeans(residuals, K, seed + level)
+        codebooks[level] = _kmeans(residuals, K, seed + level, iterations)
         if progress:
             progress.step(f"k-means of level {level + 1} of {M}")
         if level + 1 < M and width > 1:
@@ -47,7 +60,7 @@ def _principal_axes(x: Floats) -> tuple[Floats, Floats]:
     return mean, np.ascontiguousarray(axes[:, ::-1], np.float32)
 
 
-def _kmeans(x: Floats, K: int, seed: int) -> Floats:
+def _kmeans(x: Floats, K: int, seed: int, iterations: int) -> Floats:
     """K centroids by FAISS's progressive-dimension clustering: in few of the first dimensions, then in more and more.
 
     In many dimensions, k-means from a random choice of vectors is much worse: it had a tenth more error for 8 levels of
@@ -56,7 +69,7 @@ def _kmeans(x: Floats, K: int, seed: int) -> Floats:
     x = np.ascontiguousarray(x)
     parameters = faiss.ProgressiveDimClusteringParameters()
     parameters.seed = seed
-    parameters.niter = 10
+    parameters.niter = iterations
     parameters.progressive_dim_steps = 6  # FAISS's default, 10, takes half as long again
     parameters.min_points_per_centroid = 1  # no warning about few vectors: at least K are there
     parameters.max_points_per_centroid = _RESIDUALS

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..codec import Floats
+from ..codec import Floats, Layout
 from .progress import Steps
 from .stats import TrainStats
 
@@ -27,6 +27,8 @@ class Task:
         Training vectors: finite, at least K of them, at most as many as are to be used.
     M, K : int
         Levels, and codewords a level.
+    layout : Layout
+        The subspaces of the levels, for methods that know of them.
     weights : array, shape (M,)
         w_l, the weight of the error at prefix length l.
     iterations, beam_size : int
@@ -45,6 +47,7 @@ class Task:
     x: Floats
     M: int
     K: int
+    layout: Layout
     weights: npt.NDArray[np.float64]
     iterations: int
     beam_size: int

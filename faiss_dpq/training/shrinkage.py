@@ -1,71 +1,139 @@
-"""The factor by which reconstructions are moved towards their centre so that distances to them rank best."""
+"""The parallel weight and the shrinkage by which training vectors rank each other best."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
 from ..codec import Floats, ProgressiveQuantizer
 
-#: The factors that `ranking_shrinkage` chooses from.
+#: The factors that `Ranking.shrinkage` chooses from.
 SHRINKAGES = (1.0, 0.975, 0.95, 0.925, 0.9, 0.875, 0.85, 0.8, 0.75, 0.7)
+#: The weights that `Ranking.parallel_weight` chooses from.
+PARALLEL_WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)
 
-_RANKED = 1 << 16  # training vectors that are ranked
+_RANKED = 1 << 16  # training vectors that are ranked for the shrinkage
 _QUERIES = 2048
+_RANKED_BY_WEIGHT = 1 << 14  # and for every parallel weight, each of which needs them encoded
+_QUERIES_BY_WEIGHT = 1024
 _BLOCK = 64  # queries at a time: 16 MiB of distances
 # Two distances that differ by less than this share of their terms are a tie: rounding alone tells them apart.
 _TIE = 1e-5
 
 
-def ranking_shrinkage(x: Floats, quantizer: ProgressiveQuantizer, beam_size: int, seed: int) -> float:
-    """The factor by which to multiply reconstructions, after centring, so that distances to them rank best.
+class Ranking(NamedTuple):
+    """Training vectors that rank each other by their reconstructions.
 
-    The near neighbours of a vector lie mostly on the side where vectors are dense, towards the centre. Seen from there,
-    the part of the vector's quantization error that points away from the centre counts too much in the distance, and
-    this part makes up much of the differences between the errors of vectors. Moving reconstructions inwards takes from
-    it. On unit vectors, where the best factor is the cosine between a query and its neighbour, that is worth more
-    recall than a tenth less error. On other vectors it may be worth nothing.
+    Some of the vectors are queries, whose nearest neighbours are looked for among the others. What is chosen finds them
+    about as well as the best choice does, within one standard error of the mean reciprocal rank, and changes least; so
+    it changes nothing where all find the same.
 
-    Some of the training vectors are queries, whose nearest neighbours are looked for among the others by their
-    reconstructions, at every factor. Of the factors that find them about as well as the best one does, within one
-    standard error of the mean reciprocal rank, the one that changes least is chosen; so it is 1 where all find the
-    same.
-
-    Parameters
+    Attributes
     ----------
     x : array, shape (n, d), float32
-    quantizer : ProgressiveQuantizer
+    metric : int
+        By which neighbours are nearest.
     beam_size : int
         Of the encoder.
     seed : int
         Of the choice of vectors.
-
-    Returns
-    -------
-    shrinkage : float
-        One of `SHRINKAGES`.
+    origins : array, shape (n, d), float32, optional
+        What x are residuals to, such as centres of lists. For inner products, errors then count along whole vectors.
     """
-    base = x[np.random.default_rng(seed).permutation(len(x))[:_RANKED]]
-    centred = quantizer.decode(quantizer.encode(base, beam_size)) - quantizer.centre
-    norms = np.einsum("ij,ij->i", centred, centred)
-    factors = np.array(SHRINKAGES, np.float32)
-    scores = []
-    for start in range(0, min(len(base), _QUERIES), _BLOCK):
-        queries = base[start : min(start + _BLOCK, _QUERIES)]
-        rows = np.arange(len(queries))
-        exact = faiss.pairwise_distances(queries, base)
-        queries = queries - quantizer.centre
-        products = 2 * queries @ centred.T
-        exact[rows, start + rows] = np.inf  # a vector is not its own neighbour
-        products[rows, start + rows] = -np.inf
-        nearest = exact.argmin(axis=1)
-        # ||q - s r||^2 = ||q||^2 + s (s ||r||^2 - 2 <q, r>), all of them centred
-        of_nearest = factors[:, None] * norms[nearest] - products[rows, nearest]
-        tie = _TIE * (norms[nearest] + np.einsum("ij,ij->i", queries, queries))
-        nearer = [
-            (s * norms - products < bound[:, None]).sum(axis=1)
-            for s, bound in zip(factors, of_nearest - tie, strict=True)
+
+    x: Floats
+    metric: int
+    beam_size: int
+    seed: int
+    origins: Floats | None = None
+
+    def shrinkage(self, quantizer: ProgressiveQuantizer, parallel_weight: float) -> float:
+        """The factor by which to multiply reconstructions, after centring, so that distances to them rank best.
+
+        The near neighbours of a vector lie mostly on the side where vectors are dense, towards the centre. Seen from
+        there, the part of the vector's quantization error that points away from the centre counts too much in the
+        distance, and this part makes up much of the differences between the errors of vectors. Moving reconstructions
+        inwards takes from it. On unit vectors, where the best factor is the cosine between a query and its neighbour,
+        that is worth more recall than a tenth less error. On other vectors it may be worth nothing. For inner products
+        it is 1: no factor changes their order.
+        """
+        if self.metric != faiss.METRIC_L2:
+            return 1.0
+        ranks = self._reciprocal_ranks(quantizer, parallel_weight, _RANKED, _QUERIES)
+        return SHRINKAGES[_first_of_the_best(ranks)]
+
+    def parallel_weight(self, quantizer: ProgressiveQuantizer) -> float:
+        """How much errors along a vector have to count in its encoding so that it is ranked best.
+
+        They change its distance from every query that is not on its way from the centre, others only from some.
+        """
+        by_weight = []
+        for weight in PARALLEL_WEIGHTS:
+            ranks = self._reciprocal_ranks(quantizer, weight, _RANKED_BY_WEIGHT, _QUERIES_BY_WEIGHT)
+            by_weight.append(ranks[ranks.mean(axis=1).argmax()])
+        return PARALLEL_WEIGHTS[_first_of_the_best(np.array(by_weight))]
+
+    def _reciprocal_ranks(
+        self, quantizer: ProgressiveQuantizer, parallel_weight: float, n: int, nq: int
+    ) -> npt.NDArray[np.float64]:
+        """Of the nearest neighbours of some vectors, shape (factors, queries); factors: those worth a comparison."""
+        chosen = np.random.default_rng(self.seed).permutation(len(self.x))[:n]
+        base = self.x[chosen]
+        origins = self.origins[chosen] if self.origins is not None else None
+        whole = None if origins is None or self.metric == faiss.METRIC_L2 else base + origins
+        codes = quantizer.encode(base, self.beam_size, 0.0, parallel_weight, whole)
+        centred = quantizer.decode(codes) - quantizer.centre
+        if origins is not None:
+            centred += origins
+            base = base + origins
+        is_l2 = self.metric == faiss.METRIC_L2
+        norms = np.einsum("ij,ij->i", centred, centred) if is_l2 else np.zeros(len(centred), np.float32)
+        factors = SHRINKAGES if is_l2 else SHRINKAGES[:1]
+        blocks = [
+            _ranks_of_nearest(base, start, min(start + _BLOCK, nq), self.metric, centred, quantizer.centre, norms, factors)
+            for start in range(0, min(len(base), nq), _BLOCK)
         ]
-        scores.append(1 / (1 + np.array(nearer)))
-    by_factor = np.concatenate(scores, axis=1)
-    behind = by_factor[by_factor.mean(axis=1).argmax()] - by_factor
+        return 1 / np.concatenate(blocks, axis=1)
+
+
+def _ranks_of_nearest(
+    base: Floats,
+    start: int,
+    end: int,
+    metric: int,
+    centred: Floats,
+    centre: Floats,
+    norms: Floats,
+    factors: Sequence[float],
+) -> npt.NDArray[np.intp]:
+    """The ranks of the nearest neighbours of base[start:end] by reconstructions: shape (factors, queries)."""
+    queries = base[start:end]
+    rows = np.arange(len(queries))
+    exact = faiss.pairwise_distances(queries, base, metric)
+    if metric != faiss.METRIC_L2:
+        np.negative(exact, out=exact)
+    exact[rows, start + rows] = np.inf  # a vector is not its own neighbour
+    nearest = exact.argmin(axis=1)
+    if metric == faiss.METRIC_L2:
+        queries = queries - centre
+    products = 2 * queries @ centred.T
+    products[rows, start + rows] = -np.inf
+    # ||q - s r||^2 = ||q||^2 + s (s ||r||^2 - 2 <q, r>), all of them centred
+    s = np.array(factors, np.float32)[:, None]
+    of_nearest = s * norms[nearest] - products[rows, nearest]
+    tie = _TIE * (np.einsum("ij,ij->i", centred, centred)[nearest] + np.einsum("ij,ij->i", queries, queries))
+    return np.array(
+        [
+            1 + (factor * norms - products < bound[:, None]).sum(axis=1)
+            for factor, bound in zip(s[:, 0], of_nearest - tie, strict=True)
+        ]
+    )
+
+
+def _first_of_the_best(scores: npt.NDArray[np.float64]) -> int:
+    """The first row of scores, shape (choices, queries), whose mean is within one standard error of the best one's."""
+    behind = scores[scores.mean(axis=1).argmax()] - scores
     allowed = behind.std(axis=1) / np.sqrt(behind.shape[1])
-    return SHRINKAGES[int((behind.mean(axis=1) <= allowed).argmax())]
+    return int((behind.mean(axis=1) <= allowed).argmax())
