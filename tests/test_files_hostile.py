@@ -247,8 +247,6 @@ def test_an_empty_file_is_called_empty(tmp_path):
 
 
 def test_faiss_limits_are_as_before_after_reading():
-    if not hasattr(faiss, "get_deserialization_loop_limit"):
-        pytest.skip("an older FAISS")
     limits = faiss.get_deserialization_loop_limit, faiss.get_deserialization_vector_byte_limit
     before = [limit() for limit in limits]
     faiss_dpq.deserialize_index(faiss_dpq.serialize_index(fuzz.whole("DPQ")))

@@ -274,11 +274,6 @@ def lists():
     return index, faiss.deserialize_index(faiss.serialize_index(index)), pq
 
 
-def has(field):
-    return hasattr(faiss.SearchParametersIVF, field)
-
-
-COUNTS_ADMITTED = pytest.mark.skipif(not has("ensure_topk_full"), reason="from FAISS 1.14.2 on")
 SELECTORS = [
     None,
     faiss.IDSelectorRange(0, 60, True),
@@ -288,7 +283,6 @@ SELECTORS = [
 ]
 
 
-@COUNTS_ADMITTED
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("max_codes", [0, 1, 7, 50, 200, 10_000])
 @pytest.mark.parametrize("selector", range(len(SELECTORS)))
@@ -305,7 +299,6 @@ def test_max_codes_counts_as_faiss_does(lists, selector, max_codes, soft):
     np.testing.assert_array_equal(*everything)
 
 
-@pytest.mark.skipif(not has("max_empty_result_buckets"), reason="a newer field of FAISS's")
 @pytest.mark.parametrize("thresh", [0.5, 4.0, 8.0])
 @pytest.mark.parametrize("empty_lists", [0, 1, 2, 5])
 def test_range_searches_stop_after_empty_lists(lists, empty_lists, thresh):

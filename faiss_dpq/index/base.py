@@ -122,7 +122,7 @@ class Base(faiss.Index):
         if method in _CHANGING:
             self._check_writable(method)
         if numeric_type != faiss.Float32:
-            known = numeric_type in (faiss.Float16, getattr(faiss, "Int8", faiss.Float16))
+            known = numeric_type in (faiss.Float16, faiss.Int8)
             error = RuntimeError if known else ValueError
             raise error(f"{call}: numeric_type is {numeric_type}, only faiss.Float32 is supported")
         x = np.asarray(x)

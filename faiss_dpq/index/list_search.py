@@ -224,9 +224,8 @@ class ListsSearched(Quantized):
                 self._asked_levels(params),
                 selector_of(params),
                 getattr(params, "_sp_field_refs", {}).get("quantizer_params", params.quantizer_params),
-                # Older releases of FAISS have neither.
-                bool(getattr(params, "ensure_topk_full", False)),
-                getattr(params, "max_empty_result_buckets", 0),
+                bool(params.ensure_topk_full),
+                params.max_empty_result_buckets,
             )
         if asked.nprobe < 1:
             raise RuntimeError(f"IndexIVFDPQ: nprobe is {asked.nprobe}, expected at least 1")
@@ -349,7 +348,7 @@ class ListsSearched(Quantized):
 def _scanned_counts(keys: Labels, lists: _kernels.OpenLists, asked: _Search, k: int) -> Labels:
     """How many vectors each query scans of each list, shape (nq, nprobe).
 
-    As in FAISS from 1.14.2 on, only vectors that the selector admits count towards `max_codes`. With `ensure_topk_full`
+    As in FAISS, only vectors that the selector admits count towards `max_codes`. With `ensure_topk_full`
     it is at least k, and a list that has been begun is scanned to its end.
     """
     if not asked.max_codes or (asked.selector is None and not asked.ensure_topk_full):
