@@ -67,6 +67,15 @@ def encode(
     return codes
 
 
+def one_vector_encoder(codebooks: Codebooks, beam_size: int, prefix_weight: float) -> _kernels.OneVectorEncoder | None:
+    """What `encode` does to one vector, with less overhead around it; None where there are no tables for that."""
+    if codebooks.cross_tables is None or not 1 <= beam_size <= MAX_BEAM_SIZE:
+        return None
+    tables = codebooks.panels, codebooks.codeword_norms, codebooks.cross_tables
+    shift = codebooks.centre, codebooks.shrinkage
+    return _kernels.OneVectorEncoder(*tables, codebooks.M, codebooks.nbits, *shift, beam_size, prefix_weight)
+
+
 def centred_and_shrunk(codebooks: Codebooks, x: Floats) -> Floats:
     """The vectors that the centred codewords are to approximate."""
     centred = np.subtract(x, codebooks.centre, order="C")

@@ -7,6 +7,7 @@ from functools import cached_property
 import faiss
 import numpy as np
 
+from .. import _kernels
 from . import encoder, tables
 from .codebooks import Codebooks, Codes, Floats
 
@@ -99,6 +100,10 @@ class ProgressiveQuantizer(Codebooks):
         """
         beam_size = beam_size or encoder.default_beam_size(self.M)
         return encoder.encode(self, x, beam_size, prefix_weight, parallel_weight, whole)
+
+    def one_vector_encoder(self, beam_size: int, prefix_weight: float) -> _kernels.OneVectorEncoder | None:
+        """As `encoder.one_vector_encoder`."""
+        return encoder.one_vector_encoder(self, beam_size, prefix_weight)
 
     def decode(self, codes: Codes) -> Floats:
         """Reconstructions of codes, or of their prefixes.

@@ -7,17 +7,21 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels, training
-from ..codec import Floats, ProgressiveQuantizer
+from ..codec import Floats, ProgressiveQuantizer, threads
 from ..search import lists as scan
 from ..search.derived import Bytes
 from ..search.selection import Labels
 from .base import Base
-from .changes import all_or_nothing, list_sizes, whole_lists
+from .changes import all_or_nothing, list_sizes, under_way, whole_lists
 from .io import clone_index
 from .list_search import ListsSearched
 from .quantized import ADD_BLOCK, Quantized, has_fitting_codes, search_type
 from .registry import stands_for
 from .tensors import accepts_tensors
+
+
+_BEAM = faiss.ResidualQuantizer.max_beam_size.fget
+_DIRECT_MAP = faiss.DirectMap.type.fget
 
 
 @stands_for(faiss.IndexIVFResidualQuantizer, lambda index: has_fitting_codes(index) and index.rq.norm_bits == 0)
@@ -58,6 +62,7 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
 
     # Of lists, in the order of the blocks that are being added to them, as `changes.contents` needs them.
     _sizes_before: list[tuple[Labels, Labels]] | None = None
+    _addition: _kernels.DirectAddition | None = None
     _settings = (
         *Quantized._settings,
         *("max_codes", "parallel_mode", "quantizer_trains_alone"),
@@ -188,8 +193,44 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
                 f"nlist={self.nlist}"
             )
 
+    def add(self, x: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
+        """`Base.add`; after one vector, further ones are added with less around it."""
+        addition = self._addition
+        if addition is not None and numeric_type == faiss.Float32 and not threads.forked:
+            sizes = self._sizes_before if under_way() else None
+            if addition.add(self.this, self._version, self._weights, x, sizes):
+                return
+        super().add(x, numeric_type)
+
     def _add(self, x: Floats) -> None:
         self._store(x, None)
+        if len(x) == 1:
+            self._prepare_addition()
+
+    @property
+    def _weights(self) -> tuple[float, float | None]:
+        return self._prefix_weight, self._parallel_weight
+
+    def _prepare_addition(self) -> None:
+        """Let later additions of one vector go to the kernels at once, where they can."""
+        if self._addition is not None and self._addition.is_good(self.this, self._version, self._weights):
+            return
+        self._addition, known = None, self._current()
+        plain = isinstance(known.coarse, faiss.IndexFlatCodes) and not isinstance(known.coarse, Base)
+        if not plain or known.reader is None or self.direct_map.type != faiss.DirectMap.NoMap or self.parallel_weight:
+            return
+        encoder = self.residual_quantizer.one_vector_encoder(self.beam_size, self._prefix_weight)
+        if encoder is not None:
+            self._addition = _kernels.DirectAddition(
+                self,
+                self.invlists,
+                known.coarse,
+                self._version,
+                self._weights,
+                self._unchanged((self.rq, _BEAM), (self.direct_map, _DIRECT_MAP)),
+                encoder,
+                known.centres,
+            )
 
     def _add_with_ids(self, x: Floats, ids: Labels) -> None:
         self.direct_map.check_can_add(faiss.swig_ptr(ids))

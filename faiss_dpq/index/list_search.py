@@ -314,14 +314,13 @@ class ListsSearched(Quantized):
             known.derived[levels] = scan.DerivedLists(quantizer, centres, levels)
         return known.derived[levels]
 
-    def _unchanged(self, parameters: bool = False) -> _kernels.Unchanged:
+    def _unchanged(self, *more: tuple[Any, Any]) -> _kernels.Unchanged:
+        """Whether codebooks, centres and lists are the same, and what `more` getters of FAISS's objects give."""
         vectors, coarse = [self._sampled_codebooks()], self._coarse_quantizer
         if isinstance(coarse, faiss.IndexFlatCodes):
             vectors.append(_kernels.FaissVector(coarse.codes).sampled(coarse.code_size))
-        getters = _STRUCTURE + parameters * _PARAMETERS
-        return _kernels.Unchanged(
-            vectors, [(self, get) for get in getters], [(self, get) for get in _PARTS if get(self) is not None]
-        )
+        values, pointers = ([(self, get) for get in getters] for getters in (_STRUCTURE, _PARTS))
+        return _kernels.Unchanged(vectors, [*values, *more], [part for part in pointers if part[1](self) is not None])
 
     def _prepare_direct(self, known: _Known, derived: scan.DerivedLists, asked: _Search) -> None:
         """Let later searches of one query, with the same parameters, go to the kernels at once."""
@@ -332,8 +331,9 @@ class ListsSearched(Quantized):
             direct = self._direct = _kernels.DirectSearch(self.this, self._version)
         one_query = direct.scans.get(self._levels)
         if one_query is None or not one_query.is_good():
+            parameters = [(self, get) for get in _PARAMETERS]
             direct.scans[self._levels] = scan.one_query_scan(
-                derived, known.reader, asked.nprobe, asked.max_codes, self._unchanged(parameters=True)
+                derived, known.reader, asked.nprobe, asked.max_codes, self._unchanged(*parameters)
             )
 
     def _checked_keys(self, Iq: npt.ArrayLike, method: str, n: int) -> Labels:
