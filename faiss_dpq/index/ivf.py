@@ -19,7 +19,6 @@ from .quantized import ADD_BLOCK, Quantized, has_fitting_codes, search_type
 from .registry import stands_for
 from .tensors import accepts_tensors
 
-
 _BEAM = faiss.ResidualQuantizer.max_beam_size.fget
 _DIRECT_MAP = faiss.DirectMap.type.fget
 
