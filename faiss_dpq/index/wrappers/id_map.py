@@ -14,11 +14,11 @@ from ..registry import downcast_index, stands_for
 from ..tensors import accepts_tensors, if_any
 from .listed_ids import lists_within, numbered_lists, removal, remove_and_renumber, set_ids
 from .selectors import with_selector
-from .wrapper import Wrapper, set_pointer
+from .wrapper import WrapperOfOne, set_pointer
 
 
 @stands_for(faiss.IndexIDMap)
-class IndexIDMap(Wrapper, faiss.IndexIDMap):
+class IndexIDMap(WrapperOfOne, faiss.IndexIDMap):
     """faiss.IndexIDMap: vectors under ids of one's own.
 
     Selectors in search parameters select by these ids. Unlike FAISS's, `range_search` passes on all search parameters
@@ -33,18 +33,6 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
     def __init__(self, index: faiss.Index) -> None:
         super().__init__(index)
         self._keep(index)
-
-    @property
-    def index(self) -> faiss.Index:
-        """The index within, as the Python object that was put there."""
-        return self._python_object(super().index)
-
-    @index.setter
-    def index(self, index: faiss.Index) -> None:
-        self._replace(faiss.IndexIDMap.index, index)
-
-    def _inner_indexes(self) -> list[faiss.Index]:
-        return [self.index]
 
     @accepts_tensors()
     def train(self, x: npt.ArrayLike, numeric_type: int = faiss.Float32, **options: Any) -> None:
@@ -71,7 +59,7 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
         """
         stand_in = faiss.IndexFlatL2(0)
         stand_in.ntotal = ntotal - len(ids)
-        inner = super().index
+        inner = faiss.IndexIDMap.index.fget(self)
 
         def add() -> None:
             set_pointer(self, faiss.IndexIDMap.index, stand_in)

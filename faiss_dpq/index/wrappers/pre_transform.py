@@ -13,11 +13,11 @@ from ..changes import completed
 from ..registry import downcast_index, stands_for
 from ..tensors import accepts_tensors, if_any
 from .selectors import selected
-from .wrapper import Wrapper, inner_parameters
+from .wrapper import WrapperOfOne, inner_parameters
 
 
 @stands_for(faiss.IndexPreTransform)
-class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
+class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
     """faiss.IndexPreTransform: vectors go through a chain of faiss.VectorTransform (PCA, OPQ, rotation, norm) first.
 
     Parameters
@@ -32,18 +32,6 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._keep(args[-1])
-
-    @property
-    def index(self) -> faiss.Index:
-        """The index within, as the Python object that was put there."""
-        return self._python_object(super().index)
-
-    @index.setter
-    def index(self, index: faiss.Index) -> None:
-        self._replace(faiss.IndexPreTransform.index, index)
-
-    def _inner_indexes(self) -> list[faiss.Index]:
-        return [self.index]
 
     def _transforms(self) -> list[faiss.VectorTransform]:
         return [self.chain.at(i) for i in range(self.chain.size())]

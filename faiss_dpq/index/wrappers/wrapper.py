@@ -80,6 +80,22 @@ class Wrapper(Base):
             self._keep(index)
 
 
+class WrapperOfOne(Wrapper):
+    """A wrapper whose only index within is FAISS's field `index`."""
+
+    @property
+    def index(self) -> faiss.Index:
+        """The index within, as the Python object that was put there."""
+        return self._python_object(super().index)
+
+    @index.setter
+    def index(self, index: faiss.Index) -> None:
+        self._replace(super(WrapperOfOne, type(self)).index, index)
+
+    def _inner_indexes(self) -> list[faiss.Index]:
+        return [self.index]
+
+
 def set_pointer(wrapper: faiss.Index, field: property, index: faiss.Index | None) -> None:
     """Set a pointer of a C++ object, which SWIG takes for a transfer of ownership: it is none."""
     owned = index.thisown if index is not None else False
