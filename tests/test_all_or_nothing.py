@@ -269,3 +269,50 @@ def test_update_by_a_hash_table_is_all_or_nothing():
         if done:
             return
     raise AssertionError("more lines than are interrupted")
+
+
+def graph_within(kind):
+    """A stack around an HNSW graph, from which FAISS can remove nothing, and the graph."""
+    graph = faiss.IndexHNSWFlat(D, 8)
+    if kind == "IDMap":
+        return faiss_dpq.IndexIDMap(graph)
+    if kind == "IDMap2":
+        return faiss_dpq.IndexIDMap2(graph)
+    if kind == "PreTransform":
+        return faiss_dpq.IndexPreTransform(faiss.PCAMatrix(D, D), graph)
+    if kind == "Replicas":
+        index = faiss_dpq.IndexReplicas(D, False)
+        index.add_replica(graph)
+        index.add_replica(faiss.IndexFlat(D))
+        return index
+    index = faiss_dpq.IndexRefine(faiss_dpq.IndexDPQ(D, 2, 4), graph)
+    return faiss_dpq.IndexIDMap2(index) if kind == "IDMap2 of Refine" else index
+
+
+@pytest.mark.parametrize("kind", ["IDMap", "IDMap2", "PreTransform", "Replicas", "Refine", "IDMap2 of Refine"])
+def test_what_cannot_be_taken_back_is_refused_until_a_reset(kind, monkeypatch):
+    index = graph_within(kind)
+    index.train(X)
+
+    def add(x):
+        ids = np.arange(index.ntotal, index.ntotal + len(x))
+        index.add_with_ids(x, ids) if "IDMap" in kind else index.add(x)
+
+    add(X[:100])
+    with monkeypatch.context() as patched:
+        whole = faiss.IndexHNSWFlat.add
+
+        def torn(self, x):
+            whole(self, x)
+            raise KeyboardInterrupt
+
+        patched.setattr(faiss.IndexHNSWFlat, "add", torn)
+        with pytest.raises(KeyboardInterrupt):
+            add(X[100:150])
+    assert index.ntotal == 100
+    for call in (lambda: index.search(X[:2], 3), lambda: index.range_search(X[:2], 1.0), lambda: add(X[:3])):
+        with pytest.raises(RuntimeError, match=r"different numbers of vectors: .*reset\(\)"):
+            call()
+    index.reset()
+    add(X[:100])
+    assert index.search(X[7:8], 1)[1] == 7

@@ -47,7 +47,7 @@ class IndexIDMap(WrapperOfOne, faiss.IndexIDMap):
         self._all_or_untrained(train)
 
     def _add_with_ids(self, x: Floats, ids: Labels) -> None:
-        inner = self.index
+        inner = self._agreeing("add_with_ids")
         inner.add(x)
         self._append_ids(x, ids, inner.ntotal)
 
@@ -156,13 +156,8 @@ class IndexIDMap(WrapperOfOne, faiss.IndexIDMap):
         self._rename(I)
         return D, I, R
 
-    def _agreeing(self, method: str) -> faiss.Index:
-        """The index within, if there is an id for every vector of it."""
-        inner = self.index
-        ntotal, n_ids = inner.ntotal, self.id_map.size()
-        if ntotal != n_ids:
-            self._require_agreement(method, {"id_map": n_ids, "index": ntotal})
-        return inner
+    def _own_count(self) -> tuple[str, int]:
+        return "id_map", self.id_map.size()
 
     def _inner_params(self, params: faiss.SearchParameters | None) -> faiss.SearchParameters | None:
         """The parameters with their selector, if any, applied to this wrapper's ids."""

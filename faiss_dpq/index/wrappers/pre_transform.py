@@ -66,6 +66,13 @@ class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
             for transform in transforms:
                 self.chain.push_back(transform)
 
+    def _prepare_writing(self) -> None:
+        for transform in map(faiss.downcast_VectorTransform, self._transforms()):
+            # FAISS reads no ITQTransform without a mean: an untrained one gets zeros.
+            if isinstance(transform, faiss.ITQTransform) and not transform.is_trained:
+                transform.mean.resize(transform.d_in)
+        super()._prepare_writing()
+
     def _apply(self, x: Floats, method: str) -> Floats:
         self._require_trained(method)
         for transform in self._transforms():
@@ -108,12 +115,12 @@ class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
         self.is_trained = True
 
     def _add(self, x: Floats) -> None:
-        inner = self.index
+        inner = self._agreeing("add")
         inner.add(self._apply(x, "add"))
         self.ntotal = inner.ntotal
 
     def _add_with_ids(self, x: Floats, ids: Labels) -> None:
-        inner = self.index
+        inner = self._agreeing("add_with_ids")
         inner.add_with_ids(self._apply(x, "add_with_ids"), ids)
         self.ntotal = inner.ntotal
 
@@ -144,16 +151,20 @@ class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
         self.index.sa_encode(self._apply(x, "sa_encode"), codes)
 
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
-        return self.index.search(self._apply(x, "search"), k, **if_any(self._inner_params(params)))
+        inner = self._agreeing("search")
+        return inner.search(self._apply(x, "search"), k, **if_any(self._inner_params(params)))
 
     def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
-        return self.index.range_search(self._apply(x, "range_search"), thresh, **if_any(self._inner_params(params)))
+        inner = self._agreeing("range_search")
+        return inner.range_search(self._apply(x, "range_search"), thresh, **if_any(self._inner_params(params)))
 
     def _search_and_reconstruct(
         self, x: Floats, k: int, params: faiss.SearchParameters | None
     ) -> tuple[Floats, Labels, Floats]:
         transformed = self._apply(x, "search_and_reconstruct")
-        D, I, found = self.index.search_and_reconstruct(transformed, k, **if_any(self._inner_params(params)))
+        D, I, found = self._agreeing("search_and_reconstruct").search_and_reconstruct(
+            transformed, k, **if_any(self._inner_params(params))
+        )
         found = found.reshape(len(x) * k, -1)
         for transform in reversed(self._transforms()):
             found = transform.reverse_transform(found)

@@ -91,9 +91,21 @@ class WrapperOfOne(Wrapper):
     @index.setter
     def index(self, index: faiss.Index) -> None:
         self._replace(super(WrapperOfOne, type(self)).index, index)
+        self.ntotal = 0 if index is None else index.ntotal
 
     def _inner_indexes(self) -> list[faiss.Index]:
         return [self.index]
+
+    def _own_count(self) -> tuple[str, int]:
+        """What tells how many vectors this wrapper knows of in the index within: its name, and the number."""
+        return "ntotal", self.ntotal
+
+    def _agreeing(self, method: str) -> faiss.Index:
+        """The index within, if it holds as many vectors as the wrapper knows of."""
+        inner, own = self.index, self._own_count()
+        if inner.ntotal != own[1]:
+            self._require_agreement(method, dict([own, ("index", inner.ntotal)]))
+        return inner
 
 
 def set_pointer(wrapper: faiss.Index, field: property, index: faiss.Index | None) -> None:
