@@ -36,6 +36,8 @@ UNTRAINED = {
     "IMI": lambda: faiss_dpq.index_factory(D, "IMI2x2,DPQ2x4"),
     "PCA": lambda: faiss_dpq.index_factory(D, "PCA8,DPQ2x4"),
     "OPQ, IVF": lambda: faiss_dpq.index_factory(D, "OPQ4_8,IVF8,DPQ2x4"),
+    "ITQ": lambda: faiss_dpq.index_factory(D, "ITQ8,DPQ2x4"),
+    "centring": lambda: faiss_dpq.IndexPreTransform(faiss.CenteringTransform(D), faiss_dpq.IndexDPQ(D, 2, 4)),
     "Refine": lambda: faiss_dpq.index_factory(D, "DPQ2x4,Refine(SQ8)"),
     "IDMap2 of Refine": lambda: faiss_dpq.index_factory(D, "IDMap2,PCA8,IVF8,DPQ2x4,Refine(SQ8)"),
     "Shards": lambda: shards(lambda: faiss_dpq.index_factory(D, "IDMap2,PCA8,IVF8,DPQ2x4")),
@@ -48,7 +50,11 @@ def state(index):
     found = [(type(index).__name__, bool(index.is_trained), index.ntotal)]
     if isinstance(index, faiss.IndexPreTransform):
         transforms = [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
-        found += [(type(t).__name__, t.is_trained, faiss.vector_to_array(t.A).sum()) for t in transforms]
+        matrices = [t.A if hasattr(t, "A") else t.mean for t in transforms]
+        found += [
+            (type(t).__name__, t.is_trained, faiss.vector_to_array(matrix).sum())
+            for t, matrix in zip(transforms, matrices, strict=True)
+        ]
     if isinstance(index, faiss.IndexIVF):
         found += state(faiss_dpq.downcast_index(index.quantizer))
     if hasattr(index, "rq"):

@@ -59,7 +59,7 @@ def test_codes_of_results_are_theirs_where_others_overflow():
     centre.add(np.zeros((1, 2), np.float32))
     index = faiss_dpq.IndexIVFDPQ.from_codebooks(centre, codebooks, faiss.METRIC_INNER_PRODUCT)
     index.add_sa_codes(np.array([[0, 0], [0, 1], [0, 2], [0, 3]], np.uint8)[:, -index.sa_code_size() :])
-    D, I, codes = index.search_and_return_codes(np.array([[1e30, 1e20]], np.float32), 4)
+    _, I, codes = index.search_and_return_codes(np.array([[1e30, 1e20]], np.float32), 4)
     _, ids, R = index.search_and_reconstruct(np.array([[1e30, 1e20]], np.float32), 4)
     assert I.tolist() == ids.tolist() == [[3, 2, 1, -1]]
     assert codes[0, :, 0].tolist() == [3, 2, 1, 255]

@@ -146,7 +146,7 @@ def _look_at_graph(index: faiss.IndexHNSW, role: _Role) -> Iterator[str]:
 
 
 def _look_at_storeys(graph: faiss.HNSW) -> Iterator[str]:
-    """Whether every way on a storey leads to vectors of that storey; FAISS compares only that there are such vectors."""
+    """Whether every way on a storey leads to vectors of it; FAISS asks only whether there are such vectors at all."""
     heights = _values(graph.levels, np.int32)  # the storeys that a vector stands on
     entry, top = graph.entry_point, graph.max_level
     if entry >= 0 and top >= heights[entry]:
