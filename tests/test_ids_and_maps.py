@@ -395,3 +395,16 @@ def test_an_index_without_lists_refuses(call):
     index.train(X, effort="fast")
     with pytest.raises(RuntimeError, match="no inverted lists"):
         index.add(X) if call == "add" else index.search(X, 3)
+
+
+def test_ours_around_the_object_of_a_stock_map_keeps_its_ids_right():
+    stock = faiss.IndexIDMap2(faiss_dpq.index_factory(D, "PCA8,IVF4,DPQ4x4"))
+    stock.train(X[:600])
+    stock.add_with_ids(X[:300], np.arange(300) + 1000)
+    ours = faiss_dpq.downcast_index(stock)
+    assert ours.remove_ids(np.arange(1000, 1150)) == 150
+    stock.add_with_ids(X[300:400], np.arange(100))
+    faiss.extract_index_ivf(stock).nprobe = 4
+    expected = np.concatenate([np.arange(150, 300) + 1000, np.arange(100)])
+    for index in (ours, stock):
+        assert (index.search(X[150:400], 1)[1][:, 0] == expected).mean() > 0.95
