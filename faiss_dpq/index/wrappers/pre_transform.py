@@ -165,7 +165,7 @@ class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
         D, I, found = self._agreeing("search_and_reconstruct").search_and_reconstruct(
             transformed, k, **if_any(self._inner_params(params))
         )
-        found = found.reshape(len(x) * k, -1)
+        found = found.reshape(len(x) * k, transformed.shape[1])
         for transform in reversed(self._transforms()):
             found = transform.reverse_transform(found)
         return D, I, found.reshape(len(x), k, self.d)

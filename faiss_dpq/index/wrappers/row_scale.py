@@ -44,7 +44,7 @@ class _RowwiseMinMax(WrapperOfOne):
 
     def _sa_encode(self, x: Floats, codes: npt.NDArray[np.uint8]) -> None:
         scaled, scales = self._scaled(x)
-        codes[:] = np.hstack([scales.view(np.uint8).reshape(len(x), -1), self.index.sa_encode(scaled)])
+        codes[:] = np.hstack([scales.view(np.uint8), self.index.sa_encode(scaled)])
 
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         raise self._not_searched()
