@@ -86,10 +86,10 @@ cdef class DirectAddition:
         """Whether the index still is what this was made for."""
         return index is self.index and version == self.version and weights == self.weights and self.unchanged.holds()
 
-    def add(self, object index, object version, object weights, object x, list sizes):
+    def add(self, object index, object version, object weights, object x, object ids, list sizes):
         """Store one vector; False, and nothing is changed, where arguments or index take a closer look.
 
-        sizes : where to note which list will grow, and its size before: (numbers, sizes); or None.
+        ids : array of its id, or None: it gets ntotal. sizes : where to note which list will grow, and its size before: (numbers, sizes); or None.
 
         Nothing interrupts this, but for a lack of memory: no signal is handled here.
         """
@@ -99,13 +99,18 @@ cdef class DirectAddition:
         cdef const float *vector = query_of(x, d)
         if vector == NULL or not self.is_good(index, version, weights):
             return False
+        if ids is not None and not (
+            cnp.PyArray_Check(ids) and cnp.PyArray_NDIM(ids) == 1 and cnp.PyArray_DIM(ids, 0) == 1
+            and cnp.PyArray_TYPE(ids) == cnp.NPY_INT64 and cnp.PyArray_ISCARRAY_RO(ids)
+        ):
+            return False
         self.busy = True
         try:
-            return self.added(vector, d, sizes)
+            return self.added(vector, d, None if ids is None else (<int64_t *>cnp.PyArray_DATA(ids))[0], sizes)
         finally:
             self.busy = False
 
-    cdef bint added(self, const float *vector, size_t d, list sizes) except -1:
+    cdef bint added(self, const float *vector, size_t d, object id, list sizes) except -1:
         cdef cnp.ndarray number_array = self.number, code = self.code, own = self.x
         cdef int64_t number
         memcpy(cnp.PyArray_DATA(own), vector, d * sizeof(float))
@@ -118,7 +123,7 @@ cdef class DirectAddition:
         if sizes is not None:
             sizes.append((np.array([number]), np.array([size])))
         try:
-            self.store(self.invlists, number, ntotal, self.code_pointer)
+            self.store(self.invlists, number, ntotal if id is None else id, self.code_pointer)
         except MemoryError:
             self.resize(self.invlists, number, size)
             raise

@@ -51,6 +51,24 @@ def test_one_at_a_time_is_stored_as_together(d, M, nbits, metric, simd):
     assert same(added_in_turn(index, x, 59), together)
 
 
+def test_ids_of_ones_own_are_stored(simd):
+    index = trained(20, 8, 3, 4)
+    x, ids = normal(1, 40, 20), np.arange(40)[::-1] * 11 - 5
+    together = faiss_dpq.clone_index(index)
+    together.add_with_ids(x, ids)
+    _kernels.reset_counters()
+    for row in range(40):
+        index.add_with_ids(x[row : row + 1], ids[row : row + 1] if row % 5 else ids[row : row + 1].tolist())
+    assert _kernels.counters()["added_directly"] == 32
+    assert same(index, together)
+    for wrong in (np.arange(2), np.array([1.5])[:0]):
+        with pytest.raises(AssertionError):
+            index.add_with_ids(x[:1], wrong)
+    with pytest.raises((TypeError, ValueError, AssertionError)):
+        index.add_with_ids(x[:1], None)
+    assert index.ntotal == 40
+
+
 def change_nothing(index):
     pass
 

@@ -194,17 +194,22 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
 
     def add(self, x: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
         """`Base.add`; after one vector, further ones are added with less around it."""
-        addition = self._addition
-        if addition is not None and numeric_type == faiss.Float32 and not threads.forked:
-            sizes = self._sizes_before if under_way() else None
-            if addition.add(self.this, self._version, self._weights, x, sizes):
-                return
-        super().add(x, numeric_type)
+        if not self._added_directly(x, None, numeric_type):
+            super().add(x, numeric_type)
+
+    def add_with_ids(self, x: npt.ArrayLike, ids: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
+        """`Base.add_with_ids`; after one vector, further ones are added with less around it."""
+        if ids is None or not self._added_directly(x, ids, numeric_type):
+            super().add_with_ids(x, ids, numeric_type)
+
+    def _added_directly(self, x: npt.ArrayLike, ids: npt.ArrayLike | None, numeric_type: int) -> bool:
+        if self._addition is None or numeric_type != faiss.Float32 or threads.forked:
+            return False
+        sizes = self._sizes_before if under_way() else None
+        return bool(self._addition.add(self.this, self._version, self._weights, x, ids, sizes))
 
     def _add(self, x: Floats) -> None:
         self._store(x, None)
-        if len(x) == 1:
-            self._prepare_addition()
 
     @property
     def _weights(self) -> tuple[float, float | None]:
@@ -241,6 +246,8 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         for start in range(0, len(x), ADD_BLOCK):
             block = x[start : start + ADD_BLOCK]
             self._store_block(quantizer, block, None if ids is None else ids[start : start + ADD_BLOCK])
+        if len(x) == 1:
+            self._prepare_addition()
 
     def _store_block(self, quantizer: ProgressiveQuantizer, x: Floats, ids: Labels | None) -> None:
         lists = self._assigned(x)
