@@ -89,7 +89,8 @@ cdef class DirectAddition:
     def add(self, object index, object version, object weights, object x, object ids, list sizes):
         """Store one vector; False, and nothing is changed, where arguments or index take a closer look.
 
-        ids : array of its id, or None: it gets ntotal. sizes : where to note which list will grow, and its size before: (numbers, sizes); or None.
+        ids : array of its id, or None: it gets ntotal.
+        sizes : where to note which list will grow, and its size before: (numbers, sizes); or None.
 
         Nothing interrupts this, but for a lack of memory: no signal is handled here.
         """
