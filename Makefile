@@ -11,6 +11,12 @@ BUILD_INPUTS := pyproject.toml setup.py constraints.txt \
 CYTHON_SOURCES := $(wildcard cython_kernels/*.pyx cython_kernels/*.pxd cython_kernels/*.pxi)
 PYTHON_SOURCES := setup.py faiss_dpq tests bench
 
+# The lowest FAISS that pyproject.toml allows. Not tested with it again: networks, which are torch's, and distributions,
+# which install the newest.
+LOWEST_FAISS := $(shell sed -n 's/.*"faiss-cpu>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+LOWEST       := $(CURDIR)/$(VENV)/faiss-$(LOWEST_FAISS)
+LEFT_OUT     := -m 'not slow' --ignore-glob='tests/test_nn_*'
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format dist clean
 
@@ -24,8 +30,10 @@ demo test: export OMP_WAIT_POLICY := passive
 demo: $(VENV)/demo.stamp ## Compare IndexDPQ with FAISS's quantizers on real vectors.
 	$(BIN)/faiss-dpq demo
 
-test: lint ## Lint and run all tests.
+test: lint $(LOWEST) ## Lint; run all tests with the newest FAISS, then those that use FAISS with the lowest allowed.
 	$(BIN)/python -m pytest -q -n auto
+	PYTHONPATH=$(LOWEST) $(BIN)/python -c 'import faiss; assert faiss.__version__ == "$(LOWEST_FAISS)"'
+	PYTHONPATH=$(LOWEST) $(BIN)/python -m pytest -q -n auto $(LEFT_OUT)
 
 # cython-lint runs the pycodestyle that it finds on the PATH.
 lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -45,6 +53,10 @@ dist: $(VENV)/test.stamp ## Build the sdist and the wheel into dist/.
 
 clean: ## Remove everything that was built.
 	rm -rf $(VENV) build dist faiss_dpq.egg-info faiss_dpq/_kernels*.so
+
+# In front of the environment's own on Python's path; all else is the environment's.
+$(LOWEST): | $(BIN)/pip
+	$(PIP) --no-deps --target $@ faiss-cpu==$(LOWEST_FAISS)
 
 # One environment serves both; a stamp is newer than all that its installation was made from.
 $(BIN)/pip:

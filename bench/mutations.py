@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 PATHS, EXACT = "tests/test_fast_paths.py", "tests/test_exactness.py"
+GROWTH, ADDITIONS = "tests/test_ivf_growth.py", "tests/test_single_additions.py"
 STALE, TIES = "tests/test_staleness.py", "tests/test_ties.py"
 
 
@@ -52,11 +53,24 @@ MUTATIONS = [
     _c("single without sample", "scan_single_impl.h", "dpq_topk_end(&search->top) == k", "0", PATHS),
     _c("batch without bytes", "scan_batch_impl.h", "g->bytes ? 0 : 0xff", "0xff", PATHS),
     _c("single without bytes", "scan_single_impl.h", "&& db->n >= SINGLE_MIN_SAMPLED_N;", "&& 0;", PATHS),
+    _c("lists never grow", "lists_growth.pxi", "if not self.allowed:", "if True:", GROWTH),
+    _c("never added directly", "addition.pxi", "if self.busy or", "if True or", ADDITIONS),
     _c("never direct", "scan.pxi", "if scan is None or this", "if True or this", PATHS),
     # Staleness.
     _c("no sample of codes", "memory.pxi", "if self.digest_of(rows) != self.digest:", "if False:", STALE),
     _c("no last turn in samples", "memory.pxi", "max(self.turn, 1) - 1", "0", STALE),
-    _c("no sample of lists", "lists.pxi", "or self.digests[number, 0] != digests[0]", "", STALE),
+    _c("no sample of lists", "lists.pxi", "and self.digests[number, 0] == digests[0]", "", STALE),
+    _c(
+        "no sample of lists that grow", "lists.pxi", "return self.digests[number, 0] == before[0] and", "return", GROWTH
+    ),
+    _c("grid of lists that grow", "lists_derived.h", "|| low < db->term_min ||", "||", GROWTH),
+    _c(
+        "radius of lists that grow",
+        "lists_growth.pxi",
+        "max(radius, self.radius[number])",
+        "self.radius[number]",
+        GROWTH,
+    ),
     _py("no version", "index/base.py", "self._version += 1", "pass", STALE),
     # Margins.
     _c("sum_error", "scan_bound.h", "double sum_error = 1.01 *", "double sum_error = 0 *", EXACT),

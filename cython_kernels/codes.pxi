@@ -29,20 +29,26 @@ def unpack_codes(const uint8_t[:, ::1] packed, size_t levels, size_t nbits):
     return unpacked
 
 
+cdef void pack_code(const uint16_t *code, size_t levels, size_t nbits, uint8_t *out) noexcept nogil:
+    cdef size_t l, bit
+    cdef uint32_t shifted
+    memset(out, 0, (levels * nbits + 7) // 8)
+    for l in range(levels):
+        bit = l * nbits
+        shifted = <uint32_t>code[l] << (bit & 7)
+        out[bit >> 3] |= <uint8_t>shifted
+        if shifted >> 8:
+            out[(bit >> 3) + 1] |= <uint8_t>(shifted >> 8)
+        if shifted >> 16:
+            out[(bit >> 3) + 2] |= <uint8_t>(shifted >> 16)
+
+
 def pack_codes(const uint16_t[:, ::1] codes, size_t nbits):
     """Codeword numbers (n, M) as packed codes, uint8 (n, ceil(M * nbits / 8))."""
-    cdef size_t n = codes.shape[0], M = codes.shape[1], v, l, bit
-    cdef uint32_t shifted
-    packed = np.zeros((n, (M * nbits + 7) // 8), np.uint8)
+    cdef size_t n = codes.shape[0], M = codes.shape[1], v
+    packed = np.empty((n, (M * nbits + 7) // 8), np.uint8)
     cdef uint8_t[:, ::1] out = packed
     with nogil:
         for v in range(n):
-            for l in range(M):
-                bit = l * nbits
-                shifted = <uint32_t>codes[v, l] << (bit & 7)
-                out[v, bit >> 3] |= <uint8_t>shifted
-                if shifted >> 8:
-                    out[v, (bit >> 3) + 1] |= <uint8_t>(shifted >> 8)
-                if shifted >> 16:
-                    out[v, (bit >> 3) + 2] |= <uint8_t>(shifted >> 16)
+            pack_code(&codes[v, 0], M, nbits, &out[v, 0])
     return packed

@@ -6,6 +6,8 @@ cdef struct record:
     uint64_t lists_alone, lists_together  # calls: whose queries scanned all their lists alone; some together
     uint64_t few_probes, direct, direct_lists  # calls of ListScan.search_few, OneQueryCodeScan, OneQueryListScan
     uint64_t most_threads  # of threads.c, the caller among them, that took part in the scan of one query
+    uint64_t added_directly  # calls of DirectAddition
+    uint64_t grown  # vectors that were added to what is derived from a list, in place of deriving all of it anew
     uint64_t guessed, repeated  # vectors, at each level, for which the encoder's guessed limit was enough, or too low
 
 cdef record counted

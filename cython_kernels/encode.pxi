@@ -1,6 +1,140 @@
 # Encode: beam search over the levels, on tables alone.
 
 
+cdef struct encoding:  # what vectors are encoded by, as `encode_from_tables` describes it; NULL for None
+    size_t d, M, K, beam_size, block_size
+    const float *panels
+    const float *bias
+    const float *cross
+    const float *own_offsets
+    float prefix_weight
+    dpq_limit_guess *guesses  # [M], of the vectors before; NULL: each block begins without
+
+
+cdef struct encoding_work:
+    float *tables  # [block_size][ldt]
+    float *own_tables  # likewise
+    uint16_t *codes[2]  # [block_size][beam_size][M], of the beam before and after a level
+    float *scores[2]  # [block_size][beam_size]
+    float *debts[2]
+    float *parallels[2]
+    float *norms  # [block_size]
+    dpq_encode_step step  # with its own scratch
+
+
+cdef size_t lay_out_encoding(const encoding *by, uint8_t *memory, encoding_work *work) noexcept nogil:
+    """Cut memory of this many bytes; NULL: only its size."""
+    cdef size_t ldt = panels_of_level(by.K) * DPQ_PANEL, K = by.K, width = by.beam_size, side
+    cdef size_t entries = by.block_size * width
+    cdef uint8_t *at = memory
+    work.tables = work.own_tables = <float *>take(&at, by.block_size * ldt * sizeof(float))
+    if by.own_offsets != NULL:
+        work.own_tables = <float *>take(&at, by.block_size * ldt * sizeof(float))
+    for side in range(2):
+        work.codes[side] = <uint16_t *>take(&at, entries * by.M * sizeof(uint16_t))
+        work.scores[side] = <float *>take(&at, entries * sizeof(float))
+        work.debts[side] = <float *>take(&at, entries * sizeof(float))
+        work.parallels[side] = <float *>take(&at, entries * sizeof(float))
+    work.norms = <float *>take(&at, by.block_size * sizeof(float))
+    work.step.products = <float *>take(&at, K * sizeof(float))
+    work.step.rows = <const float **>take(&at, by.M * sizeof(float *))
+    work.step.partial = <float *>take(&at, by.M * K * sizeof(float))
+    work.step.slots = <uint32_t *>take(&at, (width + width * K) * sizeof(uint32_t))
+    work.step.scores = <float *>take(&at, (width * K + 16 + 4 * (width + 16)) * sizeof(float))
+    return at - memory + 64
+
+
+cdef size_t panels_of_level(size_t K) noexcept nogil:
+    """A level's codewords lie in so many panels, at most one of them begun by the level before."""
+    return (K + DPQ_PANEL - 1) // DPQ_PANEL
+
+
+cdef void encode_block(const encoding *by, encoding_work *work, const float *x, const float *own,
+                       const float *directions, float *parallels, size_t n, uint16_t *codes) noexcept nogil:
+    """Codes of n <= block_size vectors, and what is left of their parallel errors.
+
+    Levels run outside and the vectors inside: a level's cross tables are read many times in a row.
+    """
+    cdef size_t d = by.d, K = by.K, M = by.M, ldt = panels_of_level(K) * DPQ_PANEL, i, j, level, panel, n_panels
+    cdef dpq_encode_step *step = &work.step
+    cdef int side = 0
+    cdef double norm
+    step.n, step.K, step.code_stride, step.vector_stride, step.own_stride = n, K, M, ldt, ldt
+    step.beam_stride = 0
+    step.beam_in = 1
+    step.cross = by.cross
+    step.prefix_weight = by.prefix_weight
+    step.directions = directions
+    step.norms = work.norms
+    step.parents_out = NULL
+    for i in range(n):
+        norm = 0  # only guesses depend on it
+        for j in range(d):
+            norm += x[i * d + j] * x[i * d + j]
+        work.norms[i] = <float>norm
+    memset(work.scores[0], 0, n * sizeof(float))
+    memset(work.debts[0], 0, n * sizeof(float))
+    if directions != NULL:
+        memcpy(work.parallels[0], parallels, n * sizeof(float))
+        for i in range(n):
+            work.scores[0][i] = parallels[i] * parallels[i]
+    for level in range(M):
+        panel = level * K // DPQ_PANEL
+        n_panels = ((level + 1) * K + DPQ_PANEL - 1) // DPQ_PANEL - panel
+        kernels.linear(
+            x, n, d, by.panels + panel * d * DPQ_PANEL, n_panels, by.bias + panel * DPQ_PANEL, -2, work.tables, ldt
+        )
+        step.level = level
+        step.guess = NULL if by.guesses == NULL else by.guesses + level
+        step.tables = work.tables + level * K - panel * DPQ_PANEL
+        if own != NULL:
+            kernels.linear(
+                own, n, d, by.panels + panel * d * DPQ_PANEL, n_panels, by.bias + panel * DPQ_PANEL, -2,
+                work.own_tables, ldt,
+            )
+        if directions != NULL:
+            step.own_tables = (work.tables if own == NULL else work.own_tables) + level * K - panel * DPQ_PANEL
+            step.own_offsets = by.own_offsets + level * K
+        step.codes_in, step.scores_in = work.codes[side], work.scores[side]
+        step.debts_in, step.parallels_in = work.debts[side], work.parallels[side]
+        side = 1 - side
+        # Entry counts are those of a full tree until it outgrows the beam; one code is left at the end.
+        step.beam_out = 1 if level + 1 == M else min(by.beam_size, step.beam_in * K)
+        step.codes_out, step.scores_out = work.codes[side], work.scores[side]
+        step.debts_out, step.parallels_out = work.debts[side], work.parallels[side]
+        kernels.encode_level(step)
+        step.beam_in = step.beam_out
+    memcpy(codes, work.codes[side], n * M * sizeof(uint16_t))
+    if directions != NULL:
+        memcpy(parallels, work.parallels[side], n * sizeof(float))
+
+
+cdef void find_direction(const float *vector, const float *target, size_t d, float weight, float least,
+                         float *direction, float *parallel) noexcept nogil:
+    """sqrt(weight) / ||vector||, 0 for vectors shorter than `least`, and that times <vector, target>."""
+    cdef double length = 0, product = 0
+    cdef size_t j
+    for j in range(d):
+        length += <double>vector[j] * vector[j]
+        product += <double>vector[j] * target[j]
+    length = sqrt(length)
+    direction[0] = <float>(sqrt(<double>weight) / length) if length > least else 0
+    parallel[0] = direction[0] * <float>product
+
+
+def find_directions(const float[:, ::1] vectors, const float[:, ::1] targets, float weight, float least):
+    """`directions` and `parallels` of `encode_from_tables`, before any codeword is chosen."""
+    cdef size_t n = vectors.shape[0], i
+    directions, parallels = np.empty(n, np.float32), np.empty(n, np.float32)
+    cdef float[::1] of_vectors = directions, of_targets = parallels
+    with nogil:
+        for i in range(n):
+            find_direction(
+                &vectors[i, 0], &targets[i, 0], vectors.shape[1], weight, least, &of_vectors[i], &of_targets[i]
+            )
+    return directions, parallels
+
+
 def encode_from_tables(
     const float[:, ::1] x,
     const float[:, :, ::1] panels,
@@ -26,96 +160,31 @@ def encode_from_tables(
     Where `directions` (n,) is not None, these errors include the square of a parallel error: of `parallels` (n,) less
     direction * (own_offsets - score / 2) of every codeword chosen. The scores are those against `own` (n, d), if it is
     not None. `parallels` is left with the parallel errors of the codes.
-
-    Levels run outside and the vectors of a block inside: a level's cross tables are read many times in a row.
     """
-    cdef size_t n = x.shape[0], d = x.shape[1], start, here, i, level, panel, end_panel
-    # A level's codewords lie in these panels, at most one of them begun by the level before.
-    cdef size_t ldt = (K + DPQ_PANEL - 1) // DPQ_PANEL * DPQ_PANEL
-    cdef float[:, ::1] tables = aligned_empty((block_size, ldt))
-    cdef uint16_t[:, :, :, ::1] beam_codes = np.zeros((2, block_size, beam_size, M), np.uint16)
-    cdef float[:, :, ::1] beam_scores = np.zeros((2, block_size, beam_size), np.float32)
-    cdef float[:, :, ::1] beam_debts = np.zeros((2, block_size, beam_size), np.float32)
-    cdef float[:, :, ::1] beam_parallels = np.empty((2, block_size, beam_size), np.float32)
-    cdef float[:, ::1] own_tables = aligned_empty((block_size, ldt)) if own is not None else tables
-    cdef float[::1] products = aligned_empty(K)
-    cdef float[::1] norms = np.einsum("ij,ij->i", x, x)
-    cdef uintptr_t[::1] rows = np.empty(M, np.uintp)
-    cdef float[::1] partial = aligned_empty(M * K)
-    cdef uint32_t[::1] slots = np.empty(beam_size + beam_size * K, np.uint32)
-    cdef float[::1] scores = aligned_empty(beam_size * K + 16 + 4 * (beam_size + 16))
-    cdef dpq_encode_step step
+    cdef size_t n = x.shape[0], d = x.shape[1], start
+    cdef encoding by
+    cdef encoding_work work
     cdef dpq_guesses guesses
-    cdef int side
     if n == 0:
         return
-    step.K = K
-    step.code_stride = M
-    step.vector_stride = ldt
-    step.beam_stride = 0
-    step.cross = &cross[0, 0, 0]
-    step.prefix_weight = prefix_weight
-    step.directions = NULL
-    step.own_stride = ldt
-    step.products = &products[0]
-    step.rows = <const float **>&rows[0]
-    step.partial = &partial[0]
-    step.slots = &slots[0]
-    step.scores = &scores[0]
-    step.parents_out = NULL
+    by.d, by.M, by.K, by.beam_size, by.block_size = d, M, K, beam_size, block_size
+    by.panels, by.bias = &panels[0, 0, 0], &bias[0]
+    by.cross = &cross[0, 0, 0] if cross.shape[0] else NULL
+    by.own_offsets = NULL if own_offsets is None else &own_offsets[0]
+    by.prefix_weight, by.guesses = prefix_weight, NULL
+    cdef Scratch scratch = Scratch(lay_out_encoding(&by, NULL, &work))
+    lay_out_encoding(&by, scratch.memory, &work)
     memset(&guesses, 0, sizeof(guesses))
-    step.guesses = &guesses
+    work.step.guesses = &guesses
     with nogil:
         start = 0
         while start < n:
-            here = min(block_size, n - start)
-            step.n = here
-            step.norms = &norms[start]
-            step.beam_in = 1
-            side = 0
-            memset(&beam_scores[0, 0, 0], 0, here * sizeof(float))
-            memset(&beam_debts[0, 0, 0], 0, here * sizeof(float))
-            if directions is not None:
-                step.directions = &directions[start]
-                memcpy(&beam_parallels[0, 0, 0], &parallels[start], here * sizeof(float))
-                for i in range(here):
-                    (&beam_scores[0, 0, 0])[i] = parallels[start + i] * parallels[start + i]
-            for level in range(M):
-                panel = level * K // DPQ_PANEL
-                end_panel = ((level + 1) * K + DPQ_PANEL - 1) // DPQ_PANEL
-                kernels.linear(
-                    &x[start, 0], here, d, &panels[panel, 0, 0], end_panel - panel, &bias[panel * DPQ_PANEL], -2,
-                    &tables[0, 0], ldt,
-                )
-                step.level = level
-                step.tables = &tables[0, level * K - panel * DPQ_PANEL]
-                if own is not None:
-                    kernels.linear(
-                        &own[start, 0], here, d, &panels[panel, 0, 0], end_panel - panel, &bias[panel * DPQ_PANEL], -2,
-                        &own_tables[0, 0], ldt,
-                    )
-                if directions is not None:
-                    step.own_tables = &own_tables[0, level * K - panel * DPQ_PANEL]
-                    step.own_offsets = &own_offsets[level * K]
-                step.codes_in = &beam_codes[side, 0, 0, 0]
-                step.scores_in = &beam_scores[side, 0, 0]
-                step.debts_in = &beam_debts[side, 0, 0]
-                step.parallels_in = &beam_parallels[side, 0, 0]
-                side = 1 - side
-                # Entry counts are those of a full tree until it outgrows the beam; one code is left at the end.
-                step.beam_out = 1 if level + 1 == M else min(beam_size, step.beam_in * K)
-                step.codes_out = &beam_codes[side, 0, 0, 0]
-                step.scores_out = &beam_scores[side, 0, 0]
-                step.debts_out = &beam_debts[side, 0, 0]
-                step.parallels_out = &beam_parallels[side, 0, 0]
-                kernels.encode_level(&step)
-                step.beam_in = step.beam_out
-            if directions is not None:
-                memcpy(&parallels[start], &beam_parallels[side, 0, 0], here * sizeof(float))
-            for i in range(here):
-                for level in range(M):
-                    codes[start + i, level] = (&beam_codes[side, 0, 0, 0])[i * M + level]
-            start += here
+            encode_block(
+                &by, &work, &x[start, 0], NULL if own is None else &own[start, 0],
+                NULL if directions is None else &directions[start], NULL if directions is None else &parallels[start],
+                min(block_size, n - start), &codes[start, 0],
+            )
+            start += block_size
     count_guesses(&guesses)
 
 
@@ -176,6 +245,7 @@ def encode_level_from_residuals(
     step.codes_out = &codes_out[0, 0, 0]
     step.scores_out = &scores_out[0, 0]
     step.parents_out = &parents_out[0, 0]
+    step.guess = NULL
     step.rows = NULL
     step.partial = NULL
     step.slots = &slots[0]

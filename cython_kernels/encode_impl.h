@@ -230,20 +230,13 @@ DPQ_INLINE void extend_beam(const dpq_encode_step *step, size_t v, const uint16_
     }
 }
 
-/* The limits that would have been right for the vectors before, as multiples of the mean error of their beams: a
- * running mean, and the running mean of deviations from it. */
-typedef struct {
-    float mean, deviation;
-    int known;
-} limit_guess;
-
-DPQ_INLINE float guessed_limit(const limit_guess *guess, float error, float norm)
+DPQ_INLINE float guessed_limit(const dpq_limit_guess *guess, float error, float norm)
 {
     return guess->known ? (guess->mean + 2.25f * guess->deviation) * error - norm : INFINITY;
 }
 
 /* `multiple` would have been right for one more vector. */
-DPQ_INLINE void learn(limit_guess *guess, float multiple)
+DPQ_INLINE void learn(dpq_limit_guess *guess, float multiple)
 {
     const float rate = guess->known ? 1.0f / 32 : 1;
     const float surprise = multiple - guess->mean;
@@ -274,7 +267,7 @@ static void encode_level(const dpq_encode_step *step)
 {
     const size_t K = step->K, code_stride = step->code_stride, n = step->beam_in * K, wanted = step->beam_out;
     candidates kept = {.scores = step->scores, .places = step->slots + wanted, .minima = step->scores + n + DPQ_FW};
-    limit_guess guess = {0};
+    dpq_limit_guess none = {0}, *guess = step->guess ? step->guess : &none;
     for (size_t v = 0; v < step->n; v++) {
         const uint16_t *codes_in = step->codes_in + v * step->beam_in * code_stride;
         float *const scores_out = step->scores_out + v * wanted;
@@ -282,16 +275,16 @@ static void encode_level(const dpq_encode_step *step)
         const float error = mean_of(step->scores_in + v * step->beam_in, step->beam_in) + norm;
         if (step->directions)
             find_products(step, v);
-        kept.limit = guessed_limit(&guess, error, norm);
+        kept.limit = guessed_limit(guess, error, norm);
         extend_beam(step, v, codes_in, &kept);
-        if (guess.known)
+        if (guess->known)
             *(kept.count < wanted ? &step->guesses->too_low : &step->guesses->enough) += 1;
         if (kept.count < wanted) {
             kept.limit = INFINITY;
             extend_beam(step, v, codes_in, &kept);
         }
         select_best(&kept, wanted, step->slots, scores_out);
-        learn(&guess, (greatest_of(scores_out, wanted) + norm) / error);
+        learn(guess, (greatest_of(scores_out, wanted) + norm) / error);
         for (size_t b = 0; b < wanted; b++) {
             uint16_t *code = step->codes_out + (v * wanted + b) * code_stride;
             const size_t parent = step->slots[b] / K;

@@ -13,6 +13,13 @@ typedef struct {
     uint64_t enough, too_low;
 } dpq_guesses;
 
+/* The limits that would have been right for the vectors before, as multiples of the mean error of their beams: a
+ * running mean, and the running mean of deviations from it. */
+typedef struct {
+    float mean, deviation;
+    int known;
+} dpq_limit_guess;
+
 /* One step of the beam search: every vector of a block gets its codewords of one level. See encode_impl.h.
  *
  * The score of a beam entry is its squared error less the vector's squared norm (of its own residual, where `cross` is
@@ -45,6 +52,7 @@ typedef struct {
     float *partial;           /* scratch [level][K] */
     uint32_t *slots;          /* scratch [beam_out + beam_in * K] */
     float *scores;            /* scratch [beam_in * K + 16 + 4 * (beam_out + 16)] */
+    dpq_limit_guess *guess;   /* of vectors before, at this level; brought up to date; NULL: begin without */
     dpq_guesses *guesses;     /* added to */
 } dpq_encode_step;
 

@@ -23,6 +23,13 @@ def least_rows(
             dpq_least_scores(&scores[q, 0], n, k, &keys[0], &out[q, 0])
 
 
+cdef enum:
+    # Vectors of a list that are added to what is derived from it, with the GIL, where the search is of few queries, and
+    # where it is of many: more are worth several threads.
+    MOST_ADDED = 1024
+    MOST_ADDED_OF_MANY = 16
+
+
 cdef struct query_work:
     float *tables  # [nq][panels * 16]
     float *turned  # what making them needs
@@ -44,8 +51,10 @@ cdef class ListScan:
     """Search of inverted lists at one prefix length: what stays the same from search to search.
 
     tables : how the queries' tables are made.
-    sizes, digests : (nlist,) and (nlist, 2), of the lists that all this was derived from; changed by the owner. A size
-        of -1 says none. Digests are of a sample of the list and, with FAISS_DPQ_CHECK=full, of all of its codes.
+    growth : how to derive what is missing of a list that was added to.
+    sizes, digests : (nlist,) and (nlist, 2), of the lists that all this was derived from; changed here and by the
+        owner. A size of -1 says none. Digests are of a sample of the list and, with FAISS_DPQ_CHECK=full, of all of its
+        codes.
     centres : (nlist, stride), zero-padded to a multiple of 16.
     The other arrays, (nlist,), are those of dpq_lists.h.
     """
@@ -53,17 +62,19 @@ cdef class ListScan:
     cdef dpq_lists lists
     cdef QueryTables tables
     cdef bint checks_all
-    cdef const int64_t[::1] sizes
-    cdef const uint64_t[:, ::1] digests
+    cdef int64_t[::1] sizes
+    cdef uint64_t[:, ::1] digests
+    cdef ListGrowth growth
     cdef object kept
 
     def __init__(
         self,
         QueryTables tables,
+        ListGrowth growth,
         size_t nbits,
         size_t levels,
-        const int64_t[::1] sizes,
-        const uint64_t[:, ::1] digests,
+        int64_t[::1] sizes,
+        uint64_t[:, ::1] digests,
         const float[:, ::1] centres,
         const uint64_t[::1] bins,
         const uint64_t[::1] terms,
@@ -74,7 +85,8 @@ cdef class ListScan:
         const float[::1] errors,
     ):
         self.kept = (centres, bins, terms, term_min, term_step, term_magnitude, radius, errors)
-        self.tables, self.sizes, self.digests, self.checks_all = tables, sizes, digests, checks_everything()
+        self.tables, self.growth, self.checks_all = tables, growth, checks_everything()
+        self.sizes, self.digests = sizes, digests
         memset(&self.lists, 0, sizeof(self.lists))
         self.lists.bins = &bins[0]
         self.lists.terms = NULL if tables.inner_product else &terms[0]
@@ -90,30 +102,53 @@ cdef class ListScan:
         self.lists.levels = levels
 
     def changed(self, lists, uint64_t[:, ::1] out):
-        """Which open lists are not those that all is derived from: their numbers. out: the digests, by number."""
+        """Which open lists are not those that all is derived from: their numbers. out: the digests, by number.
+
+        To lists that only a few vectors were added to, what is missing is added here.
+        """
         cdef const int64_t[::1] numbers = lists.numbers, sizes = lists.sizes
         cdef const uint64_t[::1] codes = lists.codes, ids = lists.ids
         cdef size_t i, found = 0, code_size = lists.code_size
         cdef int64_t[::1] changed = np.empty(numbers.shape[0], np.int64)
         for i in range(<size_t>numbers.shape[0]):
             number = numbers[i]
-            if not self.is_known(number, sizes[number], codes[number], ids[number], code_size, &out[number, 0]):
+            if not self.is_known(
+                number, sizes[number], codes[number], ids[number], code_size, MOST_ADDED_OF_MANY, &out[number, 0]
+            ):
                 changed[found] = number
                 found += 1
         return np.asarray(changed[:found])
 
     cdef bint is_known(self, int64_t number, int64_t size, uint64_t codes, uint64_t ids, size_t code_size,
-                       uint64_t *digests) noexcept nogil:
-        """Whether a list is the one that all is derived from. digests : written."""
-        digests[0] = list_digest(codes, ids, size, code_size)
-        digests[1] = digest_of_all(<const uint8_t *><uintptr_t>codes, size, code_size) if self.checks_all else 0
-        if self.sizes[number] != size or self.digests[number, 0] != digests[0]:
-            return False
-        if self.digests[number, 1] != digests[1]:
-            with gil:
+                       size_t most_added, uint64_t *digests) except -1:
+        """Whether a list is the one that all is derived from, or has become so by what is derived here of `most_added`
+        vectors or fewer. digests : written."""
+        cdef int64_t known = self.sizes[number]
+        self.digest(codes, ids, size, code_size, digests)
+        if known == size and self.digests[number, 0] == digests[0]:
+            if self.digests[number, 1] != digests[1]:
                 warn_of_writes()
+                return False
+            return True
+        if not 0 < known < size or not self.begins_as_known(number, known, codes, ids, code_size):
+            known = 0
+        if size - known > <int64_t>most_added:
             return False
+        if size > known and not self.growth.grow(number, codes, code_size, known, size):
+            return False
+        self.sizes[number], self.digests[number, 0], self.digests[number, 1] = size, digests[0], digests[1]
         return True
+
+    cdef bint begins_as_known(self, int64_t number, int64_t known, uint64_t codes, uint64_t ids,
+                              size_t code_size) noexcept nogil:
+        """Whether all is derived from the first `known` vectors of a list."""
+        cdef uint64_t before[2]
+        self.digest(codes, ids, known, code_size, before)
+        return self.digests[number, 0] == before[0] and self.digests[number, 1] == before[1]
+
+    cdef void digest(self, uint64_t codes, uint64_t ids, size_t n, size_t code_size, uint64_t *out) noexcept nogil:
+        out[0] = list_digest(codes, ids, n, code_size)
+        out[1] = digest_of_all(<const uint8_t *><uintptr_t>codes, n, code_size) if self.checks_all else 0
 
     def search(self, lists, const float[:, ::1] xq, const int64_t[:, ::1] keys, const int64_t[:, ::1] counts,
                float[:, ::1] distances, int64_t[:, ::1] labels, int64_t[:, ::1] places):
@@ -207,7 +242,7 @@ cdef class ListScan:
         return True
 
     cdef bint count(self, const dpq_lists *lists, const dpq_probes *probes, const uint64_t *ids, size_t max_codes,
-                    int64_t *counts) noexcept nogil:
+                    int64_t *counts) except -1:
         """How many vectors a query scans of each of its lists; False if a list has changed, or they are too many."""
         cdef size_t q, p, i, size, left, total
         cdef int64_t key
@@ -222,7 +257,9 @@ cdef class ListScan:
                 if key < 0:
                     continue
                 size = lists.sizes[key]
-                if not self.is_known(key, size, lists.codes[key], ids[key], lists.code_size, digests):
+                if not self.is_known(
+                    key, size, lists.codes[key], ids[key], lists.code_size, MOST_ADDED, digests
+                ):
                     return False
                 counts[i] = min(size, left)
                 left -= counts[i]

@@ -3,7 +3,7 @@
 cdef extern from "lists_derived.h" nogil:
     float dpq_list_terms(
         const dpq_database *db, const float *cross, const float *products, const float *codeword_norms, float error,
-        float *terms,
+        size_t first, float *terms,
     )
     float dpq_list_bins(dpq_database *db, uint8_t *bins)
 
@@ -174,7 +174,7 @@ def list_terms(
     if cross is not None:
         pairs = &cross[0, 0, 0] if cross.shape[0] else &nothing
     with nogil:
-        radius = dpq_list_terms(&db, pairs, &products[0], &codeword_norms[0], error, out)
+        radius = dpq_list_terms(&db, pairs, &products[0], &codeword_norms[0], error, 0, out)
         if out != NULL:
             db.terms = out
             magnitude = dpq_list_bins(&db, &bins[0])

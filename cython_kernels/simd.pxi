@@ -58,6 +58,9 @@ cdef extern from "kernels.h" nogil:
         uint64_t enough
         uint64_t too_low
 
+    ctypedef struct dpq_limit_guess:
+        int known
+
     ctypedef struct dpq_encode_step:
         size_t n
         size_t K
@@ -89,6 +92,7 @@ cdef extern from "kernels.h" nogil:
         float *partial
         uint32_t *slots
         float *scores
+        dpq_limit_guess *guess
         dpq_guesses *guesses
 
     ctypedef struct dpq_kernels:

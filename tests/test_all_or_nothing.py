@@ -36,6 +36,8 @@ UNTRAINED = {
     "IMI": lambda: faiss_dpq.index_factory(D, "IMI2x2,DPQ2x4"),
     "PCA": lambda: faiss_dpq.index_factory(D, "PCA8,DPQ2x4"),
     "OPQ, IVF": lambda: faiss_dpq.index_factory(D, "OPQ4_8,IVF8,DPQ2x4"),
+    "ITQ": lambda: faiss_dpq.index_factory(D, "ITQ8,DPQ2x4"),
+    "centring": lambda: faiss_dpq.IndexPreTransform(faiss.CenteringTransform(D), faiss_dpq.IndexDPQ(D, 2, 4)),
     "Refine": lambda: faiss_dpq.index_factory(D, "DPQ2x4,Refine(SQ8)"),
     "IDMap2 of Refine": lambda: faiss_dpq.index_factory(D, "IDMap2,PCA8,IVF8,DPQ2x4,Refine(SQ8)"),
     "Shards": lambda: shards(lambda: faiss_dpq.index_factory(D, "IDMap2,PCA8,IVF8,DPQ2x4")),
@@ -48,7 +50,11 @@ def state(index):
     found = [(type(index).__name__, bool(index.is_trained), index.ntotal)]
     if isinstance(index, faiss.IndexPreTransform):
         transforms = [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
-        found += [(type(t).__name__, t.is_trained, faiss.vector_to_array(t.A).sum()) for t in transforms]
+        matrices = [t.A if hasattr(t, "A") else t.mean for t in transforms]
+        found += [
+            (type(t).__name__, t.is_trained, faiss.vector_to_array(matrix).sum())
+            for t, matrix in zip(transforms, matrices, strict=True)
+        ]
     if isinstance(index, faiss.IndexIVF):
         found += state(faiss_dpq.downcast_index(index.quantizer))
     if hasattr(index, "rq"):
@@ -269,3 +275,50 @@ def test_update_by_a_hash_table_is_all_or_nothing():
         if done:
             return
     raise AssertionError("more lines than are interrupted")
+
+
+def graph_within(kind):
+    """A stack around an HNSW graph, from which FAISS can remove nothing, and the graph."""
+    graph = faiss.IndexHNSWFlat(D, 8)
+    if kind == "IDMap":
+        return faiss_dpq.IndexIDMap(graph)
+    if kind == "IDMap2":
+        return faiss_dpq.IndexIDMap2(graph)
+    if kind == "PreTransform":
+        return faiss_dpq.IndexPreTransform(faiss.PCAMatrix(D, D), graph)
+    if kind == "Replicas":
+        index = faiss_dpq.IndexReplicas(D, False)
+        index.add_replica(graph)
+        index.add_replica(faiss.IndexFlat(D))
+        return index
+    index = faiss_dpq.IndexRefine(faiss_dpq.IndexDPQ(D, 2, 4), graph)
+    return faiss_dpq.IndexIDMap2(index) if kind == "IDMap2 of Refine" else index
+
+
+@pytest.mark.parametrize("kind", ["IDMap", "IDMap2", "PreTransform", "Replicas", "Refine", "IDMap2 of Refine"])
+def test_what_cannot_be_taken_back_is_refused_until_a_reset(kind, monkeypatch):
+    index = graph_within(kind)
+    index.train(X)
+
+    def add(x):
+        ids = np.arange(index.ntotal, index.ntotal + len(x))
+        index.add_with_ids(x, ids) if "IDMap" in kind else index.add(x)
+
+    add(X[:100])
+    with monkeypatch.context() as patched:
+        whole = faiss.IndexHNSWFlat.add
+
+        def torn(self, x):
+            whole(self, x)
+            raise KeyboardInterrupt
+
+        patched.setattr(faiss.IndexHNSWFlat, "add", torn)
+        with pytest.raises(KeyboardInterrupt):
+            add(X[100:150])
+    assert index.ntotal == 100
+    for call in (lambda: index.search(X[:2], 3), lambda: index.range_search(X[:2], 1.0), lambda: add(X[:3])):
+        with pytest.raises(RuntimeError, match=r"different numbers of vectors: .*reset\(\)"):
+            call()
+    index.reset()
+    add(X[:100])
+    assert index.search(X[7:8], 1)[1] == 7

@@ -23,6 +23,10 @@ def leaf(index):
     return index
 
 
+def graph(index):
+    return index._coarse_quantizer.hnsw
+
+
 def put(vector, place, value):
     """Change a vector of FAISS's in place."""
     faiss.rev_swig_ptr(vector.data(), vector.size())[place] = value
@@ -51,6 +55,13 @@ DAMAGES = {
         "IVF of HNSW",
         lambda i: put(faiss.downcast_index(i._coarse_quantizer.storage).codes, slice(0, 4), [0, 0, 128, 127]),
         "quantizer.storage: .*centres of lists",
+    ),
+    # Of three vectors, the last one stands on the lowest level only.
+    "a way of a graph to another level": ("IVF of HNSW", lambda i: put(graph(i).neighbors, 18, 2), "level 3 names"),
+    "a graph's entry on a lower level": (
+        "IVF of HNSW",
+        lambda i: setattr(graph(i), "entry_point", 2),
+        "max_level is 3",
     ),
     "NaN in a transform": ("PCA", lambda i: put(faiss.downcast_VectorTransform(i.chain.at(0)).A, 1, NAN), "NaN"),
     "NaN in a transform within": (
@@ -247,8 +258,6 @@ def test_an_empty_file_is_called_empty(tmp_path):
 
 
 def test_faiss_limits_are_as_before_after_reading():
-    if not hasattr(faiss, "get_deserialization_loop_limit"):
-        pytest.skip("an older FAISS")
     limits = faiss.get_deserialization_loop_limit, faiss.get_deserialization_vector_byte_limit
     before = [limit() for limit in limits]
     faiss_dpq.deserialize_index(faiss_dpq.serialize_index(fuzz.whole("DPQ")))

@@ -54,6 +54,8 @@ UNTRAINED = {
     ),
     "refined by lists' twin": lambda: faiss_dpq.IndexRefine(dpq(), dpq()),
     "from a string": lambda: faiss_dpq.index_factory(D, "IDMap2,OPQ2_6,IVF4,DPQ4x4"),
+    "ITQ": lambda: faiss_dpq.index_factory(D, "IDMap2,ITQ6,L2norm,DPQ4x4"),
+    "ITQ without PCA": lambda: faiss_dpq.IndexPreTransform(faiss.ITQTransform(D, D, False), dpq()),
     "shards": shards,
     "replicas": replicas,
 }

@@ -274,11 +274,6 @@ def lists():
     return index, faiss.deserialize_index(faiss.serialize_index(index)), pq
 
 
-def has(field):
-    return hasattr(faiss.SearchParametersIVF, field)
-
-
-COUNTS_ADMITTED = pytest.mark.skipif(not has("ensure_topk_full"), reason="from FAISS 1.14.2 on")
 SELECTORS = [
     None,
     faiss.IDSelectorRange(0, 60, True),
@@ -288,7 +283,6 @@ SELECTORS = [
 ]
 
 
-@COUNTS_ADMITTED
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("max_codes", [0, 1, 7, 50, 200, 10_000])
 @pytest.mark.parametrize("selector", range(len(SELECTORS)))
@@ -305,7 +299,6 @@ def test_max_codes_counts_as_faiss_does(lists, selector, max_codes, soft):
     np.testing.assert_array_equal(*everything)
 
 
-@pytest.mark.skipif(not has("max_empty_result_buckets"), reason="a newer field of FAISS's")
 @pytest.mark.parametrize("thresh", [0.5, 4.0, 8.0])
 @pytest.mark.parametrize("empty_lists", [0, 1, 2, 5])
 def test_range_searches_stop_after_empty_lists(lists, empty_lists, thresh):
@@ -402,3 +395,16 @@ def test_an_index_without_lists_refuses(call):
     index.train(X, effort="fast")
     with pytest.raises(RuntimeError, match="no inverted lists"):
         index.add(X) if call == "add" else index.search(X, 3)
+
+
+def test_ours_around_the_object_of_a_stock_map_keeps_its_ids_right():
+    stock = faiss.IndexIDMap2(faiss_dpq.index_factory(D, "PCA8,IVF4,DPQ4x4"))
+    stock.train(X[:600])
+    stock.add_with_ids(X[:300], np.arange(300) + 1000)
+    ours = faiss_dpq.downcast_index(stock)
+    assert ours.remove_ids(np.arange(1000, 1150)) == 150
+    stock.add_with_ids(X[300:400], np.arange(100))
+    faiss.extract_index_ivf(stock).nprobe = 4
+    expected = np.concatenate([np.arange(150, 300) + 1000, np.arange(100)])
+    for index in (ours, stock):
+        assert (index.search(X[150:400], 1)[1][:, 0] == expected).mean() > 0.95

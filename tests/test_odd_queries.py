@@ -52,6 +52,20 @@ def test_queries_that_are_not_finite_find_nothing(description, metric):
     assert (I[:5] == -1).all() and np.isnan(R[:5]).all() and (I[5:] >= 0).all() and np.isfinite(R[5:]).all()
 
 
+def test_codes_of_results_are_theirs_where_others_overflow():
+    """An inner product that overflows is not found; it would stand first, and what stands behind it moves up."""
+    codebooks = np.array([[[1e30, 0], [0, 1], [0, 2], [0, 3]]], np.float32)
+    centre = faiss.IndexFlatIP(2)
+    centre.add(np.zeros((1, 2), np.float32))
+    index = faiss_dpq.IndexIVFDPQ.from_codebooks(centre, codebooks, faiss.METRIC_INNER_PRODUCT)
+    index.add_sa_codes(np.array([[0, 0], [0, 1], [0, 2], [0, 3]], np.uint8)[:, -index.sa_code_size() :])
+    _, I, codes = index.search_and_return_codes(np.array([[1e30, 1e20]], np.float32), 4)
+    _, ids, R = index.search_and_reconstruct(np.array([[1e30, 1e20]], np.float32), 4)
+    assert I.tolist() == ids.tolist() == [[3, 2, 1, -1]]
+    assert codes[0, :, 0].tolist() == [3, 2, 1, 255]
+    np.testing.assert_array_equal(R[0, :3, 1], [3, 2, 1])
+
+
 def test_large_queries_whose_distances_overflow_find_nothing_as_in_faiss():
     stock = faiss.IndexPQ(D, 4, 4)
     stock.train(X)

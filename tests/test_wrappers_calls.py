@@ -110,3 +110,26 @@ def test_queries_for_training_are_transformed():
     faiss_dpq.IndexPreTransform(transform, inner).train(X, xq_train=XQ)
     np.testing.assert_array_equal(got[0][0], transform.apply(X))
     np.testing.assert_array_equal(got[0][1], transform.apply(XQ))
+
+
+EMPTY = ["DPQ2x4", "IVF4,DPQ2x4", "PCA8,DPQ2x4", "L2norm,IVF4,DPQ2x4,RFlat", "IDMap2,PCA8,IVF4,DPQ2x4", "MinMax,DPQ2x4"]
+
+
+@pytest.mark.parametrize("string", [*EMPTY, "MinMaxFP16,DPQ2x4"])
+def test_no_vectors_at_all(string):
+    d = 16
+    index = faiss_dpq.index_factory(d, string)
+    index.train(np.random.default_rng(0).standard_normal((300, d)).astype(np.float32), effort="fast")
+    none, no_ids = np.empty((0, d), np.float32), np.empty(0, np.int64)
+    if not string.startswith("IDMap"):
+        assert index.sa_encode(none).shape == (0, index.sa_code_size())
+        assert index.sa_decode(np.empty((0, index.sa_code_size()), np.uint8)).shape == (0, d)
+    if string.startswith("MinMax"):
+        return
+    index.add_with_ids(none, no_ids) if string.startswith("IDMap") else index.add(none)
+    assert index.ntotal == 0
+    assert [found.shape for found in index.search(none, 3)] == [(0, 3)] * 2
+    assert [found.tolist() for found in index.range_search(none, 1.0)] == [[0], [], []]
+    assert [found.shape for found in index.search_and_reconstruct(none, 3)] == [(0, 3), (0, 3), (0, 3, d)]
+    assert index.assign(none, 2).shape == (0, 2)
+    assert index.reconstruct_batch(no_ids).shape == (0, d)

@@ -47,7 +47,7 @@ def test_another_index_put_within_is_seen():
     third = faiss.IndexFlatL2(DIM)
     third.add(X[:5])
     stock = faiss.downcast_index(ours)
-    stock.index = third
+    stock.index, stock.ntotal = third, 5
     third.this.own(True)
     stock.referenced_objects = [third]
     assert isinstance(ours.index, faiss.IndexFlat)

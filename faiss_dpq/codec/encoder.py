@@ -70,6 +70,21 @@ def encode(
     return codes
 
 
+def one_vector_encoder(
+    codebooks: Codebooks, beam_size: int, prefix_weight: float, parallel_weight: float, along_whole: bool
+) -> _kernels.OneVectorEncoder | None:
+    """What `encode` does to one vector, with less overhead around it; None where there are no tables for that.
+
+    along_whole : whether errors count along the vector itself, before anything is subtracted from it.
+    """
+    if codebooks.cross_tables is None or not 1 <= beam_size <= MAX_BEAM_SIZE:
+        return None
+    tables = codebooks.panels, codebooks.codeword_norms, codebooks.cross_tables
+    shift = codebooks.centre, codebooks.shrinkage
+    weights = prefix_weight, parallel_weight, _least_length(codebooks), along_whole
+    return _kernels.OneVectorEncoder(*tables, codebooks.M, codebooks.nbits, *shift, beam_size, *weights)
+
+
 def centred_and_shrunk(codebooks: Codebooks, x: Floats) -> Floats:
     """The vectors that the centred codewords are to approximate."""
     centred = np.subtract(x, codebooks.centre, order="C")
@@ -100,11 +115,11 @@ def _errors_along(codebooks: Codebooks, target: Floats, parallel_weight: float, 
     if parallel_weight == 0:
         return _Along(None, None, None)
     vectors = target if whole is None else whole
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    least = _LEAST_LENGTH * (np.linalg.norm(codebooks.centre) + codebooks.common_length)
-    directions = np.divide(np.sqrt(parallel_weight), lengths, out=np.zeros(len(vectors)), where=lengths > least)
-    errors = directions * np.einsum("ij,ij->i", vectors, target, dtype=np.float64)
-    return _Along(whole, directions.astype(np.float32), errors.astype(np.float32))
+    return _Along(whole, *_kernels.find_directions(vectors, target, parallel_weight, _least_length(codebooks)))
+
+
+def _least_length(codebooks: Codebooks) -> float:
+    return float(_LEAST_LENGTH * (np.linalg.norm(codebooks.centre) + codebooks.common_length))
 
 
 def _by_tables(

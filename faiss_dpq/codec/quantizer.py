@@ -7,6 +7,7 @@ from functools import cached_property
 import faiss
 import numpy as np
 
+from .. import _kernels
 from . import encoder, tables
 from .codebooks import Codebooks
 from .levels import Codes, Floats
@@ -62,7 +63,7 @@ class ProgressiveQuantizer(Codebooks):
 
             x~ -> centre + shrinkage (x~ - centre)
 
-        They come less near to the vectors, but may rank them better: see `training.ranking_shrinkage`. `encode`
+        They come less near to the vectors, but may rank them better: see `training.Ranking`. `encode`
         multiplies vectors by the same factor, so that every vector keeps its code.
         """
         codebooks = np.float32(shrinkage) * self.centred
@@ -88,8 +89,9 @@ class ProgressiveQuantizer(Codebooks):
             How much the squared error of every shorter prefix counts in choosing what to keep; that of the prefix
             itself counts 1.
         parallel_weight : float
-            How much the square of <x / ||x||, error> counts in addition to the squared error, at every length. It is
-            what the error changes in inner products with queries near to x; eta of Guo et al. is 1 + this weight.
+            How much the square of <t / ||t||, error> counts in addition to the squared error, t = x - `centre`. It is
+            what the error changes in distances from, and inner products with, queries near to x; eta of Guo et al. is
+            1 + this weight. It counts at every length, and in codes with blocks for the levels of blocks only.
         whole : array, shape (n, d), float32, optional
             Vectors of which `x` are only parts, such as residuals to the centre of a list: the errors along these
             count.
@@ -100,6 +102,12 @@ class ProgressiveQuantizer(Codebooks):
         """
         beam_size = beam_size or encoder.default_beam_size(self.M)
         return encoder.encode(self, x, beam_size, prefix_weight, parallel_weight, whole)
+
+    def one_vector_encoder(
+        self, beam_size: int, prefix_weight: float, parallel_weight: float, along_whole: bool
+    ) -> _kernels.OneVectorEncoder | None:
+        """As `encoder.one_vector_encoder`."""
+        return encoder.one_vector_encoder(self, beam_size, prefix_weight, parallel_weight, along_whole)
 
     def decode(self, codes: Codes) -> Floats:
         """Reconstructions of codes, or of their prefixes.

@@ -101,12 +101,13 @@ class Base(faiss.Index):
     def _check_writable(self, method: str, index: faiss.Index | None = None) -> None:
         """Raise a RuntimeError if this index, or another one that `method` would change, is mapped from a file."""
         # To look takes as long as an addition to lists; one that was put within since is asked by its own method.
-        if method in _ADDING and self._writable is self.this:
+        if index is None and method in _ADDING and self._writable is self.this:
             return
         mapped = mapped_part(self if index is None else index)
         if mapped is not None:
             raise RuntimeError(f"{self._call(method)}: {mapped} is mapped from a file, read-only")
-        self._writable = self.this
+        if index is None:
+            self._writable = self.this
 
     # ---- arguments ---------------------------------------------------------------------------------------------
 
@@ -122,7 +123,7 @@ class Base(faiss.Index):
         if method in _CHANGING:
             self._check_writable(method)
         if numeric_type != faiss.Float32:
-            known = numeric_type in (faiss.Float16, getattr(faiss, "Int8", faiss.Float16))
+            known = numeric_type in (faiss.Float16, faiss.Int8)
             error = RuntimeError if known else ValueError
             raise error(f"{call}: numeric_type is {numeric_type}, only faiss.Float32 is supported")
         x = np.asarray(x)

@@ -24,8 +24,9 @@ from ..search.selection import Labels
 Result = TypeVar("Result")
 Undo = Callable[[], None]
 
-#: Fields of trained transforms that a training reads before it writes them: OPQMatrix starts from the A that it has.
-_MATRICES = ("A", "b")
+#: Fields of trained transforms that a training reads before it writes them: OPQMatrix starts from the A that it has,
+#: ITQTransform and CenteringTransform add to their mean.
+_MATRICES = ("A", "b", "mean")
 _FEW_LISTS = 4  # whose sizes FAISS is asked for: less than it takes to find them all in memory
 
 

@@ -142,6 +142,22 @@ def _look_at_graph(index: faiss.IndexHNSW, role: _Role) -> Iterator[str]:
         width = getattr(index.hnsw, field)
         if not 0 <= width <= _WIDEST_SEARCH:
             yield f"hnsw.{field} is {width}, expected 0 to {_WIDEST_SEARCH}"
+    yield from _look_at_storeys(index.hnsw)
+
+
+def _look_at_storeys(graph: faiss.HNSW) -> Iterator[str]:
+    """Whether every way on a storey leads to vectors of it; FAISS asks only whether there are such vectors at all."""
+    heights = _values(graph.levels, np.int32)  # the storeys that a vector stands on
+    entry, top = graph.entry_point, graph.max_level
+    if entry >= 0 and top >= heights[entry]:
+        yield f"hnsw.max_level is {top}, but its entry_point {entry} has levels below {heights[entry]} only"
+    offsets, neighbors = _values(graph.offsets, np.uint64), _values(graph.neighbors, np.int32)
+    for storey in range(1, heights.max(initial=0)):
+        standing = np.flatnonzero(heights > storey)
+        slots = np.arange(graph.cum_nb_neighbors(storey), graph.cum_nb_neighbors(storey + 1), dtype=np.uint64)
+        found = neighbors[offsets[standing, None] + slots]
+        if (heights[found[found >= 0]] <= storey).any():
+            yield f"hnsw.neighbors of level {storey} names vectors that are not on it"
 
 
 def _look_at_codes(index: faiss.IndexFlatCodes, role: _Role) -> Iterator[str]:

@@ -1,5 +1,8 @@
 """Queries that have no distances: with NaN or infinite values, they find nothing, as in FAISS's L2 indexes."""
 
+from collections.abc import Callable
+from typing import Any
+
 import faiss
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +16,7 @@ _SMALL = 1e15  # far below what float32 can square and sum over any number of di
 Rows = npt.NDArray[np.bool_]
 
 
-def finite_queries(x: Floats) -> tuple[Floats, Rows | None]:
+def _finite_queries(x: Floats) -> tuple[Floats, Rows | None]:
     """The queries, with zeros in place of those that are not finite, and which those are.
 
     None, at the cost of one look at the values, if all are so small that no distance overflows.
@@ -24,21 +27,32 @@ def finite_queries(x: Floats) -> tuple[Floats, Rows | None]:
     return np.where(lost[:, None], np.float32(0), x), lost
 
 
-def drop_lost(D: Floats, I: Labels, lost: Rows | None, metric: int) -> None:
-    """Make results of lost queries, and those whose distance overflowed, results that were not found; in place."""
+def nearest_of_finite(
+    x: Floats, metric: int, search: Callable[[Floats], tuple[npt.NDArray[Any], ...]]
+) -> tuple[npt.NDArray[Any], ...]:
+    """What `search` gives of finite queries: D, I and more, shape (n, k, ...).
+
+    Lost queries, and results whose distance overflowed, come out as not found, behind those that are.
+    """
+    x, lost = _finite_queries(x)
+    results = search(x)
     if lost is None:
-        return
+        return results
+    D, I = results[:2]
     none = ~np.isfinite(D) | lost[:, None]
     I[none] = -1
     D[none] = -MISSING if metric == faiss.METRIC_INNER_PRODUCT else MISSING
     order = np.argsort(none, axis=1, kind="stable")
-    D[:], I[:] = np.take_along_axis(D, order, axis=1), np.take_along_axis(I, order, axis=1)
+    rows = np.arange(len(order))[:, None]
+    return tuple(result[rows, order] for result in results)
 
 
-def drop_lost_ranges(
-    lims: npt.NDArray[np.uint64], D: Floats, I: Labels, lost: Rows | None
+def range_of_finite(
+    x: Floats, search: Callable[[Floats], tuple[npt.NDArray[np.uint64], Floats, Labels]]
 ) -> tuple[npt.NDArray[np.uint64], Floats, Labels]:
-    """The results of a range search without those of lost queries, and without distances that overflowed."""
+    """What a range search gives of finite queries; lost ones, and distances that overflowed, are left out."""
+    x, lost = _finite_queries(x)
+    lims, D, I = search(x)
     if lost is None:
         return lims, D, I
     kept = np.isfinite(D) & ~np.repeat(lost, np.diff(lims).astype(np.int64))

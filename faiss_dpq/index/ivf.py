@@ -7,17 +7,20 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels, training
-from ..codec import Floats, Layout, ProgressiveQuantizer
+from ..codec import Floats, Layout, ProgressiveQuantizer, threads
 from ..search import lists as scan
 from ..search.derived import Bytes
 from ..search.selection import Labels
 from .base import Base
-from .changes import all_or_nothing, list_sizes, whole_lists
+from .changes import all_or_nothing, list_sizes, under_way, whole_lists
 from .io import clone_index
 from .list_search import ListsSearched
 from .quantized import ADD_BLOCK, Quantized, has_fitting_codes, search_type
 from .registry import stands_for
 from .tensors import accepts_tensors
+
+_BEAM = faiss.ResidualQuantizer.max_beam_size.fget
+_DIRECT_MAP = faiss.DirectMap.type.fget
 
 
 @stands_for(faiss.IndexIVFResidualQuantizer, lambda index: has_fitting_codes(index) and index.rq.norm_bits == 0)
@@ -58,6 +61,7 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
 
     # Of lists, in the order of the blocks that are being added to them, as `changes.contents` needs them.
     _sizes_before: list[tuple[Labels, Labels]] | None = None
+    _addition: _kernels.DirectAddition | None = None
     _settings = (
         *Quantized._settings,
         *("max_codes", "parallel_mode", "quantizer_trains_alone"),
@@ -193,8 +197,54 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
                 f"nlist={self.nlist}"
             )
 
+    def add(self, x: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
+        """`Base.add`; after one vector, further ones are added with less around it."""
+        if not self._added_directly(x, None, numeric_type):
+            super().add(x, numeric_type)
+
+    def add_with_ids(self, x: npt.ArrayLike, ids: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
+        """`Base.add_with_ids`; after one vector, further ones are added with less around it."""
+        if ids is None or not self._added_directly(x, ids, numeric_type):
+            super().add_with_ids(x, ids, numeric_type)
+
+    def _added_directly(self, x: npt.ArrayLike, ids: npt.ArrayLike | None, numeric_type: int) -> bool:
+        if self._addition is None or numeric_type != faiss.Float32 or threads.forked:
+            return False
+        sizes = self._sizes_before if under_way() else None
+        return bool(self._addition.add(self.this, self._version, self._weights, x, ids, sizes))
+
     def _add(self, x: Floats) -> None:
         self._store(x, None)
+
+    @property
+    def _weights(self) -> tuple[float, float]:
+        return self._prefix_weight, self.parallel_weight
+
+    @property
+    def _along_whole(self) -> bool:
+        """Whether errors count along whole vectors: better for inner products, and no better for L2 than residuals."""
+        return self.metric_type == faiss.METRIC_INNER_PRODUCT
+
+    def _prepare_addition(self) -> None:
+        """Let later additions of one vector go to the kernels at once, where they can."""
+        if self._addition is not None and self._addition.is_good(self.this, self._version, self._weights):
+            return
+        self._addition, known = None, self._current()
+        plain = isinstance(known.coarse, faiss.IndexFlatCodes) and not isinstance(known.coarse, Base)
+        if not plain or known.reader is None or self.direct_map.type != faiss.DirectMap.NoMap:
+            return
+        encoder = self.residual_quantizer.one_vector_encoder(self.beam_size, *self._weights, self._along_whole)
+        if encoder is not None:
+            self._addition = _kernels.DirectAddition(
+                self,
+                self.invlists,
+                known.coarse,
+                self._version,
+                self._weights,
+                self._unchanged((self.rq, _BEAM), (self.direct_map, _DIRECT_MAP)),
+                encoder,
+                known.centres,
+            )
 
     def _add_with_ids(self, x: Floats, ids: Labels) -> None:
         self.direct_map.check_can_add(faiss.swig_ptr(ids))
@@ -206,6 +256,8 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         for start in range(0, len(x), ADD_BLOCK):
             block = x[start : start + ADD_BLOCK]
             self._store_block(quantizer, block, None if ids is None else ids[start : start + ADD_BLOCK])
+        if len(x) == 1:
+            self._prepare_addition()
 
     def _store_block(self, quantizer: ProgressiveQuantizer, x: Floats, ids: Labels | None) -> None:
         lists = self._assigned(x)
@@ -233,7 +285,7 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
     def _codes(self, quantizer: ProgressiveQuantizer, x: Floats, lists: Labels) -> Bytes:
         """Packed codes of vectors in given lists, shape (n, code_size)."""
         residuals = x - self._list_centres[lists]
-        codes = quantizer.encode(residuals, self.beam_size, self._prefix_weight, self.parallel_weight, whole=x)
+        codes = quantizer.encode(residuals, self.beam_size, *self._weights, whole=x if self._along_whole else None)
         return _kernels.pack_codes(codes, self._nbits)
 
     def _sa_codes(self, quantizer: ProgressiveQuantizer, x: Floats, lists: Labels) -> Bytes:

@@ -13,7 +13,7 @@ from ..search import lists as scan
 from ..search.derived import Bytes
 from ..search.selection import Labels, is_member, selector_of
 from .base import RangeResult, delivered
-from .finite import drop_lost, drop_lost_ranges, finite_queries
+from .finite import nearest_of_finite, range_of_finite
 from .quantized import Quantized
 from .registry import downcast_index
 from .tensors import accepts_tensors, if_any
@@ -134,10 +134,13 @@ class ListsSearched(Quantized):
         self._check_outputs("search_preassigned", len(x), k, D, I)
         keys = self._checked_keys(Iq, "search_preassigned", len(x))
         asked, known = self._asked(params), self._current()
-        x, lost = finite_queries(x)
-        found = self._search_lists(known, self._derived_lists(known, asked.levels), x, keys, k, asked)
-        drop_lost(found.D, found.I, lost, self.metric_type)
-        return delivered((found.D, found.I), (D, I))
+        derived = self._derived_lists(known, asked.levels)
+
+        def search(x: Floats) -> tuple[Floats, Labels]:
+            found = self._search_lists(known, derived, x, keys, k, asked)
+            return found.D, found.I
+
+        return delivered(nearest_of_finite(x, self.metric_type, search), (D, I))
 
     def _range_search_finite(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
         asked, known = self._asked(params), self._current()
@@ -159,19 +162,18 @@ class ListsSearched(Quantized):
         keys = self._checked_keys(Iq, "range_search_preassigned", len(x))
         asked = self._asked(params)
         derived = self._derived_lists(self._current(), asked.levels)
-        x, lost = finite_queries(x)
-        return drop_lost_ranges(*self._range_search_lists(derived, x, float(thresh), keys, asked), lost)
+        return range_of_finite(x, lambda x: self._range_search_lists(derived, x, float(thresh), keys, asked))
 
     def _search_and_reconstruct_finite(
         self, x: Floats, k: int, params: faiss.SearchParameters | None
     ) -> tuple[Floats, Labels, Floats]:
-        found, places, codes = self._search_codes(x, k, self._asked(params))
+        D, I, places, codes = self._search_codes(x, k, self._asked(params))
         R = np.full((len(x), k, self.d), np.nan, np.float32)
-        here = found.I >= 0
+        here = I >= 0
         quantizer = self.residual_quantizer
         unpacked = _kernels.unpack_codes(np.ascontiguousarray(codes[here]), self._asked_levels(params), quantizer.nbits)
         R[here] = quantizer.decode(unpacked) + self._list_centres[places[here] >> 32]
-        return found.D, found.I, R
+        return D, I, R
 
     def search_and_return_codes(
         self,
@@ -194,14 +196,15 @@ class ListsSearched(Quantized):
             raise AssertionError(
                 f"IndexIVFDPQ.search_and_return_codes: codes has shape {codes.shape}, expected {shape}"
             )
-        x, lost = finite_queries(x)
-        found, places, plain = self._search_codes(x, k, asked)
-        drop_lost(found.D, found.I, lost, self.metric_type)
+        nearest, labels, places, plain = nearest_of_finite(
+            x, self.metric_type, lambda x: self._search_codes(x, k, asked)
+        )
+        places[labels < 0], plain[labels < 0] = -1, 255
         codes = np.empty(shape, np.uint8) if codes is None else codes
         numbers = (places >> 32).astype("<i8").view(np.uint8).reshape(len(x), k, 8)
         codes[..., :coarse_size] = numbers[..., :coarse_size]
         codes[..., coarse_size:] = plain
-        return (*delivered((found.D, found.I), (D, I)), codes)
+        return (*delivered((nearest, labels), (D, I)), codes)
 
     def _lists(self) -> faiss.InvertedLists:
         invlists = self.invlists
@@ -224,9 +227,8 @@ class ListsSearched(Quantized):
                 self._asked_levels(params),
                 selector_of(params),
                 getattr(params, "_sp_field_refs", {}).get("quantizer_params", params.quantizer_params),
-                # Older releases of FAISS have neither.
-                bool(getattr(params, "ensure_topk_full", False)),
-                getattr(params, "max_empty_result_buckets", 0),
+                bool(params.ensure_topk_full),
+                params.max_empty_result_buckets,
             )
         if asked.nprobe < 1:
             raise RuntimeError(f"IndexIVFDPQ: nprobe is {asked.nprobe}, expected at least 1")
@@ -257,8 +259,8 @@ class ListsSearched(Quantized):
         _count(counts)
         return found
 
-    def _search_codes(self, x: Floats, k: int, asked: _Search) -> tuple[scan.Found, Labels, Bytes]:
-        """A search's results, list << 32 | offset of every one, and the codes there."""
+    def _search_codes(self, x: Floats, k: int, asked: _Search) -> tuple[Floats, Labels, Labels, Bytes]:
+        """A search's results D and I, list << 32 | offset of every one, and the codes there."""
         known = self._current()
         derived = self._derived_lists(known, asked.levels)
         keys = self._probed(x, asked, known, derived)
@@ -269,7 +271,7 @@ class ListsSearched(Quantized):
             found = scan.search(derived, lists, asked.selector, x, keys, counts, k, places)
             _kernels.gather_codes(places.ravel(), lists.codes, codes.reshape(-1, self.code_size))
         _count(counts)
-        return found, places, codes
+        return found.D, found.I, places, codes
 
     def _range_search_lists(
         self, derived: scan.DerivedLists, x: Floats, thresh: float, keys: Labels, asked: _Search
@@ -315,14 +317,13 @@ class ListsSearched(Quantized):
             known.derived[levels] = scan.DerivedLists(quantizer, centres, levels)
         return known.derived[levels]
 
-    def _unchanged(self, parameters: bool = False) -> _kernels.Unchanged:
+    def _unchanged(self, *more: tuple[Any, Any]) -> _kernels.Unchanged:
+        """Whether codebooks, centres and lists are the same, and what `more` getters of FAISS's objects give."""
         vectors, coarse = [self._sampled_codebooks()], self._coarse_quantizer
         if isinstance(coarse, faiss.IndexFlatCodes):
             vectors.append(_kernels.FaissVector(coarse.codes).sampled(coarse.code_size))
-        getters = _STRUCTURE + parameters * _PARAMETERS
-        return _kernels.Unchanged(
-            vectors, [(self, get) for get in getters], [(self, get) for get in _PARTS if get(self) is not None]
-        )
+        values, pointers = ([(self, get) for get in getters] for getters in (_STRUCTURE, _PARTS))
+        return _kernels.Unchanged(vectors, [*values, *more], [part for part in pointers if part[1](self) is not None])
 
     def _prepare_direct(self, known: _Known, derived: scan.DerivedLists, asked: _Search) -> None:
         """Let later searches of one query, with the same parameters, go to the kernels at once."""
@@ -333,8 +334,9 @@ class ListsSearched(Quantized):
             direct = self._direct = _kernels.DirectSearch(self.this, self._version)
         one_query = direct.scans.get(self._levels)
         if one_query is None or not one_query.is_good():
+            parameters = [(self, get) for get in _PARAMETERS]
             direct.scans[self._levels] = scan.one_query_scan(
-                derived, known.reader, asked.nprobe, asked.max_codes, self._unchanged(parameters=True)
+                derived, known.reader, asked.nprobe, asked.max_codes, self._unchanged(*parameters)
             )
 
     def _checked_keys(self, Iq: npt.ArrayLike, method: str, n: int) -> Labels:
@@ -349,7 +351,7 @@ class ListsSearched(Quantized):
 def _scanned_counts(keys: Labels, lists: _kernels.OpenLists, asked: _Search, k: int) -> Labels:
     """How many vectors each query scans of each list, shape (nq, nprobe).
 
-    As in FAISS from 1.14.2 on, only vectors that the selector admits count towards `max_codes`. With `ensure_topk_full`
+    As in FAISS, only vectors that the selector admits count towards `max_codes`. With `ensure_topk_full`
     it is at least k, and a list that has been begun is scanned to its end.
     """
     if not asked.max_codes or (asked.selector is None and not asked.ensure_topk_full):

@@ -19,7 +19,7 @@ from ..codec import (
 )
 from ..search.selection import Labels
 from .base import Base, RangeResult
-from .finite import drop_lost, drop_lost_ranges, finite_queries
+from .finite import nearest_of_finite, range_of_finite
 from .settings import set_state, settings_of
 
 ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
@@ -235,21 +235,16 @@ class Quantized(Base):
         raise NotImplementedError
 
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
-        x, lost = finite_queries(x)
-        D, I = self._search_finite(x, k, params)
-        drop_lost(D, I, lost, self.metric_type)
+        D, I = nearest_of_finite(x, self.metric_type, lambda x: self._search_finite(x, k, params))
         return D, I
 
     def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
-        x, lost = finite_queries(x)
-        return drop_lost_ranges(*self._range_search_finite(x, thresh, params), lost)
+        return range_of_finite(x, lambda x: self._range_search_finite(x, thresh, params))
 
     def _search_and_reconstruct(
         self, x: Floats, k: int, params: faiss.SearchParameters | None
     ) -> tuple[Floats, Labels, Floats]:
-        x, lost = finite_queries(x)
-        D, I, R = self._search_and_reconstruct_finite(x, k, params)
-        drop_lost(D, I, lost, self.metric_type)
+        D, I, R = nearest_of_finite(x, self.metric_type, lambda x: self._search_and_reconstruct_finite(x, k, params))
         R[I < 0] = np.nan
         return D, I, R
 

@@ -23,10 +23,8 @@ from .settings import set_settings
 from .trailer import Read, Trailer
 from .walk import end_of_index
 
-# Of several bits each; older releases have the first only.
-_MAPPING_FLAGS = [getattr(faiss, name) for name in ("IO_FLAG_MMAP", "IO_FLAG_MMAP_IFC") if hasattr(faiss, name)]
-_MAPPED_READER = getattr(faiss, "IO_FLAG_MMAP_IFC", 0)
-_SKIPPING_FLAGS = faiss.IO_FLAG_SKIP_IVF_DATA | getattr(faiss, "IO_FLAG_SKIP_STORAGE", 0)
+_MAPPING_FLAGS = faiss.IO_FLAG_MMAP, faiss.IO_FLAG_MMAP_IFC  # of several bits each
+_SKIPPING_FLAGS = faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_SKIP_STORAGE
 _LONGEST_TRAILER = 1 << 20  # in a pipe
 _LOOP_BYTES = 256  # of what FAISS makes for each turn of a loop whose length a file says
 
@@ -59,7 +57,7 @@ def _read_file(path: str, io_flags: int) -> faiss.Index:
         with open(path, "rb") as file:
             found = _examine(_reader(file), file.seek(0, os.SEEK_END), path, mapped)
     with _faiss_reads(path):
-        if _MAPPED_READER and io_flags & _MAPPED_READER == _MAPPED_READER:
+        if io_flags & faiss.IO_FLAG_MMAP_IFC == faiss.IO_FLAG_MMAP_IFC:
             if is_regular:
                 _try_mapping(path, io_flags, found)
             return _finished(faiss.read_index(path, io_flags), found, path)
@@ -169,7 +167,7 @@ def _faiss_reads(name: str) -> Iterator[None]:
 def _limits() -> Iterator[None]:
     # FAISS's limits are of the whole process. So they are set to what no whole index comes near to: other threads may
     # be reading larger ones than this.
-    if not hasattr(faiss, "set_deserialization_vector_byte_limit") or not hasattr(os, "sysconf"):
+    if not hasattr(os, "sysconf"):
         yield
         return
     most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -123,8 +123,29 @@ class DerivedLists:
             *quantizer.error_factors(levels),
             centres.mean if self._has_terms else None,
         )
+        self._kept: dict[int, tuple[Floats, npt.NDArray[np.uint8]]] = {}
+        n_panels = -(-levels * quantizer.K // _kernels.PANEL)
+        by_tables = quantizer.cross_tables is not None
+        self._growth = _kernels.ListGrowth(
+            quantizer.cross_tables,
+            quantizer.panels[:n_panels] if by_tables else np.empty((0, quantizer.d, _kernels.PANEL), np.float32),
+            quantizer.codeword_norms,
+            centres.padded,
+            self._norm_error,
+            self._has_terms,
+            quantizer.nbits,
+            levels,
+            self.bins,
+            self.terms,
+            self.term_min,
+            self.term_step,
+            self.term_magnitude,
+            self.radius,
+            self._kept,
+        )
         self.scan = _kernels.ListScan(
             tables,
+            self._growth,
             quantizer.nbits,
             levels,
             self.sizes,
@@ -139,7 +160,6 @@ class DerivedLists:
             self.errors,
         )
         self._norms = norms
-        self._kept: dict[int, tuple[Floats, npt.NDArray[np.uint8]]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -156,6 +176,11 @@ class DerivedLists:
         norms = np.zeros(panels.shape[0] * _kernels.PANEL, np.float32)
         norms[: len(self._norms)] = self._norms
         return panels, norms
+
+    @property
+    def _norm_error(self) -> float:
+        # The tables are rounded to float32: no squared norm is off by more.
+        return 2.0**-22 * self.quantizer.reach(self.levels) ** 2
 
     def nearest_lists(self, xq: Floats, nprobe: int) -> Labels:
         """The lists whose centres are nearest to each query (METRIC_L2), shape (nq, nprobe)."""
@@ -179,8 +204,13 @@ class DerivedLists:
         with self._lock:
             numbers = self.scan.changed(lists, digests)
             parts = threads.slices(len(numbers), max(faiss.omp_get_max_threads(), -(-len(numbers) // _PRODUCT_LISTS)))
-            threads.run(self._recompute, [(lists, numbers[part]) for part in parts])
-            self.sizes[numbers], self.digests[numbers] = lists.sizes[numbers], digests[numbers]
+            self._growth.allowed = False
+            self.sizes[numbers] = -1  # an interrupt may leave halves of what is derived
+            try:
+                threads.run(self._recompute, [(lists, numbers[part]) for part in parts])
+                self.sizes[numbers], self.digests[numbers] = lists.sizes[numbers], digests[numbers]
+            finally:
+                self._growth.allowed = self.quantizer.cross_tables is not None
 
     def _recompute(self, lists: _kernels.OpenLists, numbers: Labels) -> None:
         quantizer = self.quantizer
@@ -212,7 +242,7 @@ class DerivedLists:
             quantizer.cross_tables,
             products,
             quantizer.codeword_norms,
-            2.0**-22 * reach**2,  # the tables are rounded to float32: no squared norm is off by more
+            self._norm_error,
             n,
             terms,
             bins,

@@ -14,11 +14,11 @@ from ..registry import downcast_index, stands_for
 from ..tensors import accepts_tensors, if_any
 from .listed_ids import lists_within, numbered_lists, removal, remove_and_renumber, set_ids
 from .selectors import with_selector
-from .wrapper import Wrapper, set_pointer
+from .wrapper import WrapperOfOne, set_pointer
 
 
 @stands_for(faiss.IndexIDMap)
-class IndexIDMap(Wrapper, faiss.IndexIDMap):
+class IndexIDMap(WrapperOfOne, faiss.IndexIDMap):
     """faiss.IndexIDMap: vectors under ids of one's own.
 
     Selectors in search parameters select by these ids. Unlike FAISS's, `range_search` passes on all search parameters
@@ -34,18 +34,6 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
         super().__init__(index)
         self._keep(index)
 
-    @property
-    def index(self) -> faiss.Index:
-        """The index within, as the Python object that was put there."""
-        return self._python_object(super().index)
-
-    @index.setter
-    def index(self, index: faiss.Index) -> None:
-        self._replace(faiss.IndexIDMap.index, index)
-
-    def _inner_indexes(self) -> list[faiss.Index]:
-        return [self.index]
-
     @accepts_tensors()
     def train(self, x: npt.ArrayLike, numeric_type: int = faiss.Float32, **options: Any) -> None:
         """Train the index within, which gets all `options`."""
@@ -59,7 +47,7 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
         self._all_or_untrained(train)
 
     def _add_with_ids(self, x: Floats, ids: Labels) -> None:
-        inner = self.index
+        inner = self._agreeing("add_with_ids")
         inner.add(x)
         self._append_ids(x, ids, inner.ntotal)
 
@@ -71,7 +59,7 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
         """
         stand_in = faiss.IndexFlatL2(0)
         stand_in.ntotal = ntotal - len(ids)
-        inner = super().index
+        inner = faiss.IndexIDMap.index.fget(self)
 
         def add() -> None:
             set_pointer(self, faiss.IndexIDMap.index, stand_in)
@@ -168,13 +156,8 @@ class IndexIDMap(Wrapper, faiss.IndexIDMap):
         self._rename(I)
         return D, I, R
 
-    def _agreeing(self, method: str) -> faiss.Index:
-        """The index within, if there is an id for every vector of it."""
-        inner = self.index
-        ntotal, n_ids = inner.ntotal, self.id_map.size()
-        if ntotal != n_ids:
-            self._require_agreement(method, {"id_map": n_ids, "index": ntotal})
-        return inner
+    def _own_count(self) -> tuple[str, int]:
+        return "id_map", self.id_map.size()
 
     def _inner_params(self, params: faiss.SearchParameters | None) -> faiss.SearchParameters | None:
         """The parameters with their selector, if any, applied to this wrapper's ids."""

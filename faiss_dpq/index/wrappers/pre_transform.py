@@ -13,11 +13,11 @@ from ..changes import completed
 from ..registry import downcast_index, stands_for
 from ..tensors import accepts_tensors, if_any
 from .selectors import selected
-from .wrapper import Wrapper, inner_parameters
+from .wrapper import WrapperOfOne, inner_parameters
 
 
 @stands_for(faiss.IndexPreTransform)
-class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
+class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
     """faiss.IndexPreTransform: vectors go through a chain of faiss.VectorTransform (PCA, OPQ, rotation, norm) first.
 
     Parameters
@@ -32,18 +32,6 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._keep(args[-1])
-
-    @property
-    def index(self) -> faiss.Index:
-        """The index within, as the Python object that was put there."""
-        return self._python_object(super().index)
-
-    @index.setter
-    def index(self, index: faiss.Index) -> None:
-        self._replace(faiss.IndexPreTransform.index, index)
-
-    def _inner_indexes(self) -> list[faiss.Index]:
-        return [self.index]
 
     def _transforms(self) -> list[faiss.VectorTransform]:
         return [self.chain.at(i) for i in range(self.chain.size())]
@@ -77,6 +65,13 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
             self.chain.clear()
             for transform in transforms:
                 self.chain.push_back(transform)
+
+    def _prepare_writing(self) -> None:
+        for transform in map(faiss.downcast_VectorTransform, self._transforms()):
+            # FAISS reads no ITQTransform without a mean: an untrained one gets zeros.
+            if isinstance(transform, faiss.ITQTransform) and not transform.is_trained:
+                transform.mean.resize(transform.d_in)
+        super()._prepare_writing()
 
     def _apply(self, x: Floats, method: str) -> Floats:
         self._require_trained(method)
@@ -120,12 +115,12 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
         self.is_trained = True
 
     def _add(self, x: Floats) -> None:
-        inner = self.index
+        inner = self._agreeing("add")
         inner.add(self._apply(x, "add"))
         self.ntotal = inner.ntotal
 
     def _add_with_ids(self, x: Floats, ids: Labels) -> None:
-        inner = self.index
+        inner = self._agreeing("add_with_ids")
         inner.add_with_ids(self._apply(x, "add_with_ids"), ids)
         self.ntotal = inner.ntotal
 
@@ -156,17 +151,21 @@ class IndexPreTransform(Wrapper, faiss.IndexPreTransform):
         self.index.sa_encode(self._apply(x, "sa_encode"), codes)
 
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
-        return self.index.search(self._apply(x, "search"), k, **if_any(self._inner_params(params)))
+        inner = self._agreeing("search")
+        return inner.search(self._apply(x, "search"), k, **if_any(self._inner_params(params)))
 
     def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
-        return self.index.range_search(self._apply(x, "range_search"), thresh, **if_any(self._inner_params(params)))
+        inner = self._agreeing("range_search")
+        return inner.range_search(self._apply(x, "range_search"), thresh, **if_any(self._inner_params(params)))
 
     def _search_and_reconstruct(
         self, x: Floats, k: int, params: faiss.SearchParameters | None
     ) -> tuple[Floats, Labels, Floats]:
         transformed = self._apply(x, "search_and_reconstruct")
-        D, I, found = self.index.search_and_reconstruct(transformed, k, **if_any(self._inner_params(params)))
-        found = found.reshape(len(x) * k, -1)
+        D, I, found = self._agreeing("search_and_reconstruct").search_and_reconstruct(
+            transformed, k, **if_any(self._inner_params(params))
+        )
+        found = found.reshape(len(x) * k, transformed.shape[1])
         for transform in reversed(self._transforms()):
             found = transform.reverse_transform(found)
         return D, I, found.reshape(len(x), k, self.d)

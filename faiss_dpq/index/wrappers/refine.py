@@ -72,6 +72,7 @@ class IndexRefine(Wrapper, faiss.IndexRefine):
 
     def _add(self, x: Floats) -> None:
         self._require_trained("add")
+        self._require_equal_counts("add")
         self.base_index.add(x)
         self.refine_index.add(x)
         self.ntotal = self.refine_index.ntotal
@@ -103,10 +104,13 @@ class IndexRefine(Wrapper, faiss.IndexRefine):
         kept_before = np.concatenate([[0], np.cumsum(near)]).astype(lims.dtype)
         return kept_before[lims], D[near], I[near]
 
-    def _refinement(self, params: faiss.SearchParameters | None, method: str) -> tuple[Any, float]:
-        """The searched index's parameters, and k_factor."""
+    def _require_equal_counts(self, method: str) -> None:
         counts = {"base_index": self.base_index.ntotal, "refine_index": self.refine_index.ntotal}
         self._require_agreement(method, counts)
+
+    def _refinement(self, params: faiss.SearchParameters | None, method: str) -> tuple[Any, float]:
+        """The searched index's parameters, and k_factor."""
+        self._require_equal_counts(method)
         if params is None:
             return None, self.k_factor
         if not isinstance(params, faiss.IndexRefineSearchParameters):

@@ -11,10 +11,10 @@ from ...search.selection import Labels
 from ..base import RangeResult
 from ..registry import stands_for
 from ..tensors import accepts_tensors
-from .wrapper import Wrapper
+from .wrapper import WrapperOfOne
 
 
-class _RowwiseMinMax(Wrapper):
+class _RowwiseMinMax(WrapperOfOne):
     """What the two classes share. A codec, as FAISS's: it trains, encodes and decodes, and stores nothing."""
 
     _scale_type: npt.DTypeLike  # of the two numbers before every code: the row's width, and its least value
@@ -22,14 +22,6 @@ class _RowwiseMinMax(Wrapper):
     def __init__(self, index: faiss.Index) -> None:
         super().__init__(index)
         self._keep(index)
-
-    @property
-    def index(self) -> faiss.Index:
-        """The index within, as the Python object that was put there."""
-        return self._python_object(super().index)
-
-    def _inner_indexes(self) -> list[faiss.Index]:
-        return [self.index]
 
     def _scaled(self, x: Floats) -> tuple[Floats, npt.NDArray[Any]]:
         """Rows between 0 and 1, and the width and the least value of each as they are stored."""
@@ -52,7 +44,7 @@ class _RowwiseMinMax(Wrapper):
 
     def _sa_encode(self, x: Floats, codes: npt.NDArray[np.uint8]) -> None:
         scaled, scales = self._scaled(x)
-        codes[:] = np.hstack([scales.view(np.uint8).reshape(len(x), -1), self.index.sa_encode(scaled)])
+        codes[:] = np.hstack([scales.view(np.uint8), self.index.sa_encode(scaled)])
 
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         raise self._not_searched()

@@ -216,28 +216,33 @@ class IndexReplicas(_Threaded, faiss.IndexReplicas):
         self.removeIndex(index)
 
     def _add(self, x: Floats) -> None:
+        self._require_equal_counts("add")
         self._run(lambda i, index: index.add(x))
         self.syncWithSubIndexes()
 
     def _add_with_ids(self, x: Floats, ids: Labels) -> None:
+        self._require_equal_counts("add_with_ids")
         self._run(lambda i, index: index.add_with_ids(x, ids))
         self.syncWithSubIndexes()
 
-    def _parts(self, n: int) -> list[slice]:
+    def _require_equal_counts(self, method: str) -> None:
+        self._require_agreement(method, {f"replica {i}": index.ntotal for i, index in enumerate(self._inner_indexes())})
+
+    def _parts(self, n: int, method: str) -> list[slice]:
         """Which queries each replica answers."""
+        self._require_some(method, "replicas")
+        self._require_equal_counts(method)
         width = -(-n // self.count())
         return [slice(i * width, (i + 1) * width) for i in range(self.count())]
 
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
-        self._require_some("search", "replicas")
-        parts = self._parts(len(x))
+        parts = self._parts(len(x), "search")
         results = self._run(lambda i, index: index.search(x[parts[i]], k, **if_any(params)))
         distances, labels = (np.concatenate(part) for part in zip(*results, strict=True))
         return distances, labels
 
     def _range_search(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
-        self._require_some("range_search", "replicas")
-        parts = self._parts(len(x))
+        parts = self._parts(len(x), "range_search")
         results = self._run(lambda i, index: index.range_search(x[parts[i]], thresh, **if_any(params)))
         counts = np.concatenate([np.diff(lims.astype(np.int64)) for lims, _, _ in results])
         lims = np.concatenate([[0], np.cumsum(counts)]).astype(results[0][0].dtype)

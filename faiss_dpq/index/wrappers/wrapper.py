@@ -80,6 +80,34 @@ class Wrapper(Base):
             self._keep(index)
 
 
+class WrapperOfOne(Wrapper):
+    """A wrapper whose only index within is FAISS's field `index`."""
+
+    @property
+    def index(self) -> faiss.Index:
+        """The index within, as the Python object that was put there."""
+        return self._python_object(super().index)
+
+    @index.setter
+    def index(self, index: faiss.Index) -> None:
+        self._replace(super(WrapperOfOne, type(self)).index, index)
+        self.ntotal = 0 if index is None else index.ntotal
+
+    def _inner_indexes(self) -> list[faiss.Index]:
+        return [self.index]
+
+    def _own_count(self) -> tuple[str, int]:
+        """What tells how many vectors this wrapper knows of in the index within: its name, and the number."""
+        return "ntotal", self.ntotal
+
+    def _agreeing(self, method: str) -> faiss.Index:
+        """The index within, if it holds as many vectors as the wrapper knows of."""
+        inner, own = self.index, self._own_count()
+        if inner.ntotal != own[1]:
+            self._require_agreement(method, dict([own, ("index", inner.ntotal)]))
+        return inner
+
+
 def set_pointer(wrapper: faiss.Index, field: property, index: faiss.Index | None) -> None:
     """Set a pointer of a C++ object, which SWIG takes for a transfer of ownership: it is none."""
     owned = index.thisown if index is not None else False
