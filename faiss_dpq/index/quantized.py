@@ -288,10 +288,7 @@ class Quantized(Base):
         )
         quantizer = ProgressiveQuantizer(codebooks)
         ranking = training.Ranking(x, self.metric_type, min(self.beam_size, _RANKING_BEAM), self.rq.cp.seed, origins)
-        if parallel_weight is None:
-            parallel_weight = ranking.parallel_weight(quantizer)
-        if shrinkage is None:
-            shrinkage = ranking.shrinkage(quantizer, parallel_weight)
+        shrinkage, parallel_weight = ranking.choice(quantizer, shrinkage, parallel_weight)
         stats.shrinkage, stats.parallel_weight = shrinkage, parallel_weight
         self._trained_parallel_weight = parallel_weight
         self._set_quantizer(quantizer if shrinkage == 1 else quantizer.shrunk(shrinkage))

@@ -19,10 +19,10 @@ from .kmeans import residual_kmeans
 from .registry import Task
 from .stats import TrainStats
 
-_KMEANS_VECTORS = 64  # a codeword: k-means of a level uses no more; the alternation uses all
+_KMEANS_VECTORS = 40  # a codeword: k-means of a level uses no more; the alternation uses all
 _KMEANS_ITERATIONS = 4
-# The levels of a block are nearly as good after one turn as they get, and fitted to the training vectors after more.
-BLOCK_TURNS = 2
+# The levels of a block are as good after one turn as they get, and fitted to the training vectors after more.
+BLOCK_TURNS = 1
 _TEMPERATURE = 0.8  # of the first turn: with few turns, less than 1 leaves more of them for the end
 
 

@@ -9,14 +9,15 @@ import numpy.typing as npt
 
 from ..codec import Floats, ProgressiveQuantizer
 
-#: The factors that `Ranking.shrinkage` chooses from.
+#: The factors that `Ranking.choice` chooses from.
 SHRINKAGES = (1.0, 0.975, 0.95, 0.925, 0.9, 0.875, 0.85, 0.8, 0.75, 0.7)
-#: The weights that `Ranking.parallel_weight` chooses from.
-PARALLEL_WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)
+#: The weights that `Ranking.choice` chooses from: for codes without blocks, and with them.
+PARALLEL_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
+BLOCKS_PARALLEL_WEIGHTS = (0.0, 2.0, 4.0, 8.0)
 
 _RANKED = 1 << 16  # training vectors that are ranked for the shrinkage
 _QUERIES = 2048
-_RANKED_BY_WEIGHT = 1 << 14  # and for every parallel weight, each of which needs them encoded
+_RANKED_BY_WEIGHT = 12_288  # and for every parallel weight, each of which needs them encoded
 _QUERIES_BY_WEIGHT = 1024
 _BLOCK = 64  # queries at a time: 16 MiB of distances
 # Two distances that differ by less than this share of their terms are a tie: rounding alone tells them apart.
@@ -27,8 +28,8 @@ class Ranking(NamedTuple):
     """Training vectors that rank each other by their reconstructions.
 
     Some of the vectors are queries, whose nearest neighbours are looked for among the others. What is chosen finds them
-    about as well as the best choice does, within one standard error of the mean reciprocal rank, and changes least; so
-    it changes nothing where all find the same.
+    about as well as the best choice does, within half a standard error of the mean reciprocal rank, and changes least;
+    so it changes nothing where all find the same.
 
     Attributes
     ----------
@@ -49,36 +50,40 @@ class Ranking(NamedTuple):
     seed: int
     origins: Floats | None = None
 
-    def shrinkage(self, quantizer: ProgressiveQuantizer, parallel_weight: float) -> float:
-        """The factor by which to multiply reconstructions, after centring, so that distances to them rank best.
+    def choice(
+        self, quantizer: ProgressiveQuantizer, shrinkage: float | None, parallel_weight: float | None
+    ) -> tuple[float, float]:
+        """Shrinkage and parallel weight, of which those are chosen that are None.
 
-        The near neighbours of a vector lie mostly on the side where vectors are dense, towards the centre. Seen from
-        there, the part of the vector's quantization error that points away from the centre counts too much in the
+        The shrinkage is the factor by which to multiply reconstructions, after centring, so that distances to them rank
+        best. The near neighbours of a vector lie mostly on the side where vectors are dense, towards the centre. Seen
+        from there, the part of the vector's quantization error that points away from the centre counts too much in the
         distance, and this part makes up much of the differences between the errors of vectors. Moving reconstructions
         inwards takes from it. On unit vectors, where the best factor is the cosine between a query and its neighbour,
         that is worth more recall than a tenth less error. On other vectors it may be worth nothing. For inner products
         it is 1: no factor changes their order.
+
+        The parallel weight makes this part of the error smaller and others larger.
         """
         if self.metric != faiss.METRIC_L2:
-            return 1.0
-        ranks = self._reciprocal_ranks(quantizer, parallel_weight, _RANKED, _QUERIES)
-        return SHRINKAGES[_first_of_the_best(ranks)]
-
-    def parallel_weight(self, quantizer: ProgressiveQuantizer) -> float:
-        """How much errors along a vector have to count in its encoding so that it is ranked best.
-
-        They change its distance from every query that is not on its way from the centre, others only from some.
-        """
-        by_weight = []
-        for weight in PARALLEL_WEIGHTS:
-            ranks = self._reciprocal_ranks(quantizer, weight, _RANKED_BY_WEIGHT, _QUERIES_BY_WEIGHT)
-            by_weight.append(ranks[ranks.mean(axis=1).argmax()])
-        return PARALLEL_WEIGHTS[_first_of_the_best(np.array(by_weight))]
+            shrinkage = 1.0
+        if parallel_weight is None:
+            weights = BLOCKS_PARALLEL_WEIGHTS if quantizer.compact else PARALLEL_WEIGHTS
+            ranks = [self._reciprocal_ranks(quantizer, w, shrinkage, _RANKED_BY_WEIGHT, _QUERIES_BY_WEIGHT) for w in weights]
+            best = np.array([of_weight[of_weight.mean(axis=1).argmax()] for of_weight in ranks])
+            chosen = _first_of_the_best(best)
+            parallel_weight = weights[chosen]
+            if shrinkage is None and quantizer.compact:  # encoding many vectors once more takes seconds
+                shrinkage = SHRINKAGES[_first_of_the_best(ranks[chosen])]
+        if shrinkage is None:
+            ranks_by_factor = self._reciprocal_ranks(quantizer, parallel_weight, None, _RANKED, _QUERIES)
+            shrinkage = SHRINKAGES[_first_of_the_best(ranks_by_factor)]
+        return shrinkage, parallel_weight
 
     def _reciprocal_ranks(
-        self, quantizer: ProgressiveQuantizer, parallel_weight: float, n: int, nq: int
+        self, quantizer: ProgressiveQuantizer, parallel_weight: float, shrinkage: float | None, n: int, nq: int
     ) -> npt.NDArray[np.float64]:
-        """Of the nearest neighbours of some vectors, shape (factors, queries); factors: those worth a comparison."""
+        """Of the nearest neighbours of some vectors, by this or else every factor: shape (factors, queries)."""
         chosen = np.random.default_rng(self.seed).permutation(len(self.x))[:n]
         base = self.x[chosen]
         origins = self.origins[chosen] if self.origins is not None else None
@@ -90,7 +95,7 @@ class Ranking(NamedTuple):
             base = base + origins
         is_l2 = self.metric == faiss.METRIC_L2
         norms = np.einsum("ij,ij->i", centred, centred) if is_l2 else np.zeros(len(centred), np.float32)
-        factors = SHRINKAGES if is_l2 else SHRINKAGES[:1]
+        factors = SHRINKAGES if shrinkage is None else (shrinkage,)
         blocks = [
             _ranks_of_nearest(base, start, min(start + _BLOCK, nq), self.metric, centred, quantizer.centre, norms, factors)
             for start in range(0, min(len(base), nq), _BLOCK)
@@ -133,7 +138,7 @@ def _ranks_of_nearest(
 
 
 def _first_of_the_best(scores: npt.NDArray[np.float64]) -> int:
-    """The first row of scores, shape (choices, queries), whose mean is within one standard error of the best one's."""
+    """The first row of scores, shape (choices, queries), whose mean is within half a standard error of the best's."""
     behind = scores[scores.mean(axis=1).argmax()] - scores
-    allowed = behind.std(axis=1) / np.sqrt(behind.shape[1])
+    allowed = behind.std(axis=1) / np.sqrt(behind.shape[1]) / 2
     return int((behind.mean(axis=1) <= allowed).argmax())

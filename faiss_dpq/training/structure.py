@@ -20,7 +20,7 @@ _MOST_HELD_OUT = 2048
 # Product codebooks are worth the shorter codes if they have this share of the error. On 10,000 vectors of 32 dimensions
 # of faiss.contrib's SyntheticDataset they have .73, on GloVe 1.57.
 _CLEARLY_LESS = 0.95
-_COMPARED = 64  # vectors a codeword, of which product codebooks are learned to be compared with those of blocks
+_COMPARED = 32  # vectors a codeword, of which product codebooks are learned to be compared with those of blocks
 
 
 def train(task: Task) -> Floats:
