@@ -69,7 +69,7 @@ def test_results_are_those_of_one_index(tmp_path, digits, kind, metric, n_shards
 def test_equal_distances_stand_by_id_whatever_the_shards(tmp_path_factory, ties, n_shards, rows, k, ivf):
     rng = np.random.default_rng(ties)
     codebooks = naive.random_codebooks(rng, 2, 4, 5)
-    # Few different vectors: of lists, their centres are corners around the origin, so that lists tie as well.
+    # Few different vectors; centres of lists are corners around the origin, so that lists tie as well.
     if ivf:
         coarse = faiss.IndexFlatL2(5)
         coarse.add(np.concatenate([np.eye(5), -np.eye(5)]).astype(np.float32))

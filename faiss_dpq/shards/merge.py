@@ -54,10 +54,9 @@ def merge_results(
 def merge_ranges(results: Sequence[RangeResult], metric: int = faiss.METRIC_L2) -> RangeResult:
     """The results of several range searches of the same queries, in the order of (distance, id)."""
     D, I = (np.concatenate([result[i] for result in results]) for i in (1, 2))
-    counts = [np.diff(lims.astype(np.int64)) for lims, _, _ in results]
-    queries = np.concatenate(
-        [np.repeat(np.arange(len(lims) - 1), np.diff(lims.astype(np.int64))) for lims, *_ in results]
-    )
+    bounds = [lims.astype(np.int64) for lims, _, _ in results]
+    counts: list[Labels] = [lims[1:] - lims[:-1] for lims in bounds]
+    queries = np.concatenate([np.repeat(np.arange(len(count)), count) for count in counts])
     order = np.lexsort((I, D if metric == faiss.METRIC_L2 else -D, queries))
     lims = np.concatenate([[0], np.cumsum(np.sum(counts, axis=0))]).astype(np.uint64)
     return lims, D[order], I[order]

@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
         f"{error.name} is not installed, which reads parquet: pip install 'faiss-dpq[parquet]'", name=error.name
     ) from error
 
-from .sources import BLOCK, File
+from .rows import BLOCK, File
 
 
 class ParquetFile(File):

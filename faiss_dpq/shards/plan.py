@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..search.selection import Labels
-from .sources import ArrayRows, Description, Source, Sources, open_sources
+from .rows import ArrayRows, Description, Source
+from .sources import Sources, open_sources
 
 ROWS_PER_PART = 500_000
 
@@ -127,7 +128,8 @@ def plan_parts(
         if source.dtype != "float32":
             warnings.warn(f"{source.name}: {source.dtype} is converted to float32", stacklevel=2)
     labels = _checked_ids(ids, n)
-    parts, described, first = [], [], 0
+    parts: list[Part] = []
+    described, first = [], 0
     for source in opened:
         description = source.describe()
         described.append(description)
@@ -155,7 +157,7 @@ def _checked_ids(ids: Any, n: int) -> Labels | None:
 
 
 def _hash(labels: Labels | None) -> str | None:
-    return None if labels is None else hashlib.sha256(np.ascontiguousarray(labels, np.int64)).hexdigest()
+    return None if labels is None else hashlib.sha256(np.ascontiguousarray(labels, np.int64).data).hexdigest()
 
 
 def hash_of(description: Description) -> str:

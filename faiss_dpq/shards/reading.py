@@ -4,8 +4,6 @@ import os
 
 import faiss
 
-import faiss_dpq
-
 from ..codec import Floats
 from ..index.base import RangeResult
 from ..index.io import read_index
@@ -70,13 +68,6 @@ def read_shard(path: str | os.PathLike[str], manifest: Manifest, number: int, *,
     RuntimeError
         If it is not what the manifest says.
     """
-    newer = tuple(map(_number, manifest["faiss_dpq"].split("."))) > tuple(
-        map(_number, faiss_dpq.__version__.split("."))
-    )
-    if newer:
-        raise Refused(
-            f"{path}: built by faiss_dpq {manifest['faiss_dpq']}, newer than this one, {faiss_dpq.__version__}"
-        )
     entry = manifest["shards"][number]
     name = os.path.join(path, entry["file"])
     shard = read_index(name, MAPPED if mmap else 0)
@@ -86,8 +77,3 @@ def read_shard(path: str | os.PathLike[str], manifest: Manifest, number: int, *,
     if found != expected:
         raise Refused(f"{name}: not the shard of the manifest: {found}, expected {expected}")
     return shard
-
-
-def _number(text: str) -> int:
-    digits = "".join(c for c in text if c.isdigit())
-    return int(digits or 0)

@@ -17,8 +17,8 @@ from .reading import read_shard
 def to_one(path: str | os.PathLike[str], file: str | os.PathLike[str], *, on_disk: bool | None = None) -> None:
     """Write the vectors of all shards to one index file.
 
-    Without ids of one's own, the file is that of an index that was filled in one go, byte for byte; with them, an IndexDPQ
-    is in an IndexIDMap.
+    Without ids of one's own, the file is that of an index that was filled in one go, byte for byte; with them, an
+    IndexDPQ is in an IndexIDMap.
 
     Parameters
     ----------
@@ -27,8 +27,8 @@ def to_one(path: str | os.PathLike[str], file: str | os.PathLike[str], *, on_dis
     file : str or path
     on_disk : bool, optional
         Whether inverted lists go to a file of their own, `file` with ".lists" appended, which the index maps
-        (faiss.OnDiskInvertedLists). This needs no more memory than one list; else all vectors are in memory. By default,
-        where the shards are larger than half of this machine's memory.
+        (faiss.OnDiskInvertedLists). This needs no more memory than one list; else all vectors are in memory. By
+        default, where the shards are larger than half of this machine's memory.
 
     Raises
     ------
