@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,7 +160,8 @@ def test_a_build_in_which_a_node_is_removed(two_nodes, trained, source, here, tm
 
 def test_a_driver_that_is_killed_and_run_again(two_nodes, trained, source, here, tmp_path):
     faiss_dpq.write_index(trained, tmp_path / "trained.faiss")
-    command = [sys.executable, "-m", "faiss_dpq.cli", "build", tmp_path / "trained.faiss", source]
+    run = "from faiss_dpq.cli import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", run, "build", tmp_path / "trained.faiss", source]
     command += ["-o", tmp_path / "out", "--shards", "3", "--ray", two_nodes.address, "--rows-per-part", "20"]
     command = list(map(str, command))
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -259,28 +259,33 @@ def test_a_shard_without_a_replica_raises(two_nodes, trained, one, source, digit
         RayIndex(tmp_path, num_replicas=3, start_timeout=1)
 
 
-def test_everything_listens_on_the_loopback_only(two_nodes):
-    """Ports that Ray's processes of this test have opened."""
-    ours = {f"socket:[{line.split()[9]}]" for line in listening()}
-    assert ours
-    open_to_all = {f"socket:[{line.split()[9]}]" for line in listening() if line.split()[1].split(":")[0] != LOOPBACK}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"ray" not in (process / "cmdline").read_bytes():
-                continue
-            sockets = {os.readlink(handle) for handle in (process / "fd").iterdir()}
-        except OSError:
-            continue
-        assert not sockets & open_to_all, process
+_LOCAL = """
+import os
+
+import ray
+from faiss_dpq.shards.ray import RayExecutor
+
+assert RayExecutor(num_cpus=1).submit(sum, [1, 2]).result() == 3
+session = ray._private.worker._global_node.get_session_dir_path()
+lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+listening = {f"socket:[{line[9]}]": line[1].split(":")[0] for line in lines if line[3] == "0A"}
+found = set()
+for process in Path("/proc").glob("[0-9]*"):
+    try:
+        if session.encode() in (process / "cmdline").read_bytes() or int(process.name) == os.getpid():
+            found |= {listening.get(os.readlink(handle)) for handle in (process / "fd").iterdir()}
+    except OSError:
+        continue
+print(*sorted(found - {None}))
+"""
 
 
-LOOPBACK = "0100007F"
-
-
-def listening():
-    """Lines of the kernel's table of TCP sockets that listen."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:] + Path("/proc/net/tcp6").read_text().splitlines()[1:]
-    return [line for line in lines if line.split()[3] == "0A"]
+def test_ray_that_is_started_here_listens_on_the_loopback_only():
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
+    run = subprocess.run([sys.executable, "-c", _LOCAL], env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    addresses = set(run.stdout.split())
+    assert addresses
+    assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
 def test_a_part_whose_codes_are_damaged_is_refused_and_then_made_anew(two_nodes, trained, source, here, tmp_path):

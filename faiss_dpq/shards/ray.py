@@ -4,6 +4,7 @@
 not matter which of them are lost. `RayIndex` keeps every shard in an actor, or several, and merges their results.
 """
 
+import itertools
 import os
 import time
 from collections import deque
@@ -177,7 +178,7 @@ def _cut(n: int, n_replicas: int) -> list[slice]:
     starts = list(range(0, n, size))
     if len(starts) > 1 and n - starts[-1] == 1:
         starts.pop()
-    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], n], strict=True)]
+    return [slice(*bounds) for bounds in itertools.pairwise([*starts, n])]
 
 
 class RayIndex:
