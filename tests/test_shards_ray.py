@@ -261,6 +261,7 @@ def test_a_shard_without_a_replica_raises(two_nodes, trained, one, source, digit
 
 _LOCAL = """
 import os
+from pathlib import Path
 
 import ray
 from faiss_dpq.shards.ray import RayExecutor
