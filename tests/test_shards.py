@@ -6,7 +6,7 @@ import faiss
 import naive
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import faiss_dpq
@@ -59,6 +59,7 @@ def test_results_are_those_of_one_index(tmp_path, digits, kind, metric, n_shards
     assert (tmp_path / "one.faiss").read_bytes() == (tmp_path / "expected.faiss").read_bytes()
 
 
+@settings(max_examples=40)
 @given(
     ties=st.integers(1, 40),
     n_shards=st.integers(1, 4),
@@ -168,6 +169,7 @@ def test_merging_is_by_distance_and_id_with_what_is_missing_last():
     assert_same(products, ([[4, 4, 1, -far, -far]], [[2, 8, 1, -1, -1]]))
 
 
+@settings(max_examples=30)
 @given(cuts=st.lists(st.integers(1, 130), min_size=1, max_size=6))
 def test_lists_of_vectors_do_not_depend_on_how_many_come_at_a_time(digits, cuts):
     """FAISS's own products do, which a vector in the middle between two centres shows."""

@@ -43,9 +43,14 @@ def merge_results(
     """
     distances, labels = np.concatenate(list(D), axis=1), np.concatenate(list(I), axis=1)
     sign = 1 if metric == faiss.METRIC_L2 else -1
-    order = np.lexsort((labels, sign * distances, labels < 0))[:, :k]
-    found = len(order[0]) if len(order) else k
-    merged = np.full((len(distances), k), sign * MISSING, np.float32), np.full((len(distances), k), -1, np.int64)
+    keys = np.where(labels < 0, np.inf, sign * distances)
+    order = np.argsort(keys, axis=1, kind="stable")  # fast, since each search's results are in order
+    keys = np.take_along_axis(keys, order, axis=1)
+    tied = np.flatnonzero((keys[:, 1:] == keys[:, :-1]).any(axis=1))
+    order[tied] = np.lexsort((labels[tied], sign * distances[tied], labels[tied] < 0))
+    order = order[:, :k]
+    merged = np.full((len(labels), k), sign * MISSING, np.float32), np.full((len(labels), k), -1, np.int64)
+    found = order.shape[1]
     merged[0][:, :found], merged[1][:, :found] = (np.take_along_axis(a, order, axis=1) for a in (distances, labels))
     merged[0][merged[1] < 0] = sign * MISSING
     return merged
