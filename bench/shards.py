@@ -1,8 +1,8 @@
 """Shards beside one index: building by Ray's workers, and searching; `python -m bench.shards --help`.
 
-The vectors are GloVe's, repeated with noise. A worker's rate is that of its encoding tasks, reading, writing and
-checksums included, beside `add` of one index by one thread; both by the clock and in CPU time, since other processes may
-compete for the cores. Results of one index and of shards are compared bit for bit.
+The vectors are GloVe's, repeated with noise. A worker's rate is that of its encoding tasks, with all their reading,
+writing and checksums, beside `add` of one index by one thread; both by the clock and in CPU time, since other processes
+may compete for the cores. Results of one index and of shards are compared bit for bit.
 """
 
 import argparse

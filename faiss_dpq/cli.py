@@ -105,8 +105,8 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "train",
         help="train an index on a file of vectors",
-        description="Learn codebooks from vectors (.npy, .fvecs, .bvecs; parquet and folders, too, with --sample) and "
-        "write the trained, empty index, which `build` fills.",
+        description="Learn codebooks from the vectors of files (.npy, .fvecs, .bvecs, .parquet) and folders, and write "
+        "the trained, empty index, which `build` fills.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("vectors", type=Path, nargs="+", help="training vectors")
@@ -125,24 +125,17 @@ _METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
 
 def _train(arguments: argparse.Namespace) -> None:
     import faiss_dpq
+    from faiss_dpq import shards
 
     with _reported():
-        x = _training_vectors(arguments)
+        x = shards.sample_sources(arguments.vectors, arguments.sample or sys.maxsize)
         index = faiss_dpq.index_factory(x.shape[1], arguments.index, _METRICS[arguments.metric])
         chosen = {"effort": arguments.effort} if hasattr(index, "train_stats") else {}
         if arguments.effort != "default" and not chosen:
             raise CommandError(f"--effort: {arguments.index} is trained by FAISS's wrappers, which do not take it")
-        index.train(_float32(x), **chosen)
+        index.train(x, **chosen)
         faiss_dpq.write_index(index, str(arguments.output))
     print(f"{arguments.output}: {_described(index)}")
-
-
-def _training_vectors(arguments: argparse.Namespace) -> "npt.NDArray[Any]":
-    if arguments.sample is None and len(arguments.vectors) == 1:
-        return _vectors(arguments.vectors[0])
-    from faiss_dpq import shards
-
-    return shards.sample_sources(arguments.vectors, arguments.sample or sys.maxsize)
 
 
 def _add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

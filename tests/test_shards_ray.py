@@ -206,6 +206,11 @@ def test_bad_rows_and_other_versions_stop_at_once(two_nodes, trained, digits, so
     monkeypatch.setattr(faiss_dpq, "__version__", "99.0.0")
     with pytest.raises(RuntimeError, match=r"a build of faiss_dpq 99\.0\.0; this is faiss_dpq"):
         shards.build_shards(trained, source, tmp_path / "out", 2, rows_per_part=500, executor=RayExecutor())
+    monkeypatch.undo()
+    shards.build_shards(trained, source, tmp_path / "built", 1, rows_per_part=500)
+    monkeypatch.setattr(faiss_dpq, "__version__", "99.0.0")
+    with pytest.raises(RuntimeError, match=r"has faiss_dpq .*, expected 99\.0\.0, as the program has"):
+        RayIndex(tmp_path / "built")
 
 
 def test_a_search_is_that_of_one_index_whatever_is_killed(two_nodes, trained, one, source, digits, tmp_path):

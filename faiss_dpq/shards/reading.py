@@ -15,7 +15,7 @@ from .merge import merge_ranges, merge_results, search_shard
 from .records import Refused
 
 #: Codes and lists stay in the file, and are read as searches need them.
-MAPPED = faiss.IO_FLAG_MMAP_IFC
+MAPPED = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP)
 
 
 class OrderedShards(IndexShards):

@@ -58,6 +58,8 @@ def to_one(path: str | os.PathLike[str], file: str | os.PathLike[str], *, on_dis
 
 
 def _is_large(manifest: Manifest) -> bool:
+    if not hasattr(os, "sysconf"):  # Windows
+        return False
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 2 * sum(shard["bytes"] for shard in manifest["shards"]) > memory
 
