@@ -131,9 +131,12 @@ def test_a_build_in_which_workers_are_killed(two_nodes, trained, source, here, t
 
 
 def stay_on_the_second_node(folder, fn, build, task, head):
+    """Let the second node hold a call until it is removed, and the first do nothing before."""
     if ray.get_runtime_context().get_node_id() != head:
         (folder / "on-second").touch()
         time.sleep(60)
+    while not (folder / "on-second").exists():
+        time.sleep(0.02)
     return fn(build, task)
 
 

@@ -36,7 +36,7 @@ def write_manifest(folder: BuildFolder, plan: Plan, shards: list[ShardPlan]) -> 
         "format": FORMAT,
         **folder.marks(),
         "faiss": faiss.__version__,
-        "index": repr(trained),
+        "index": repr(trained).replace(", ntotal=0, trained", ""),
         "d": plan.d,
         "metric": "inner product" if trained.metric_type == faiss.METRIC_INNER_PRODUCT else "l2",
         "ntotal": plan.n,
