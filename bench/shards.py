@@ -51,9 +51,15 @@ def _measured(function: Callable[..., Any], build: Any, task: Any) -> Spent:
 class MeasuringExecutor(RayExecutor):
     """Keeps what the tasks took, by the function that they called."""
 
-    def __init__(self, num_cpus: float) -> None:
-        super().__init__(num_cpus=num_cpus)
+    def __init__(self, workers: int) -> None:
+        super().__init__(num_cpus=1)
+        self.workers = workers
         self.futures: list[tuple[str, Future[Spent]]] = []
+
+    @property
+    def under_way(self) -> int:
+        """As many calls as there shall be workers."""
+        return self.workers
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """As RayExecutor's."""
@@ -93,14 +99,11 @@ def add_rates(trained: faiss_dpq.IndexDPQ, x: Vectors, rounds: int) -> tuple[lis
 
 def build(trained: faiss_dpq.IndexDPQ, paths: list[Path], folder: Path, arguments: argparse.Namespace) -> None:
     """Build with every number of workers, between measurements of `add`, and print their rates."""
-    import ray
-
     some = np.load(paths[0])[: arguments.rows_per_part]
     rows = []
     for workers in arguments.workers:
         before = add_rates(trained, some, 1)
-        ray.init(address="local", num_cpus=workers, include_dashboard=False, _node_ip_address="127.0.0.1")
-        executor = MeasuringExecutor(num_cpus=1)
+        executor = MeasuringExecutor(workers)
         started = time.perf_counter()
         shards.build_shards(
             trained,
@@ -112,7 +115,6 @@ def build(trained: faiss_dpq.IndexDPQ, paths: list[Path], folder: Path, argument
         )
         seconds = time.perf_counter() - started
         encoding, assembling = executor.spent("encode_part"), executor.spent("assemble_shard")
-        ray.shutdown()
         after = add_rates(trained, some, 1)
         wall, cpu = (float(np.median([*b, *a])) for b, a in zip(before, after, strict=True))
         worker_wall = sum(task.rows for task in encoding) / sum(task.wall for task in encoding)

@@ -28,6 +28,20 @@ N, D = 1797, 64
 NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 80 << 20}
 
 
+@pytest.fixture(autouse=True)
+def bounded():
+    """End a test that waits for a cluster in vain."""
+
+    def stop(*_):
+        raise TimeoutError("the test took over a minute")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 @pytest.fixture(scope="module")
 def cluster():
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
@@ -154,7 +168,7 @@ def test_a_build_in_which_a_node_is_removed(two_nodes, trained, source, here, tm
         second = next(node for node in two_nodes.list_all_nodes() if node is not two_nodes.head_node)
         two_nodes.remove_node(second)
 
-    remover = threading.Thread(target=remove)
+    remover = threading.Thread(target=remove, daemon=True)
     remover.start()
     manifest = shards.build_shards(trained, source, tmp_path / "out", 3, rows_per_part=200, executor=Staying())
     remover.join()
@@ -171,7 +185,7 @@ def test_a_driver_that_is_killed_and_run_again(two_nodes, trained, source, here,
     while not (done := list(tmp_path.glob("out/parts/*/part-*.json"))) and driver.poll() is None:
         time.sleep(0.001)
     driver.kill()
-    driver.wait()
+    driver.wait(30)
     assert done
     assert not (tmp_path / "out" / "manifest.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in done}
@@ -212,7 +226,7 @@ def test_bad_rows_and_other_versions_stop_at_once(two_nodes, trained, digits, so
     monkeypatch.undo()
     shards.build_shards(trained, source, tmp_path / "built", 1, rows_per_part=500)
     monkeypatch.setattr(faiss_dpq, "__version__", "99.0.0")
-    with pytest.raises(RuntimeError, match=r"has faiss_dpq .*, expected 99\.0\.0, as the program has"):
+    with pytest.raises(RuntimeError, match=r"has faiss_dpq .*, expected 99\.0\.0, as where the program runs"):
         RayIndex(tmp_path / "built")
 
 

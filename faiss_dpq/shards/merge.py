@@ -44,7 +44,7 @@ def merge_results(
     distances, labels = np.concatenate(list(D), axis=1), np.concatenate(list(I), axis=1)
     sign = 1 if metric == faiss.METRIC_L2 else -1
     keys = np.where(labels < 0, np.inf, sign * distances)
-    # Each search's results are in order, so that a stable sort is fast, and mostly leaves equal ones in the order of ids.
+    # Each search's results are in order: a stable sort is fast, and mostly leaves equal ones in the order of ids.
     order = np.argsort(keys, axis=1, kind="stable")
     keys, ids = np.take_along_axis(keys, order, axis=1), np.take_along_axis(labels, order, axis=1)
     wrong = np.flatnonzero(((keys[:, 1:] == keys[:, :-1]) & (ids[:, 1:] < ids[:, :-1])).any(axis=1))

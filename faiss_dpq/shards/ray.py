@@ -4,7 +4,7 @@
 not matter which of them are lost. `RayIndex` keeps every shard in an actor, or several, and merges their results.
 """
 
-import itertools
+import contextlib
 import os
 import time
 from collections import deque
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 try:
     import ray
+    from ray._private import ray_constants
     from ray.exceptions import RayActorError, RayTaskError
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -34,10 +35,9 @@ from .manifest import Manifest, read_manifest
 from .merge import merge_ranges, merge_results, search_shard
 from .reading import read_shard
 from .records import Refused
-from .sending import Packed, pack, unpack
+from .sending import UNDER_WAY, Packed, cut_queries, pack, unpack
 
-_LEAST, _MOST = 256, 1024  # queries that an actor gets at a time
-_UNDER_WAY = 2  # blocks that every actor has: one to search, one to go on with
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # whether a node may have an address that others reach
 
 
 def connect(address: str | None) -> None:
@@ -52,10 +52,28 @@ def connect(address: str | None) -> None:
     if ray.is_initialized():
         return
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if address in (None, "local"):
-        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
-    else:
+    if address not in (None, "local"):
         ray.init(address=address, **options)
+        return
+    with _loopback():
+        ray.init(address="local", include_dashboard=False, **options)
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Let Ray take 127.0.0.1 for the address of this machine, as it does on Windows; else it listens on all addresses.
+
+    Processes that it starts have the variable, this one the constant that was made of it.
+    """
+    before = os.environ.get(_CLUSTERS), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[_CLUSTERS], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        del os.environ[_CLUSTERS]
+        if before[0] is not None:
+            os.environ[_CLUSTERS] = before[0]
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
 
 
 def _set_threads(num_cpus: float) -> None:
@@ -170,15 +188,6 @@ class _Block:
     queries: slice
     x: Any  # in Ray's store
     results: dict[int, Any] = field(default_factory=dict)
-
-
-def _cut(n: int, n_replicas: int) -> list[slice]:
-    """Blocks of queries; never one by itself, whose product with a transform would have other last bits."""
-    size = max(_LEAST, min(_MOST, -(-n // (_UNDER_WAY * n_replicas))))
-    starts = list(range(0, n, size))
-    if len(starts) > 1 and n - starts[-1] == 1:
-        starts.pop()
-    return [slice(*bounds) for bounds in itertools.pairwise([*starts, n])]
 
 
 class RayIndex:
@@ -320,11 +329,11 @@ class RayIndex:
 
     def _results(self, x: Floats, method: str, *arguments: Any) -> Iterator[tuple[slice, list[Any]]]:
         """The shards' results of each block of queries, as they are complete."""
-        waiting = deque(_cut(len(x), max(map(len, self._replicas))))
+        waiting = deque(cut_queries(len(x), max(map(len, self._replicas))))
         begun: list[_Block] = []
         calls: dict[Any, tuple[_Block, _Replica]] = {}
         stranded: list[tuple[_Block, int]] = []  # blocks of shards whose replicas are all being started
-        most = _UNDER_WAY * max(map(len, self._replicas))
+        most = UNDER_WAY * max(map(len, self._replicas))
 
         def ask(block: _Block, shard: int) -> None:
             ready = [replica for replica in self._replicas[shard] if replica.starting is None]

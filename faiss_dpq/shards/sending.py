@@ -1,5 +1,6 @@
-"""Search parameters that other processes get: FAISS's objects cannot be pickled."""
+"""What other processes get to search for: blocks of queries, and parameters, since FAISS's objects cannot be pickled."""
 
+import itertools
 from typing import Any
 
 import faiss
@@ -12,7 +13,18 @@ from ..search.selection import selector_of
 
 Packed = tuple[str, dict[str, Any]]  # a class, and what its attributes are
 
+_LEAST, _MOST = 256, 1024  # queries that a process gets at a time
+UNDER_WAY = 2  # blocks that every process has: one to search, one to go on with
 _PLAIN = (bool, int, float)
+
+
+def cut_queries(n: int, n_replicas: int) -> list[slice]:
+    """Blocks of queries; never one by itself, whose product with a transform would have other last bits."""
+    size = max(_LEAST, min(_MOST, -(-n // (UNDER_WAY * n_replicas))))
+    starts = list(range(0, n, size))
+    if len(starts) > 1 and n - starts[-1] == 1:
+        starts.pop()
+    return [slice(*bounds) for bounds in itertools.pairwise([*starts, n])]
 
 
 def pack(params: faiss.SearchParameters | None) -> Packed | None:
