@@ -117,7 +117,7 @@ class NearestCentre:
 
     def of(self, x: Floats) -> Labels:
         """The number of the nearest centre of every vector, shape (n,); -1 where there is none (NaN, infinity)."""
-        moved = np.ascontiguousarray(x - self.mean)
+        moved = x - self.mean
         numbers = np.empty((len(x), 1), np.int64)
         rows = max(32, _SCORES // len(self.bias))
 
@@ -126,11 +126,15 @@ class NearestCentre:
                 cut = slice(start, min(start + rows, part.stop))
                 _kernels.least_rows(moved[cut], self.panels, self.bias, self.n, numbers[cut])
 
-        n_threads = max(1, min(faiss.omp_get_max_threads(), len(x) * self.n // _WORTH_A_THREAD))
-        threads.run(find, [(cut,) for cut in threads.slices(len(x), n_threads)])
-        with np.errstate(over="ignore", invalid="ignore"):
-            lost = ~np.isfinite(np.einsum("ij,ij->i", x, x))
-        numbers[lost] = -1
+        n_threads = len(x) * self.n // _WORTH_A_THREAD
+        if n_threads > 1:
+            n_threads = min(faiss.omp_get_max_threads(), n_threads)
+            threads.run(find, [(cut,) for cut in threads.slices(len(x), n_threads)])
+        else:
+            find(slice(0, len(x)))
+        squares = np.einsum("ij,ij->i", x, x)
+        if not np.isfinite(squares).all():
+            numbers[~np.isfinite(squares)] = -1
         return numbers[:, 0]
 
 

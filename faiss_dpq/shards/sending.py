@@ -1,4 +1,4 @@
-"""What other processes get to search for: blocks of queries, and parameters, since FAISS's objects cannot be pickled."""
+"""What other processes get to search for: blocks of queries, and parameters; FAISS's objects cannot be pickled."""
 
 import itertools
 from typing import Any
