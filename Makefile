@@ -70,5 +70,5 @@ $(VENV)/demo.stamp: $(BUILD_INPUTS) | $(BIN)/pip
 
 $(VENV)/test.stamp: $(BUILD_INPUTS) | $(BIN)/pip
 	@echo "Installing into $(VENV), torch among it; the first time this takes some minutes."
-	$(PIP) -e '.[bench,deep,dev,integrations]'
+	$(PIP) -e '.[bench,deep,dev,integrations,ray]'
 	touch $(VENV)/demo.stamp $@

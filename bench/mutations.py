@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 PATHS, EXACT = "tests/test_fast_paths.py", "tests/test_exactness.py"
 GROWTH, ADDITIONS = "tests/test_ivf_growth.py", "tests/test_single_additions.py"
 STALE, TIES = "tests/test_staleness.py", "tests/test_ties.py"
+SHARDS, INPUTS = "tests/test_shards.py", "tests/test_shards_inputs.py"
 
 
 class Mutation(NamedTuple):
@@ -56,6 +57,19 @@ MUTATIONS = [
     _c("lists never grow", "lists_growth.pxi", "if not self.allowed:", "if True:", GROWTH),
     _c("never added directly", "addition.pxi", "if self.busy or", "if True or", ADDITIONS),
     _c("never direct", "scan.pxi", "if scan is None or this", "if True or this", PATHS),
+    # Shards.
+    _py("centres by FAISS's product", "index/ivf.py", "if known.nearest is not None:", "if False:", SHARDS),
+    _py("lists that tie", "shards/merge.py", "if not isinstance(leaf, IndexIVFDPQ):", "if True:", SHARDS),
+    _py("ids out of order", "shards/assembly.py", "if shard.ascending:", "if True:", SHARDS),
+    _py("sources that changed", "shards/parts.py", "    if changed:\n", "    if False:\n", INPUTS),
+    _py("codes that are damaged", "shards/records.py", "if contents and", "if False and", INPUTS),
+    _py(
+        "a sample at random places",
+        "shards/sampling.py",
+        "drawn = bounds[:-1] + ",
+        "drawn = 0 * bounds[:-1] + ",
+        SHARDS,
+    ),
     # Staleness.
     _c("no sample of codes", "memory.pxi", "if self.digest_of(rows) != self.digest:", "if False:", STALE),
     _c("no last turn in samples", "memory.pxi", "max(self.turn, 1) - 1", "0", STALE),

@@ -105,11 +105,14 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "train",
         help="train an index on a file of vectors",
-        description="Learn codebooks from the vectors of a file (.npy, .fvecs or .bvecs) and write the trained, empty "
-        "index, which `build` fills.",
+        description="Learn codebooks from the vectors of files (.npy, .fvecs, .bvecs, .parquet) and folders, and write "
+        "the trained, empty index, which `build` fills.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("vectors", type=Path, help="training vectors")
+    parser.add_argument("vectors", type=Path, nargs="+", help="training vectors")
+    parser.add_argument(
+        "--sample", type=_at_least(1), metavar="N", help="train on so many, drawn evenly: not all need be in memory"
+    )
     parser.add_argument("--index", default="DPQ8x8", metavar="STRING", help="what faiss_dpq.index_factory takes")
     parser.add_argument("--metric", choices=_METRICS, default="l2")
     parser.add_argument("--effort", choices=("fast", "default", "best"), default="default", help="of an IndexDPQ")
@@ -122,14 +125,15 @@ _METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
 
 def _train(arguments: argparse.Namespace) -> None:
     import faiss_dpq
+    from faiss_dpq import shards
 
-    x = _vectors(arguments.vectors)
     with _reported():
+        x = shards.sample_sources(arguments.vectors, arguments.sample or sys.maxsize)
         index = faiss_dpq.index_factory(x.shape[1], arguments.index, _METRICS[arguments.metric])
         chosen = {"effort": arguments.effort} if hasattr(index, "train_stats") else {}
         if arguments.effort != "default" and not chosen:
             raise CommandError(f"--effort: {arguments.index} is trained by FAISS's wrappers, which do not take it")
-        index.train(_float32(x), **chosen)
+        index.train(x, **chosen)
         faiss_dpq.write_index(index, str(arguments.output))
     print(f"{arguments.output}: {_described(index)}")
 
@@ -137,24 +141,41 @@ def _train(arguments: argparse.Namespace) -> None:
 def _add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "build",
-        help="add a file of vectors to a trained index",
-        description="Encode the vectors of a file (.npy, .fvecs or .bvecs), block by block, into a trained index.",
+        help="add vectors to a trained index, or build shards of them",
+        description="Encode the vectors of a file (.npy, .fvecs or .bvecs) into a trained index; with --shards, those "
+        "of files and folders (parquet, too) into a folder of shards, where the same command goes on after a stop.",
     )
     parser.add_argument("index", type=Path, help="a trained index")
-    parser.add_argument("vectors", type=Path, help="vectors to be added")
+    parser.add_argument("vectors", type=Path, nargs="+", help="vectors to be added")
+    parser.add_argument(
+        "--shards", type=_at_least(1), metavar="N", help="number of shards; the output is a folder then"
+    )
+    parser.add_argument("--ray", metavar="ADDRESS", help="build the shards on a Ray cluster: local, auto or host:port")
+    parser.add_argument("--rows-per-part", type=_at_least(1), default=500_000, metavar="R", help="of a task; 500,000")
+    parser.add_argument("--column", metavar="NAME", help="of parquet files, the column with the vectors")
     _add_output(parser, "the filled index; it may be the index itself")
-    parser.set_defaults(run=_build)
+    parser.set_defaults(run=lambda arguments: (_build_shards if arguments.shards else _build)(arguments))
 
 
 def _build(arguments: argparse.Namespace) -> None:
     import faiss_dpq
 
-    index, x = _read_index(arguments.index), _vectors(arguments.vectors)
+    if arguments.ray is not None or len(arguments.vectors) > 1:
+        raise CommandError("--shards: how many? Several files of vectors, and --ray, make a folder of shards")
+    index, x = _read_index(arguments.index), _vectors(arguments.vectors[0])
     with _reported():
         for start in range(0, len(x), _BLOCK):
             index.add(_float32(x[start : start + _BLOCK]))
         faiss_dpq.write_index(index, str(arguments.output))
     print(f"{arguments.output}: {_described(index)}")
+
+
+def _build_shards(arguments: argparse.Namespace) -> None:
+    from faiss_dpq.shards import commands
+
+    trained, names = _read_index(arguments.index), ("vectors", "output", "shards", "rows_per_part", "column", "ray")
+    with _reported():
+        print(commands.build(trained, *(getattr(arguments, name) for name in names)))
 
 
 def _add_search(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -164,7 +185,7 @@ def _add_search(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         description="Write distances and ids of the nearest codes of every query to an .npz file, arrays D and I.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("index", type=Path, help="a filled index")
+    parser.add_argument("index", type=Path, help="a filled index, or a folder of shards")
     parser.add_argument("queries", type=Path, help="query vectors: .npy, .fvecs or .bvecs")
     parser.add_argument("-k", type=_at_least(1), default=10, help="results a query")
     parser.add_argument(
@@ -193,9 +214,21 @@ def _search(arguments: argparse.Namespace) -> None:
 
 
 def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("info", help="tell what is in an index file", description="Describe an index file.")
+    what = "Describe an index file, or a folder of shards."
+    parser = commands.add_parser("info", help="tell what is in an index file or a folder of shards", description=what)
     parser.add_argument("index", type=Path)
-    parser.set_defaults(run=lambda arguments: print(_described(_read_index(arguments.index))))
+    parser.add_argument("--verify", action="store_true", help="compare all checksums of a folder of shards")
+    parser.set_defaults(run=_info)
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    if not arguments.index.is_dir() and not arguments.verify:
+        print(_described(_read_index(arguments.index)))
+        return
+    from faiss_dpq.shards import commands
+
+    with _reported():
+        print(commands.info(arguments.index, checksums=arguments.verify))
 
 
 _BLOCK = 1 << 20  # vectors read and added at a time
@@ -210,7 +243,7 @@ def _reported() -> Iterator[None]:
     """What FAISS and this package raise on bad input, as the command's failure."""
     try:
         yield
-    except (RuntimeError, ValueError, AssertionError, OSError) as error:
+    except (RuntimeError, ValueError, TypeError, AssertionError, OSError, ModuleNotFoundError) as error:
         raise CommandError(str(error)) from error
 
 
@@ -218,6 +251,10 @@ def _read_index(path: Path) -> faiss.Index:
     import faiss_dpq
 
     with _reported():
+        if path.is_dir():
+            from faiss_dpq import shards
+
+            return shards.read_shards(path)
         return faiss_dpq.read_index(str(path))
 
 

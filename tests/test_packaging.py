@@ -52,6 +52,22 @@ def test_import_loads_no_third_package():
     assert third_party == {"faiss_dpq"}
 
 
+def test_shards_load_neither_ray_nor_pyarrow():
+    new = set(python(NEW_MODULES.replace("import faiss_dpq", "import faiss_dpq.shards.commands")).split())
+    assert "faiss_dpq" in new
+    assert not new & {"ray", "pyarrow", "dask", "pyspark", "torch"}
+
+
+@pytest.mark.parametrize(("missing", "extra"), [("ray", "ray"), ("pyarrow", "parquet")])
+def test_what_is_not_installed_is_named_with_its_extra(missing, extra):
+    module = {"ray": "ray", "pyarrow": "parquet"}[missing]
+    code = f"import sys; sys.modules[{missing!r}] = None\nimport faiss_dpq.shards.{module}"
+    failed = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert failed.returncode
+    assert f"{missing} is not installed" in failed.stderr
+    assert f"pip install 'faiss-dpq[{extra}]'" in failed.stderr
+
+
 def test_the_version_is_a_version_and_its_only_source_is_the_package():
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", faiss_dpq.__version__)
     project = (ROOT / "pyproject.toml").read_text()

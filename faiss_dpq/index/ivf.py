@@ -119,7 +119,10 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
 
     def _assigned(self, x: Floats) -> Labels:
         """The list of every vector, shape (n,); -1 where the coarse quantizer finds none (NaN)."""
-        return self._coarse_quantizer.search(x, 1)[1][:, 0]
+        known = self._current()
+        if known.nearest is not None:
+            return known.nearest.of(x)
+        return known.coarse.search(x, 1)[1][:, 0]
 
     # ---- train, add ----------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Searches of inverted lists: which lists a query probes, and what is known of them from search to search."""
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +70,14 @@ class _Known:
     centres: Floats
     reader: _kernels.ListReader | None  # of a faiss.ArrayInvertedLists
     derived: dict[int, scan.DerivedLists] = field(default_factory=dict)  # by levels
+
+    @functools.cached_property
+    def nearest(self) -> scan.NearestCentre | None:
+        """To find the lists of vectors; None if the coarse quantizer is not a flat one."""
+        coarse = self.coarse
+        if type(coarse) not in _FLAT or coarse.metric_type not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
+            return None
+        return scan.NearestCentre(coarse.reconstruct_n(0, coarse.ntotal), coarse.metric_type)
 
 
 class ListsSearched(Quantized):
@@ -205,6 +214,12 @@ class ListsSearched(Quantized):
         codes[..., :coarse_size] = numbers[..., :coarse_size]
         codes[..., coarse_size:] = plain
         return (*delivered((nearest, labels), (D, I)), codes)
+
+    def probed_lists(self, x: npt.ArrayLike, *, params: faiss.SearchParameters | None = None) -> Labels:
+        """The lists that `search` probes for every query, nearest first: shape (n, nprobe), int64, -1 for none."""
+        x = self._checked_vectors(x, "probed_lists")
+        asked, known = self._asked(params), self._current()
+        return self._probed(x, asked, known, self._derived_lists(known, asked.levels))
 
     def _lists(self) -> faiss.InvertedLists:
         invlists = self.invlists

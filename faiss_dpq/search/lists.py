@@ -28,6 +28,7 @@ _TABLE_BYTES = 32 << 20  # of distance tables held at a time by a thread
 _PRODUCT_LISTS = 64  # lists whose products with all codewords are held at a time
 _FEW_PROBES = 256  # of all queries of a call, up to which it is not cut into threads
 _WORTH_A_THREAD = 1 << 16  # distances; several times what it costs to start a task
+_SCORES = 1 << 18  # of vectors and centres held at a time: they stay in the cache
 _MOST_SCANNED = (1 << 32) - 1  # vectors by one query, which numbers them in 32 bits
 
 Addresses = npt.NDArray[np.uint64]
@@ -96,6 +97,45 @@ def _padded(x: Floats) -> Floats:
     padded[:, : x.shape[1]] = x
     padded[:, x.shape[1] :] = 0
     return padded
+
+
+class NearestCentre:
+    """Finds the centre of a flat coarse quantizer that is nearest to a vector, whatever vectors come with it.
+
+    FAISS's products depend in their last bits on how many vectors it is given, so that a vector between two centres
+    would be put into the one list or the other; what is built in parts shall be what is built in one go.
+    """
+
+    def __init__(self, centres: Floats, metric: int) -> None:
+        self.metric, self.n = metric, len(centres)
+        self.mean = centre_of(centres) if metric == faiss.METRIC_L2 else np.zeros(centres.shape[1], np.float32)
+        moved = np.ascontiguousarray(centres - self.mean)
+        self.panels = _kernels.pack_panels(moved)
+        self.bias = np.zeros(self.panels.shape[0] * _kernels.PANEL, np.float32)
+        if metric == faiss.METRIC_L2:
+            self.bias[: self.n] = np.einsum("ij,ij->i", moved, moved)
+
+    def of(self, x: Floats) -> Labels:
+        """The number of the nearest centre of every vector, shape (n,); -1 where there is none (NaN, infinity)."""
+        moved = x - self.mean
+        numbers = np.empty((len(x), 1), np.int64)
+        rows = max(32, _SCORES // len(self.bias))
+
+        def find(part: slice) -> None:
+            for start in range(part.start, part.stop, rows):
+                cut = slice(start, min(start + rows, part.stop))
+                _kernels.least_rows(moved[cut], self.panels, self.bias, self.n, numbers[cut])
+
+        n_threads = len(x) * self.n // _WORTH_A_THREAD
+        if n_threads > 1:
+            n_threads = min(faiss.omp_get_max_threads(), n_threads)
+            threads.run(find, [(cut,) for cut in threads.slices(len(x), n_threads)])
+        else:
+            find(slice(0, len(x)))
+        squares = np.einsum("ij,ij->i", x, x)
+        if not np.isfinite(squares).all():
+            numbers[~np.isfinite(squares)] = -1
+        return numbers[:, 0]
 
 
 class DerivedLists:

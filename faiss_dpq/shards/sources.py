@@ -1,0 +1,85 @@
+"""Where vectors come from: paths, folders, globs and arrays, in order."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .rows import ArrayRows, MappedFile, Source, check_matrix
+
+Sources = Any  # a path, a folder, a glob, an array, or a sequence of them
+
+
+def _file(path: str, column: str | None) -> Source:
+    suffix = Path(path).suffix
+    if suffix in (".parquet", ".pq"):
+        from .parquet import ParquetFile  # loads pyarrow
+
+        return ParquetFile(path, column)
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path}: expected a file of vectors, {', '.join(SUFFIXES)}, or a folder or glob of them")
+    return MappedFile(path)
+
+
+#: Of files of vectors.
+SUFFIXES = (".npy", ".fvecs", ".bvecs", ".parquet", ".pq")
+
+
+def open_sources(sources: Sources, column: str | None = None) -> list[Source]:
+    """The sources that are named, in order; files of a folder or a glob by name.
+
+    Parameters
+    ----------
+    sources : str, path, array, or a sequence of them
+        Files (.npy, .fvecs, .bvecs, .parquet), folders and globs of files, arrays of shape (n, d).
+    column : str, optional
+        Of parquet files, the column with the vectors; needed only where there are several of lists.
+
+    Raises
+    ------
+    ValueError
+        If there is none, one is not of vectors, or their dimensions differ.
+    FileNotFoundError
+        If there is no such file.
+    """
+    found = list(_opened(sources, column, "array"))
+    if not found:
+        raise ValueError("sources: there are none")
+    for source in found:
+        if source.d != found[0].d:
+            raise ValueError(
+                f"{source.name}: vectors of {source.d} dimensions, those of {found[0].name} have {found[0].d}"
+            )
+    return found
+
+
+def _opened(sources: Sources, column: str | None, name: str) -> Iterator[Source]:
+    if isinstance(sources, np.ndarray):
+        check_matrix(sources, name)
+        yield ArrayRows(sources, name)
+    elif isinstance(sources, str | os.PathLike):
+        for path in _paths(os.fspath(sources)):
+            yield _file(path, column)
+    elif isinstance(sources, Sequence):
+        for number, source in enumerate(sources):
+            yield from _opened(source, column, f"array {number}")
+    else:
+        raise TypeError(f"sources: a {type(sources).__name__}, expected paths or arrays")
+
+
+def _paths(path: str) -> list[str]:
+    if os.path.isdir(path):
+        with os.scandir(path) as entries:
+            found = sorted(entry.path for entry in entries if entry.is_file() and entry.name.endswith(SUFFIXES))
+        if not found:
+            raise ValueError(f"{path}: the folder holds no file of vectors, {', '.join(SUFFIXES)}")
+        return found
+    if not os.path.exists(path) and glob.has_magic(path):
+        found = sorted(glob.glob(path, recursive=True))
+        if not found:
+            raise FileNotFoundError(f"{path}: there is no such file")
+        return found
+    return [path]
