@@ -70,6 +70,7 @@ typedef struct {
                        uint32_t *positions, void *scratch, dpq_counters *counters);
     size_t batch_width;      /* queries that scan_batch takes together */
     size_t least_batch;      /* fewer queries than this are faster one by one by scan_single; measured */
+    size_t least_batch_many; /* the same of codes of many levels */
 } dpq_kernels;
 
 extern const dpq_kernels dpq_kernels_generic;

@@ -21,6 +21,7 @@ const dpq_kernels DPQ_KERNELS = {
     .scan_lists = scan_lists,
     .batch_width = DPQ_QW,
     .least_batch = DPQ_LEAST_BATCH,
+    .least_batch_many = DPQ_LEAST_BATCH_MANY,
 };
 
 DPQ_SIMD_END

@@ -55,7 +55,7 @@ def scan(CodeView view, QueryBlock queries, float[:, ::1] distances, int64_t[:, 
         return
     # Queries left over from whole groups of the batch scan may be too few for it.
     cdef size_t batched = nq - nq % kernels.batch_width
-    if nq - batched >= kernels.least_batch:
+    if nq - batched >= <size_t>least_batch(view.db.levels):
         batched = nq
     cdef dpq_queries together = queries.part(0, batched), alone = queries.part(batched, nq)
     cdef size_t scratch_size = max(

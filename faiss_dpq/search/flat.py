@@ -79,6 +79,8 @@ def search(
     D = np.empty((len(xq), k), np.float32)
     I = np.empty((len(xq), k), np.int64)
     quantizer, metric = derived.quantizer, derived.metric
+    if len(xq) < _kernels.least_batch(derived.levels):
+        view = derived.with_columns(view)
     vectors = _selected(view, selection)
     width = _kernels.batch_width()
     block = max(1, _TABLE_BYTES // (4 * derived.levels * quantizer.K * width)) * width
@@ -87,7 +89,7 @@ def search(
         tables, constants, norms = quantizer.tables(xq[part], derived.levels, metric)
         errors = quantizer.table_errors(norms, derived.levels)
         queries = _kernels.QueryBlock(tables, constants, norms, errors, metric == faiss.METRIC_INNER_PRODUCT)
-        _scan_block(vectors, queries, D[part], I[part])
+        _scan_block(vectors, queries, D[part], I[part], derived.levels)
     if metric == faiss.METRIC_INNER_PRODUCT:
         np.negative(D, out=D)
     if (I[:, -1] < 0).any():  # what is missing stands at the end
@@ -104,6 +106,7 @@ def one_query_scan(
     """
     if not 0 < len(view) <= _MOST_VECTORS:
         return None
+    view = derived.with_columns(view)
     quantizer, inner_product = derived.quantizer, derived.metric == faiss.METRIC_INNER_PRODUCT
     norms, n_panels = quantizer.codeword_norms, -(-derived.levels * quantizer.K // _kernels.PANEL)
     tables = _kernels.QueryTables(
@@ -179,7 +182,7 @@ def grow_until_too_far(
     return lims, np.concatenate([D for D, _ in [*found, nothing]]), np.concatenate([I for _, I in [*found, nothing]])
 
 
-def _scan_block(vectors: _Selected, queries: _kernels.QueryBlock, D: Floats, I: Labels) -> None:
+def _scan_block(vectors: _Selected, queries: _kernels.QueryBlock, D: Floats, I: Labels, levels: int) -> None:
     """Distances, those of inner products negated, and ids."""
     nq, k = D.shape
 
@@ -191,7 +194,7 @@ def _scan_block(vectors: _Selected, queries: _kernels.QueryBlock, D: Floats, I: 
 
     width = _kernels.batch_width()
     n_threads = max(1, min(faiss.omp_get_max_threads(), len(vectors) * nq // _WORTH_A_THREAD))
-    if (nq < _kernels.least_batch() or n_threads == 1) and len(vectors) <= _MOST_VECTORS:
+    if (nq < _kernels.least_batch(levels) or n_threads == 1) and len(vectors) <= _MOST_VECTORS:
         # Few queries are scanned one by one, with all threads each.
         scan(vectors, queries, D, I, n_threads)
     elif nq < 4 * width * n_threads or len(vectors) > _MOST_VECTORS:
