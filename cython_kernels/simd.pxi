@@ -114,6 +114,14 @@ cdef extern from "kernels.h" nogil:
             const dpq_lists *lists, const dpq_probes *probes, size_t k, float *distances, uint32_t *positions,
             void *scratch, dpq_counters *counters,
         ) noexcept nogil
+        void (*rescore_codes)(
+            const dpq_database *db, const dpq_queries *queries, const int64_t *candidates, size_t n, size_t k,
+            uint64_t *keys, float *distances, uint32_t *ids,
+        ) noexcept nogil
+        void (*rescore_lists)(
+            const dpq_lists *lists, const dpq_probes *probes, const uint32_t *candidates, size_t n, size_t k,
+            uint64_t *keys, float *distances, uint32_t *positions,
+        ) noexcept nogil
         size_t batch_width
         size_t least_batch
         size_t least_batch_many
