@@ -26,8 +26,8 @@
 #define BATCH_MIN_SAMPLED_N 16384u /* smaller databases are scanned in float, without a sample */
 #define BATCH_LEAST_SAMPLE 4096u
 #define BATCH_SAMPLED_A_RESULT 200u /* measured: twice or half as many take the same time */
-/* Of many levels, whose float sums take four times as long as byte sums. */
-#define BATCH_SAMPLED_OF_MANY 20u
+/* Where terms are stored hits cost less, and of many levels the float sums of samples cost more. */
+#define BATCH_SAMPLED_FOR_TERMS 20u
 /* More hits of a strip in a span: float is faster. Measured: so it is at twice or half; a quarter costs 7 % at k =
  * 1000. */
 #define BATCH_MAX_HITS_IN_SPAN (BATCH_SPAN * 2)
@@ -210,7 +210,7 @@ static void batch_scan_span(const dpq_database *db, batch_group *g, batch_worksp
 /* A smaller sample leaves more hits to the scan, in proportion to k; a larger one costs more than these hits. */
 static size_t batch_sample_size(const dpq_database *db, size_t k)
 {
-    size_t wanted = (many_is_known(db) ? BATCH_SAMPLED_OF_MANY : BATCH_SAMPLED_A_RESULT) * k;
+    size_t wanted = (many_is_known(db) || db->terms ? BATCH_SAMPLED_FOR_TERMS : BATCH_SAMPLED_A_RESULT) * k;
     size_t size = dpq_min(wanted < BATCH_LEAST_SAMPLE ? BATCH_LEAST_SAMPLE : wanted, db->n / 8);
     return (size + BATCH_CHUNK - 1) / BATCH_CHUNK * BATCH_CHUNK;
 }

@@ -186,7 +186,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         derived, view, selection = self._searched(params)
         narrowed = self._asked_coarse(params, derived.levels)
         if narrowed is not None:
-            prefix = self._derived_codes(derived.quantizer, narrowed.levels)
+            prefix = self._derived_codes(derived.quantizer, narrowed.levels, stores_terms=True)
             prefix_view = prefix.view(self._codes_in_memory, self.code_size, self._version)
             return coarse.search(narrowed, (prefix, prefix_view), (derived, view), selection, x, k)
         found = scan.search(derived, view, selection, x, k)
@@ -216,12 +216,15 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         view = derived.view(self._codes_in_memory, self.code_size, self._version)
         return derived, view, select(selector_of(params), len(view))
 
-    def _derived_codes(self, quantizer: ProgressiveQuantizer, levels: int) -> DerivedCodes:
+    def _derived_codes(
+        self, quantizer: ProgressiveQuantizer, levels: int, stores_terms: bool = False
+    ) -> DerivedCodes:
         if self._derived is None:
             self._derived = {}
         kept = self._derived.get(levels)
-        if kept is None or kept.quantizer is not quantizer or kept.metric != self.metric_type:
-            kept = self._derived[levels] = DerivedCodes(quantizer, levels, self.metric_type)
+        known = kept is not None and kept.quantizer is quantizer and kept.metric == self.metric_type
+        if kept is None or not known or (stores_terms and not kept.stores_terms):
+            kept = self._derived[levels] = DerivedCodes(quantizer, levels, self.metric_type, stores_terms)
         return kept
 
     def _prepare_direct(

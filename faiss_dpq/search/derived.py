@@ -42,10 +42,17 @@ class _Known(NamedTuple):
 
 
 class DerivedCodes:
-    """Bins, terms and radius of one index's codes at one prefix length."""
+    """Bins, terms and radius of one index's codes at one prefix length.
 
-    def __init__(self, quantizer: ProgressiveQuantizer, levels: int, metric: int) -> None:
+    stores_terms : whether terms are kept, 4 bytes a vector, that could be looked up in cross tables as well. Searches
+        for many results take less time by them.
+    """
+
+    def __init__(
+        self, quantizer: ProgressiveQuantizer, levels: int, metric: int, stores_terms: bool = False
+    ) -> None:
         self.quantizer, self.levels, self.metric = quantizer, levels, metric
+        self.stores_terms = stores_terms or quantizer.cross_tables is None
         self._has_terms = levels > 1 and metric == faiss.METRIC_L2
         self._known: _Known | None = None
         self._lock = threading.Lock()
@@ -116,9 +123,8 @@ class DerivedCodes:
             quantizer = self.quantizer
             return _kernels.CodeView(packed, quantizer.nbits, self.levels, None, radius=radius)
         terms, bins = None, _resized(before.bins, len(packed), np.uint8)
-        if self.quantizer.cross_tables is None:
-            terms = _resized(before.terms, len(packed), np.float32)
-            terms[begin:] = self.quantizer.cross_terms(_kernels.unpack_codes(new, self.levels, self.quantizer.nbits))
+        if self.stores_terms:
+            terms = self._terms(packed, before)
         view, first, step = self._plain(packed, terms), before.term_min, before.term_step
         low, high = _kernels.term_range(view.part(begin, len(packed)))
         if not begin or low < first or high > first + 255 * step:
@@ -138,30 +144,32 @@ class DerivedCodes:
 
     def _derive_many(self, packed: Bytes, before: _kernels.CodeView) -> _kernels.CodeView:
         """The same of codes of many levels: terms instead of bins, and columns if there were any."""
-        quantizer, begin = self.quantizer, len(before)
-        terms, grid = None, (before.term_min, before.term_step)
+        begin, terms, grid = len(before), None, (before.term_min, before.term_step)
         if self._has_terms:
-            terms = _resized(before.terms, len(packed), np.float32)
-
-            def fill(start: int) -> None:
-                part = slice(start, min(start + _TERMS_BLOCK, len(packed)))
-                codes = _kernels.unpack_codes(packed[part], self.levels, quantizer.nbits)
-                terms[part] = quantizer.cross_terms(codes)
-
-            threads.run(fill, [(start,) for start in range(begin, len(packed), _TERMS_BLOCK)])
+            terms = self._terms(packed, before)
             new = terms[begin:]
             first, step = grid
             if not begin or (len(new) and not first <= new.min() <= new.max() <= first + _GRID * step):
                 grid = _grid_of(terms)
-        view = _kernels.CodeView(packed, quantizer.nbits, self.levels, None, terms, None, *grid)
+        view = _kernels.CodeView(packed, self.quantizer.nbits, self.levels, None, terms, None, *grid)
         if before.columns is not None:
             view = view.with_columns(self._columns(view, begin, before.columns))
         return view
 
+    def _terms(self, packed: Bytes, before: _kernels.CodeView) -> npt.NDArray[np.float32]:
+        """The terms of the codes, the first of which are those of `before`."""
+        quantizer, terms = self.quantizer, _resized(before.terms, len(packed), np.float32)
+
+        def fill(start: int) -> None:
+            part = slice(start, min(start + _TERMS_BLOCK, len(packed)))
+            terms[part] = quantizer.cross_terms(_kernels.unpack_codes(packed[part], self.levels, quantizer.nbits))
+
+        threads.run(fill, [(start,) for start in range(len(before), len(packed), _TERMS_BLOCK)])
+        return terms
+
     def _plain(self, packed: Bytes, *derived: Any, **more: Any) -> _kernels.CodeView:
-        return _kernels.CodeView(
-            packed, self.quantizer.nbits, self.levels, self.quantizer.cross_tables, *derived, **more
-        )
+        cross = None if self.stores_terms else self.quantizer.cross_tables
+        return _kernels.CodeView(packed, self.quantizer.nbits, self.levels, cross, *derived, **more)
 
     def _radius(self, packed: Bytes) -> float:
         quantizer = self.quantizer
@@ -170,7 +178,8 @@ class DerivedCodes:
             return reach
         # The tables are rounded to float32: no squared norm is off by more than this.
         error = 2.0**-22 * reach**2
-        return _kernels.radius(self._plain(packed), quantizer.codeword_norms, error)
+        view = _kernels.CodeView(packed, quantizer.nbits, self.levels, quantizer.cross_tables)
+        return _kernels.radius(view, quantizer.codeword_norms, error)
 
 
 def _grid_of(terms: npt.NDArray[np.float32]) -> tuple[float, float]:
