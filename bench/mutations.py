@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 PATHS, EXACT = "tests/test_fast_paths.py", "tests/test_exactness.py"
+MANY = "tests/test_many_levels.py"
 STALE, TIES = "tests/test_staleness.py", "tests/test_ties.py"
 
 
@@ -52,6 +53,9 @@ MUTATIONS = [
     _c("single without sample", "scan_single_impl.h", "dpq_topk_end(&search->top) == k", "0", PATHS),
     _c("batch without bytes", "scan_batch_impl.h", "g->bytes ? 0 : 0xff", "0xff", PATHS),
     _c("single without bytes", "scan_single_impl.h", "&& db->n >= SINGLE_MIN_SAMPLED_N;", "&& 0;", PATHS),
+    _c("many levels in float", "many_bound.h", "return db->levels > DPQ_FEW_LEVELS", "return 0", MANY),
+    _c("no look-ups of many", "many_lookups_impl.h", "return many_is_known(db) &&", "return 0 &&", MANY),
+    _py("all terms anew", "search/derived.py", "range(len(before), len(packed)", "range(0, len(packed)", MANY),
     _c("never direct", "scan.pxi", "if scan is None or this", "if True or this", PATHS),
     # Staleness.
     _c("no sample of codes", "memory.pxi", "if self.digest_of(rows) != self.digest:", "if False:", STALE),
@@ -67,6 +71,18 @@ MUTATIONS = [
     _c("sum_error of lists", "scan_lists_impl.h", "return 1.01 * lists->levels *", "return 0 * lists->levels *", EXACT),
     _c("entry error of lists", "scan_lists_impl.h", "double error = (8 *", "double error = 0 * (8 *", EXACT),
     _c("floors of lists", "scan_lists_impl.h", "- (lists->levels + 2) -", "- (lists->levels + 2) / 2 -", EXACT),
+    _c("sum error of many", "many_bound.h", "base -= 1.02 *", "base -= 0 *", MANY),
+    _c(
+        "floors of many",
+        "query_tables_impl.h",
+        "dpq_f32_sub(dpq_f32_load(entries), least), scale)",
+        "dpq_f32_sub(dpq_f32_load(entries), least), dpq_f32_mul(scale, dpq_f32_all(1.01f)))",
+        MANY,
+    ),
+    _c("slope of many", "many_bound.h", "scale * 65536 * (1 - 0x1p-20)", "scale * 65536 * 1.02", MANY),
+    _c("outliers of many", "many_bound.h", "outliers |= (terms[i] < least)", "outliers |= (0)", MANY),
+    _c("clamped entries", "query_tables_impl.h", "dpq_f32_min(scaled, dpq_f32_all(255.0f))", "scaled", MANY),
+    _c("packed levels", "many_bound.h", "sum + most[l] > 255", "sum + most[l] > 300", MANY),
     _py("table_errors", "codec/tables.py", "unit = 1.2 *", "unit = 0 *", EXACT),
     _py("errors of lists", "search/lists.py", "quantizer.table_errors(norms, levels) if", "0 * norms if", EXACT),
     _py("radius", "search/derived.py", "self._radius(new))", "self._radius(new) / 2)", EXACT),

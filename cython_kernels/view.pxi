@@ -107,7 +107,6 @@ cdef class CodeView:
         masked.mask, masked.db.allowed = mask, &mask[0]
         return masked
 
-
     def with_columns(self, columns):
         """The same codes with their columns."""
         return self.of(self.packed, self.terms, self.bins, columns)

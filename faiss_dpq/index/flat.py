@@ -216,9 +216,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         view = derived.view(self._codes_in_memory, self.code_size, self._version)
         return derived, view, select(selector_of(params), len(view))
 
-    def _derived_codes(
-        self, quantizer: ProgressiveQuantizer, levels: int, stores_terms: bool = False
-    ) -> DerivedCodes:
+    def _derived_codes(self, quantizer: ProgressiveQuantizer, levels: int, stores_terms: bool = False) -> DerivedCodes:
         if self._derived is None:
             self._derived = {}
         kept = self._derived.get(levels)

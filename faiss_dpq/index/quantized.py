@@ -37,7 +37,14 @@ _OF_LENGTH = ("levels", "coarse_levels")  # settings that a shorter index does n
 class Quantized(Base):
     """An index with codebooks: their parameters, their training, and the quantizer that is made of them."""
 
-    _settings: tuple[str, ...] = ("levels", "coarse_levels", "k_factor", "prefix_weight", "parallel_weight", "rq.cp.seed")
+    _settings: tuple[str, ...] = (
+        "levels",
+        "coarse_levels",
+        "k_factor",
+        "prefix_weight",
+        "parallel_weight",
+        "rq.cp.seed",
+    )
     _python_state = ("_train_stats",)
     _cached: tuple[Any, _kernels.Unchanged, ProgressiveQuantizer] | None = None
     _known_M: int = 0
@@ -174,7 +181,7 @@ class Quantized(Base):
     def _checked_coarse(self, coarse_levels: int, levels: int, name: str) -> int:
         if not 0 <= coarse_levels <= levels:
             raise ValueError(
-                f"{type(self).__name__}: {name} is {coarse_levels}, expected 0 to {levels}, the levels that are searched"
+                f"{type(self).__name__}: {name} is {coarse_levels}, expected 0 to {levels}, the levels searched"
             )
         return int(coarse_levels)
 

@@ -56,9 +56,7 @@ def search(
     for part in flat.blocks(derived, len(xq)):
         tables = flat.query_tables(derived, xq[part])
         found = candidates[part]
-        flat.scan_block(
-            vectors, tables.block(coarse.levels), np.empty(found.shape, np.float32), found, coarse.levels
-        )
+        flat.scan_block(vectors, tables.block(coarse.levels), np.empty(found.shape, np.float32), found, coarse.levels)
         queries = tables.block(derived.levels)
 
         def rescore(cut: slice, part: slice = part, queries: _kernels.QueryBlock = queries) -> None:

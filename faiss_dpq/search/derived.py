@@ -48,9 +48,7 @@ class DerivedCodes:
         for many results take less time by them.
     """
 
-    def __init__(
-        self, quantizer: ProgressiveQuantizer, levels: int, metric: int, stores_terms: bool = False
-    ) -> None:
+    def __init__(self, quantizer: ProgressiveQuantizer, levels: int, metric: int, stores_terms: bool = False) -> None:
         self.quantizer, self.levels, self.metric = quantizer, levels, metric
         self.stores_terms = stores_terms or quantizer.cross_tables is None
         self._has_terms = levels > 1 and metric == faiss.METRIC_L2
