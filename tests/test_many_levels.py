@@ -42,6 +42,14 @@ def one_far_codeword(rng, M, nbits):
     return codebooks
 
 
+def far_codewords_that_cancel(rng, M, nbits):
+    """Vectors that have both are near the others, but their cross terms are far below all."""
+    codebooks = random(rng, M, nbits)
+    codebooks[3, 1] += 30
+    codebooks[5, 1] -= 30
+    return codebooks
+
+
 def zeros_behind(rng, M, nbits):
     codebooks = random(rng, M, nbits)
     codebooks[5:] = 0
@@ -59,7 +67,10 @@ def shrinking(rng, M, nbits):
     return normal(rng, M, 1 << nbits, D) * 0.6 ** np.arange(M, dtype=np.float32)[:, None, None]
 
 
-KINDS = {f.__name__: f for f in (random, structured, one_far_codeword, zeros_behind, near_ties, shrinking)}
+KINDS = {
+    f.__name__: f
+    for f in (random, structured, one_far_codeword, far_codewords_that_cancel, zeros_behind, near_ties, shrinking)
+}
 
 
 @functools.cache
@@ -71,6 +82,9 @@ def made(kind, M, nbits, metric):
     if kind == "one_far_codeword":  # few have it, and are outliers
         codes[codes[:, 3] == 1, 3] = 2
         codes[[5, 4000, 9000, N - 1], 3] = 1
+    if kind == "far_codewords_that_cancel":
+        codes[:, [3, 5]] = np.maximum(codes[:, [3, 5]], 2)
+        codes[np.ix_([0, 9, 4000, 9000, N - 1], [3, 5])] = 1
     codes[8000:8040] = codes[:40]  # ties, which the lower id wins
     index = faiss_dpq.IndexDPQ.from_codebooks(codebooks, metric)
     index.add_sa_codes(naive.pack(codes, nbits))
@@ -129,6 +143,7 @@ SHAPES = [
     ("random", 1024, 4),
     ("random", 20, 6),
     ("one_far_codeword", 17, 8),
+    ("far_codewords_that_cancel", 17, 8),
     ("zeros_behind", 17, 8),
     ("near_ties", 48, 8),
     ("shrinking", 32, 8),
