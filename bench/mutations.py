@@ -52,7 +52,9 @@ MUTATIONS = [
     _c("batch without sample", "scan_batch_impl.h", "if (g->buckets < k)", "if (1)", PATHS),
     _c("single without sample", "scan_single_impl.h", "dpq_topk_end(&search->top) == k", "0", PATHS),
     _c("batch without bytes", "scan_batch_impl.h", "g->bytes ? 0 : 0xff", "0xff", PATHS),
-    _c("single without bytes", "scan_single_impl.h", "&& db->n >= SINGLE_MIN_SAMPLED_N;", "&& 0;", PATHS),
+    _c(
+        "single without bytes", "scan_single_impl.h", "search->bytes = db->n >=", "search->bytes = 0 && db->n >=", PATHS
+    ),
     _c("many levels in float", "many_bound.h", "return db->levels > DPQ_FEW_LEVELS", "return 0", MANY),
     _c("no look-ups of many", "many_lookups_impl.h", "return many_is_known(db) &&", "return 0 &&", MANY),
     _py("all terms anew", "search/derived.py", "range(len(before), len(packed)", "range(0, len(packed)", MANY),
