@@ -1,4 +1,4 @@
-"""The vectors that benchmarks search: synthetic clusters of any number, and two real sets from installed packages."""
+"""The vectors that benchmarks search: synthetic ones of any number, and two real sets from installed packages."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,12 +7,13 @@ import numpy as np
 
 from faiss_dpq.lab.datasets import Vectors, load_fashion_mnist, load_glove
 
-NAMES = ("clustered", "glove", "fashion-mnist")
+NAMES = ("clustered", "drawn", "glove", "fashion-mnist")
 
 _BLOCK = 1 << 17
 QUERIES = 1000
 _TRAIN = 60_000
 _CENTRES, _D, _SIGMA = 4096, 128, 0.7
+_DRAWN_D = 384
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Dataset:
 
 
 def load(name: str, n: int = 1_000_000) -> Dataset:
-    """Load a data set by name; `n` is the size of "clustered", and ignored for the real ones.
+    """Load a data set by name; `n` is the size of synthetic ones, and ignored for the real ones.
 
     Raises
     ------
@@ -49,6 +50,8 @@ def load(name: str, n: int = 1_000_000) -> Dataset:
     """
     if name == "clustered":
         return _clustered(n)
+    if name == "drawn":
+        return _drawn(n)
     if name == "glove":
         vectors = load_glove(train=_TRAIN, queries=QUERIES)
         return _in_memory(name, vectors.train, vectors.base, vectors.queries)
@@ -74,6 +77,19 @@ def _clustered(n: int) -> Dataset:
             yield draw(min(_BLOCK, n - start), 3 + start // _BLOCK)
 
     return Dataset("clustered", n, _D, draw(_TRAIN, 1), draw(QUERIES, 2), blocks)
+
+
+def _drawn(n: int) -> Dataset:
+    """N(0, I) of 384 dimensions: for codes of many levels that are drawn, too, as training would take minutes."""
+    rng = np.random.default_rng(0)
+
+    def blocks() -> Iterator[Vectors]:
+        for start in range(0, n, _BLOCK):
+            yield np.random.default_rng(start).standard_normal((min(_BLOCK, n - start), _DRAWN_D), dtype=np.float32)
+
+    train = rng.standard_normal((10_000, _DRAWN_D), dtype=np.float32)
+    queries = rng.standard_normal((QUERIES, _DRAWN_D), dtype=np.float32)
+    return Dataset("drawn", n, _DRAWN_D, train, queries, blocks)
 
 
 def _in_memory(name: str, train: Vectors, base: Vectors, queries: Vectors) -> Dataset:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 PATHS, EXACT = "tests/test_fast_paths.py", "tests/test_exactness.py"
 GROWTH, ADDITIONS = "tests/test_ivf_growth.py", "tests/test_single_additions.py"
+MANY = "tests/test_many_levels.py"
 STALE, TIES = "tests/test_staleness.py", "tests/test_ties.py"
 SHARDS, INPUTS = "tests/test_shards.py", "tests/test_shards_inputs.py"
 
@@ -53,9 +54,14 @@ MUTATIONS = [
     _c("batch without sample", "scan_batch_impl.h", "if (g->buckets < k)", "if (1)", PATHS),
     _c("single without sample", "scan_single_impl.h", "dpq_topk_end(&search->top) == k", "0", PATHS),
     _c("batch without bytes", "scan_batch_impl.h", "g->bytes ? 0 : 0xff", "0xff", PATHS),
-    _c("single without bytes", "scan_single_impl.h", "&& db->n >= SINGLE_MIN_SAMPLED_N;", "&& 0;", PATHS),
     _c("lists never grow", "lists_growth.pxi", "if not self.allowed:", "if True:", GROWTH),
     _c("never added directly", "addition.pxi", "if self.busy or", "if True or", ADDITIONS),
+    _c(
+        "single without bytes", "scan_single_impl.h", "search->bytes = db->n >=", "search->bytes = 0 && db->n >=", PATHS
+    ),
+    _c("many levels in float", "many_bound.h", "return db->levels > DPQ_FEW_LEVELS", "return 0", MANY),
+    _c("no look-ups of many", "many_lookups_impl.h", "return many_is_known(db) &&", "return 0 &&", MANY),
+    _py("all terms anew", "search/derived.py", "range(len(before), len(packed)", "range(0, len(packed)", MANY),
     _c("never direct", "scan.pxi", "if scan is None or this", "if True or this", PATHS),
     # Shards.
     _py("centres by FAISS's product", "index/ivf.py", "if known.nearest is not None:", "if False:", SHARDS),
@@ -95,6 +101,15 @@ MUTATIONS = [
     _c("sum_error of lists", "scan_lists_impl.h", "return 1.01 * lists->levels *", "return 0 * lists->levels *", EXACT),
     _c("entry error of lists", "scan_lists_impl.h", "double error = (8 *", "double error = 0 * (8 *", EXACT),
     _c("floors of lists", "scan_lists_impl.h", "- (lists->levels + 2) -", "- (lists->levels + 2) / 2 -", EXACT),
+    _c("sum error of many", "many_bound.h", "base -= 1.02 *", "base -= 0 *", MANY),
+    _c(
+        "floors of many",
+        "query_tables_impl.h",
+        "dpq_f32_sub(dpq_f32_load(entries), least), scale)",
+        "dpq_f32_sub(dpq_f32_load(entries), least), dpq_f32_mul(scale, dpq_f32_all(1.05f)))",
+        MANY,
+    ),
+    _c("slope of many", "many_bound.h", "scale * 65536 * (1 - 0x1p-20)", "scale * 65536 * 1.5", MANY),
     _py("table_errors", "codec/tables.py", "unit = 1.2 *", "unit = 0 *", EXACT),
     _py("errors of lists", "search/lists.py", "quantizer.table_errors(norms, levels) if", "0 * norms if", EXACT),
     _py("radius", "search/derived.py", "self._radius(new))", "self._radius(new) / 2)", EXACT),

@@ -58,15 +58,27 @@ def codebooks(train: Vectors, M: int, nbits: int = 8) -> Vectors:
     return faiss.vector_to_array(rq.codebooks).reshape(M, 1 << nbits, train.shape[1])
 
 
+def drawn_codebooks(d: int, M: int) -> Vectors:
+    """Codebooks as structured ones look: some of all dimensions, then smaller ones of blocks of dimensions."""
+    rng, n_global, n_blocks = np.random.default_rng(M), min(12, M), max(1, M // 8)
+    codebooks = rng.standard_normal((M, 256, d)) * 0.95 ** np.arange(M)[:, None, None]
+    block = np.arange(d) * n_blocks // d
+    for level in range(n_global, M):
+        codebooks[level] *= block == level % n_blocks
+    return codebooks / np.sqrt(M)
+
+
 def padded(x: Vectors, multiple: int) -> Vectors:
     """With columns of zeros up to the next multiple, which product quantizers need."""
     return np.pad(x, ((0, 0), (0, -x.shape[1] % multiple)))
 
 
-def new_index(kind: str, d: int, M: int, train: Vectors) -> tuple[faiss.Index, int]:
+def new_index(kind: str, dataset: data.Dataset, M: int) -> tuple[faiss.Index, int]:
     """A trained, empty index of M bytes a vector, and what the number of columns must be a multiple of."""
+    d, train = dataset.d, dataset.train
     if kind == "ours":
-        index = faiss_dpq.IndexDPQ.from_codebooks(codebooks(train, M))
+        drawn = dataset.name == "drawn"
+        index = faiss_dpq.IndexDPQ.from_codebooks(drawn_codebooks(d, M) if drawn else codebooks(train, M))
         index.beam_size = 1
         return index, 1
     multiple = M if kind == "pq" else 2 * M
@@ -80,10 +92,13 @@ def indexes(dataset: data.Dataset, M: int, kinds: list[str], cache: Path | None)
     """Filled indexes, read from the cache folder where it has them."""
     files = {kind: cache / f"{dataset.name}-{dataset.n}-{M}-{kind}.index" for kind in kinds} if cache else {}
     ready = {kind: faiss_dpq.read_index(str(file)) for kind, file in files.items() if file.exists()}
-    new = {kind: new_index(kind, dataset.d, M, dataset.train) for kind in kinds if kind not in ready}
-    for block in dataset.blocks() if new else ():
-        for index, multiple in new.values():
-            index.add(padded(block, multiple))
+    new = {kind: new_index(kind, dataset, M) for kind in kinds if kind not in ready}
+    for number, block in enumerate(dataset.blocks() if new else ()):
+        for kind, (index, multiple) in new.items():
+            if dataset.name == "drawn" and kind != "fastscan":  # whose codes no call takes
+                index.add_sa_codes(np.random.default_rng(number).integers(0, 256, (len(block), M), np.uint8))
+            else:
+                index.add(padded(block, multiple))
     for kind, (index, _) in new.items():
         ready[kind] = index
         if files:
@@ -268,7 +283,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.search", description=__doc__.splitlines()[0])
     several = {"nargs": "+", "type": int}
     parser.add_argument("--dataset", nargs="+", choices=data.NAMES, default=["clustered"])
-    parser.add_argument("--n", type=int, default=1_000_000, help="size of the clustered data set")
+    parser.add_argument("--n", type=int, default=1_000_000, help="size of synthetic data sets")
     parser.add_argument("--M", **several, default=[4], help="bytes a vector")
     parser.add_argument("--levels", **several, default=[], help="enter searches of so many levels of ours, too")
     parser.add_argument("--nq", **several, default=[1, 1000], help="queries a call")

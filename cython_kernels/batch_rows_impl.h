@@ -13,10 +13,21 @@
 #define DPQ_BATCH_ROWS_IMPL_H
 
 #include "dpq_topk.h"
+#include "many_bound.h"
 #include "query_tables_impl.h"
 
 #define BATCH_STRIPS (DPQ_QW / DPQ_FW)
 #define BATCH_CACHE_LINE 16u /* floats */
+
+/* What a group has for codes of many levels (many_batch_impl.h). */
+typedef struct {
+    uint16_t limit[DPQ_QW], slope[DPQ_QW];
+    many_bound bound[DPQ_QW];
+    float sampled[MANY_QUARTILES * DPQ_QW]; /* some sampled sums */
+    uint16_t ends[DPQ_MAX_LEVELS];          /* of groups of levels, whose byte entries are added up as bytes */
+    uint32_t groups;
+    float *least; /* [level][DPQ_QW]: the least entry of the level's table */
+} batch_many;
 
 /* A group of queries and what has been found for them. Query `first` + i has lane i. */
 typedef struct {
@@ -30,6 +41,9 @@ typedef struct {
     uint32_t lanes; /* in use */
     int bytes;      /* whether vectors are judged by bytes; otherwise all are scanned in float */
     int inner_product;
+    int has_many_levels; /* then bytes are those of `many`, and limits of 16 bits */
+    batch_many many;
+    const float *tables; /* of query `first`, one after the other */
     uint32_t hits_in_span[BATCH_STRIPS];
     uint32_t float_spans[BATCH_STRIPS]; /* > 0: so many more spans of the strip are scanned in float */
     float *rows32;

@@ -22,6 +22,7 @@ typedef struct {
     uint16_t code[BATCH_CHUNK * DPQ_MAX_LEVELS]; /* the chunk's codes, unpacked */
     float start[BATCH_CHUNK];                    /* what their float sums begin with */
     uint64_t within[BATCH_CHUNK + 8];            /* + 8: dpq_nonzero8 reads ahead */
+    uint16_t grid[BATCH_CHUNK];                  /* of many levels: what many_grid says; 0 without terms */
     batch_hits hits, pending; /* pending: hits of an earlier chunk, whose distances are to be computed */
     size_t pendings;
 } batch_workspace;

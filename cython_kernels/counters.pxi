@@ -4,6 +4,7 @@ cdef struct record:
     uint64_t bounded, rescored, floated  # (vector, query) pairs: see dpq_counters
     uint64_t batch_scans, single_scans  # calls: of many queries of all codes, and of one query after the other
     uint64_t lists_alone, lists_together  # calls: whose queries scanned all their lists alone; some together
+    uint64_t refined  # candidates of coarse-to-fine searches that were scored by all levels
     uint64_t few_probes, direct, direct_lists  # calls of ListScan.search_few, OneQueryCodeScan, OneQueryListScan
     uint64_t most_threads  # of threads.c, the caller among them, that took part in the scan of one query
     uint64_t added_directly  # calls of DirectAddition

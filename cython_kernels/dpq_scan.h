@@ -15,6 +15,8 @@
 #include <stdint.h>
 
 #define DPQ_MAX_LEVELS 1024u
+/* Codes of more levels have terms that are stored and no bins, and are bounded by sums of 16 bits: many_bound.h. */
+#define DPQ_FEW_LEVELS 16u
 
 /* The codes that a search scans, and what was derived from them. It compares the first `levels` levels of codes. */
 typedef struct {
@@ -24,9 +26,11 @@ typedef struct {
     uint32_t nbits;           /* 1..16 */
     uint32_t levels;          /* 1..DPQ_MAX_LEVELS */
     const float *cross;       /* pairs x K x K; see dpq_pairs.h */
-    const float *terms;       /* n, instead of `cross` where its tables would be too large */
-    const uint8_t *term_bins; /* n, from dpq_term_bins; NULL: all terms are 0 (inner product) */
-    float term_min, term_step;/* from dpq_term_grid */
+    const float *terms;       /* n, instead of `cross`: of more levels than DPQ_FEW_LEVELS, and of large codebooks */
+    const uint8_t *term_bins; /* n, from dpq_term_bins; NULL: all terms are 0 (inner product), or levels are many */
+    float term_min, term_step;/* of bins from dpq_term_grid; of many levels those of many_bound.h */
+    const uint8_t *columns;   /* codes by levels, of many levels: see many_lookups_impl.h; NULL: there are none */
+    size_t column;            /* where the view's first vector is in these */
     float radius;             /* >= the norm of every reconstructed vector */
     const uint8_t *allowed;   /* bit v & 7 of byte v >> 3: whether v takes part, as in IDSelectorBitmap; NULL: all do */
 } dpq_database;

@@ -76,8 +76,14 @@ typedef struct {
     size_t (*lists_scratch)(const dpq_lists *lists, const dpq_probes *probes, size_t k);
     void (*scan_lists)(const dpq_lists *lists, const dpq_probes *probes, size_t k, float *distances,
                        uint32_t *positions, void *scratch, dpq_counters *counters);
+    /* The k nearest of n candidates a query: see rescore_impl.h. */
+    void (*rescore_codes)(const dpq_database *db, const dpq_queries *queries, const int64_t *candidates, size_t n,
+                          size_t k, uint64_t *keys, float *distances, uint32_t *ids);
+    void (*rescore_lists)(const dpq_lists *lists, const dpq_probes *probes, const uint32_t *candidates, size_t n,
+                          size_t k, uint64_t *keys, float *distances, uint32_t *positions);
     size_t batch_width;      /* queries that scan_batch takes together */
     size_t least_batch;      /* fewer queries than this are faster one by one by scan_single; measured */
+    size_t least_batch_many; /* the same of codes of many levels */
 } dpq_kernels;
 
 extern const dpq_kernels dpq_kernels_generic;

@@ -2,6 +2,7 @@
  * both names and includes this file. */
 #include "encode_impl.h"
 #include "linear_impl.h"
+#include "rescore_impl.h"
 #include "scan_batch_impl.h"
 #include "scan_lists_together_impl.h"
 #include "scan_single_impl.h"
@@ -19,8 +20,11 @@ const dpq_kernels DPQ_KERNELS = {
     .scan_single = scan_single,
     .lists_scratch = lists_scratch,
     .scan_lists = scan_lists,
+    .rescore_codes = rescore_codes,
+    .rescore_lists = rescore_lists,
     .batch_width = DPQ_QW,
     .least_batch = DPQ_LEAST_BATCH,
+    .least_batch_many = DPQ_LEAST_BATCH_MANY,
 };
 
 DPQ_SIMD_END

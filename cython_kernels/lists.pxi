@@ -151,13 +151,16 @@ cdef class ListScan:
         out[1] = digest_of_all(<const uint8_t *><uintptr_t>codes, n, code_size) if self.checks_all else 0
 
     def search(self, lists, const float[:, ::1] xq, const int64_t[:, ::1] keys, const int64_t[:, ::1] counts,
-               float[:, ::1] distances, int64_t[:, ::1] labels, int64_t[:, ::1] places):
+               float[:, ::1] distances, int64_t[:, ::1] labels, int64_t[:, ::1] places,
+               uint32_t[:, ::1] positions=None, bint among=False):
         """The k nearest of the codes in the lists that every query probes.
 
         lists : OpenLists, all that are probed.
         keys, counts : (nq, nprobe), counts 0 where a key is no list.
         distances, labels : (nq, k), written: best first, ties by the order of lists in `keys` and of vectors in a list;
             (+-FLT_MAX, -1) where there are fewer. places : likewise, list << 32 | offset of every result, or None.
+        positions : (nq, k), written likewise: where results are among all that their query scans. With `among`, (nq,
+            any number), read: only what is there can be found.
         """
         cdef size_t nq = xq.shape[0], k = distances.shape[1]
         cdef const uint64_t[::1] codes = lists.codes, ids = lists.ids, allowed = lists.allowed
@@ -180,12 +183,28 @@ cdef class ListScan:
         cdef uint8_t[::1] memory = np.empty(self.lay_out(nq, k, NULL, &work), np.uint8)
         cdef Scratch scratch = scratch_of_thread(kernels.lists_scratch(&opened, &probes, k))
         self.lay_out(nq, k, &memory[0], &work)
+        if positions is not None and not among:
+            work.positions = &positions[0, 0]
         with nogil:
             self.scan(
                 &xq[0, 0], &opened, &probes, &ids[0], k, &work, scratch.memory, &distances[0, 0], &labels[0, 0],
-                &places[0, 0] if places is not None else NULL, &counters,
+                &places[0, 0] if places is not None else NULL, &counters, &positions[0, 0] if among else NULL,
+                positions.shape[1] if among else 0,
             )
-        count_lists(&counters)
+        if not among:
+            count_lists(&counters)
+
+    def rescore(self, ListScan coarse, lists, const float[:, ::1] xq, const int64_t[:, ::1] keys,
+                const int64_t[:, ::1] counts, size_t n, float[:, ::1] distances, int64_t[:, ::1] labels,
+                int64_t[:, ::1] places):
+        """`search`, of the n nearest by fewer levels only, those of `coarse`."""
+        cdef uint32_t[:, ::1] candidates = np.empty((xq.shape[0], n), np.uint32)
+        coarse.search(
+            lists, xq, keys, counts, np.empty((xq.shape[0], n), np.float32), np.empty((xq.shape[0], n), np.int64),
+            None, candidates,
+        )
+        self.search(lists, xq, keys, counts, distances, labels, places, candidates, True)
+        counted.refined += candidates.size
 
     def search_few(self, ListReader reader, const float[:, ::1] xq, const int64_t[:, ::1] keys, size_t max_codes,
                    float[:, ::1] distances, int64_t[:, ::1] labels):
@@ -305,6 +324,8 @@ cdef class ListScan:
         int64_t *labels,
         int64_t *places,
         dpq_counters *counters,
+        const uint32_t *candidates=NULL,
+        size_t n=0,
     ) noexcept nogil:
         """`search`, with memory to work in. probes: keys, counts, nprobe and nq are set."""
         cdef size_t nq = probes.queries.nq, d = self.tables.d, q, i
@@ -322,7 +343,13 @@ cdef class ListScan:
                 memcpy(work.vectors + q * stride, work.moved + q * d, d * sizeof(float))
                 memset(work.vectors + q * stride + d, 0, (stride - d) * sizeof(float))
         self.tables.fill(work.moved, nq, 1, work.tables, work.turned)
-        kernels.scan_lists(lists, probes, k, distances, work.positions, scratch, counters)
+        if candidates != NULL:
+            kernels.rescore_lists(
+                lists, probes, candidates, n, k, <uint64_t *><uintptr_t>(<uintptr_t>scratch + 7 & ~<uintptr_t>7),
+                distances, work.positions,
+            )
+        else:
+            kernels.scan_lists(lists, probes, k, distances, work.positions, scratch, counters)
         for q in range(nq):
             for i in range(q * k, q * k + k):
                 place = place_of(

@@ -73,6 +73,15 @@ static size_t table_hits(const dpq_database *db, const float *table, size_t firs
     return found;
 }
 
+/* Widens [*low, *high] so that it holds n entries. */
+static void table_extremes(const float *entries, size_t n, float *low, float *high)
+{
+    for (size_t i = 0; i < n; i++) {
+        *low = entries[i] < *low ? entries[i] : *low;
+        *high = entries[i] > *high ? entries[i] : *high;
+    }
+}
+
 /* A bound on the magnitude of every sum of entries, one a level. */
 static double table_magnitude(const float *table, size_t K, uint32_t levels)
 {
@@ -96,6 +105,13 @@ static double table_magnitude(const float *table, size_t K, uint32_t levels)
 DPQ_INLINE void table_bytes(uint8_t *to, const float *entries, dpq_f32s scale, dpq_f32s base)
 {
     dpq_f32_floor_u8(to, dpq_f32_sub(dpq_f32_mul(dpq_f32_load(entries), scale), base));
+}
+
+/* DPQ_FW entries as the bytes of many_bound.h: floor((entry - least) scale), at most 255. */
+DPQ_INLINE void table_bytes_from(uint8_t *to, const float *entries, dpq_f32s least, dpq_f32s scale)
+{
+    dpq_f32s scaled = dpq_f32_mul(dpq_f32_sub(dpq_f32_load(entries), least), scale);
+    dpq_f32_floor_u8(to, dpq_f32_min(scaled, dpq_f32_all(255.0f)));
 }
 
 #endif

@@ -49,7 +49,7 @@ def scan(CodeView view, QueryBlock queries, float[:, ::1] distances, int64_t[:, 
         return
     # Queries left over from whole groups of the batch scan may be too few for it.
     cdef size_t batched = nq - nq % kernels.batch_width
-    if nq - batched >= kernels.least_batch:
+    if nq - batched >= <size_t>least_batch(view.db.levels):
         batched = nq
     cdef dpq_queries together = queries.part(0, batched), alone = queries.part(batched, nq)
     cdef size_t scratch_size = max(
@@ -74,6 +74,27 @@ def scan(CodeView view, QueryBlock queries, float[:, ::1] distances, int64_t[:, 
         count_scan(&batch, &counted.batch_scans)
     if batched < nq:
         count_scan(&single, &counted.single_scans)
+
+
+def rescore(CodeView view, QueryBlock queries, const int64_t[:, ::1] candidates, float[:, ::1] distances,
+            int64_t[:, ::1] labels):
+    """The k nearest of some codes of every query, as `scan` gives those of all.
+
+    candidates : (nq, n), numbers of codes, -1 for none.
+    """
+    cdef size_t nq = queries.queries.nq, n = candidates.shape[1], k = distances.shape[1], q, i
+    cdef uint32_t[:, ::1] ids = np.empty((nq, k), np.uint32)
+    cdef uint64_t[::1] keys = np.empty(dpq_topk_capacity(k), np.uint64)
+    if nq == 0:
+        return
+    with nogil:
+        kernels.rescore_codes(
+            &view.db, &queries.queries, &candidates[0, 0], n, k, &keys[0], &distances[0, 0], &ids[0, 0]
+        )
+        for q in range(nq):
+            for i in range(k):
+                labels[q, i] = -1 if ids[q, i] == UINT32_MAX else <int64_t>ids[q, i]
+    counted.refined += nq * n
 
 
 cdef enum:

@@ -20,11 +20,14 @@
 #include "batch_rows_impl.h"
 #include "batch_sums_impl.h"
 #include "kernels.h"
+#include "many_batch_impl.h"
 
 #define BATCH_SPAN 4096u           /* vectors between two choices of byte or float scan */
 #define BATCH_MIN_SAMPLED_N 16384u /* smaller databases are scanned in float, without a sample */
 #define BATCH_LEAST_SAMPLE 4096u
 #define BATCH_SAMPLED_A_RESULT 200u /* measured: twice or half as many take the same time */
+/* Where terms are stored hits cost less, and of many levels the float sums of samples cost more. */
+#define BATCH_SAMPLED_FOR_TERMS 20u
 /* More hits of a strip in a span: float is faster. Measured: so it is at twice or half; a quarter costs 7 % at k =
  * 1000. */
 #define BATCH_MAX_HITS_IN_SPAN (BATCH_SPAN * 2)
@@ -42,7 +45,10 @@ static inline uint64_t batch_lane_mask(uint32_t lanes)
 static __attribute__((noinline)) void batch_follow(batch_group *g, uint32_t q)
 {
     g->threshold[q] = dpq_sum_within(dpq_topk_threshold(&g->top[q]), g->constant[q]);
-    g->limit[q] = dpq_bound_limit(&g->bound[q], g->threshold[q]);
+    if (g->has_many_levels)
+        g->many.limit[q] = many_limit(&g->many.bound[q], g->threshold[q]);
+    else
+        g->limit[q] = dpq_bound_limit(&g->bound[q], g->threshold[q]);
 }
 
 static inline void batch_offer(batch_group *g, uint32_t q, float sum, size_t v)
@@ -111,9 +117,33 @@ DPQ_INLINE void batch_rescore_of_shape(uint32_t nbits, uint32_t levels, dpq_data
     batch_rescore_bounds(&db, g, w, hits);
 }
 
+/* The hits of codes whose terms are stored: their float sums are exact at once. A query's own table takes fewer lines of
+ * the cache than the interleaved one. */
+DPQ_INLINE void batch_rescore_many_of(uint32_t nbits, const dpq_database *db, batch_group *g, batch_workspace *w,
+                                      size_t hits)
+{
+    for (size_t h = 0; h < hits; h++) {
+        size_t v = w->hits.vector[h];
+        if (!dpq_is_allowed(db, v))
+            continue;
+        float term = dpq_term_bound(db, v, 0);
+        for (uint64_t queries = w->hits.queries[h]; queries; queries &= queries - 1) {
+            uint32_t q = (uint32_t)__builtin_ctzll(queries);
+            float sum = many_sum(nbits, db, g->tables + q * batch_rows(db), v, term);
+            g->hits_in_span[q / DPQ_FW]++;
+            if (sum <= g->threshold[q])
+                batch_offer(g, q, sum, v);
+        }
+    }
+}
+
 /* Finishes the hits of the chunk before, and begins those of this one. */
 static void batch_rescore(const dpq_database *db, batch_group *g, batch_workspace *w, size_t hits)
 {
+    if (g->has_many_levels) {
+        MANY_BY_BITS(batch_rescore_many_of, db->nbits, db, g, w, hits);
+        return;
+    }
     DPQ_BY_SHAPE(batch_rescore_of_shape, db->nbits, db->levels, *db, g, w, hits);
 }
 
@@ -128,7 +158,10 @@ static void batch_byte_chunk(const dpq_database *db, batch_group *g, batch_works
     live &= batch_lane_mask(g->lanes);
     if (!live)
         return;
-    batch_byte_sums(db, g, w, first, n);
+    if (g->has_many_levels)
+        many_sums(db, g, w, first, n);
+    else
+        batch_byte_sums(db, g, w, first, n);
     batch_rescore(db, g, w, batch_collect(w, first, n, live));
 }
 
@@ -177,7 +210,7 @@ static void batch_scan_span(const dpq_database *db, batch_group *g, batch_worksp
 /* A smaller sample leaves more hits to the scan, in proportion to k; a larger one costs more than these hits. */
 static size_t batch_sample_size(const dpq_database *db, size_t k)
 {
-    size_t wanted = BATCH_SAMPLED_A_RESULT * k;
+    size_t wanted = (many_is_known(db) || db->terms ? BATCH_SAMPLED_FOR_TERMS : BATCH_SAMPLED_A_RESULT) * k;
     size_t size = dpq_min(wanted < BATCH_LEAST_SAMPLE ? BATCH_LEAST_SAMPLE : wanted, db->n / 8);
     return (size + BATCH_CHUNK - 1) / BATCH_CHUNK * BATCH_CHUNK;
 }
@@ -213,7 +246,7 @@ static void batch_sample(const dpq_database *db, const dpq_queries *qs, batch_gr
         for (uint32_t strip = 0; strip * DPQ_FW < g->lanes; strip++)
             batch_extremes(db, g, w, strip, i * stride, stride);
     }
-    if (g->bytes) {
+    if (g->bytes && !g->has_many_levels) {
         batch_choose_bounds(db, qs, g);
         for (uint32_t strip = 0; strip * DPQ_FW < g->lanes; strip++)
             batch_fill_rows8(db, g, strip);
@@ -221,8 +254,12 @@ static void batch_sample(const dpq_database *db, const dpq_queries *qs, batch_gr
     for (uint32_t q = 0; q < g->lanes; q++) {
         float threshold = dpq_distance(batch_sample_threshold(g, q, k), g->constant[q], g->inner_product);
         dpq_topk_begin(&g->top[q], g->top[q].keys, k, threshold);
-        batch_follow(g, q);
+        g->threshold[q] = dpq_sum_within(dpq_topk_threshold(&g->top[q]), g->constant[q]);
     }
+    if (g->has_many_levels)
+        many_begin(db, g, w);
+    for (uint32_t q = 0; q < g->lanes; q++)
+        batch_follow(g, q);
 }
 
 /* ---- a call ---- */
@@ -232,6 +269,7 @@ static void batch_scan_group(const dpq_database *db, const dpq_queries *qs, batc
 {
     batch_interleave(db, qs, g);
     w->pendings = 0;
+    memset(w->grid, 0, sizeof w->grid);
     for (uint32_t q = 0; q < DPQ_QW; q++) {
         dpq_topk_begin(&g->top[q], g->keys + q * dpq_topk_capacity(k), k, INFINITY);
         g->threshold[q] = INFINITY;
@@ -239,7 +277,9 @@ static void batch_scan_group(const dpq_database *db, const dpq_queries *qs, batc
         g->high[q] = -INFINITY;
         g->bound[q] = (dpq_bound){0, 0, 0};
     }
-    g->bytes = g->buckets && db->levels <= DPQ_BOUND_MOST_LEVELS;
+    g->has_many_levels = many_is_known(db);
+    g->tables = qs->tables + g->first * batch_rows(db);
+    g->bytes = g->buckets && (g->has_many_levels || db->levels <= DPQ_BOUND_MOST_LEVELS);
     g->inner_product = qs->inner_product;
     memset(g->float_spans, g->bytes ? 0 : 0xff, sizeof g->float_spans);
     if (g->buckets)
@@ -260,6 +300,7 @@ static uintptr_t batch_layout(const dpq_database *db, size_t k, uintptr_t at, ba
     g->keys = dpq_take(&at, dpq_topk_capacity(k) * DPQ_QW * sizeof *g->keys);
     g->least = dpq_take(&at, g->buckets * DPQ_QW * sizeof *g->least);
     g->order = dpq_take(&at, g->buckets * sizeof *g->order);
+    g->many.least = dpq_take(&at, many_is_known(db) ? db->levels * DPQ_QW * sizeof *g->many.least : 0);
     return at;
 }
 

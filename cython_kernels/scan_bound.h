@@ -47,11 +47,13 @@ static inline float dpq_term_edge(const dpq_database *db, uint32_t bin)
 }
 
 /* What float sums of vector v begin with if its term is not looked up: the lower edge of its bin (upper: 1, the upper
- * edge), or 0 if there are no terms. Rounded addition is monotone, so the sum is a lower (an upper) bound of the
- * float32 distance. */
+ * edge). Rounded addition is monotone, so the sum is a lower (an upper) bound of the float32 distance. Without bins it
+ * begins with the term itself, or with 0 if there are no terms. */
 static inline float dpq_term_bound(const dpq_database *db, size_t v, uint32_t upper)
 {
-    return db->term_bins ? dpq_term_edge(db, db->term_bins[v] + upper) : 0.0f;
+    if (db->term_bins)
+        return dpq_term_edge(db, db->term_bins[v] + upper);
+    return db->terms ? db->terms[v] : 0.0f;
 }
 
 /* What is returned for a float sum, or for a bound of one: rounding may leave -1e-7 where a code is the query itself. */

@@ -19,6 +19,7 @@
 #include "dpq_topk.h"
 #include "kernels.h"
 #include "lookups_impl.h"
+#include "many_lookups_impl.h"
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -36,6 +37,7 @@ typedef struct {
     uint64_t keys[SINGLE_CHUNK];    /* their keys, for dpq_topk */
     size_t pendings;
     float threshold; /* of float sums */
+    many_query many; /* where levels are many */
     dpq_counters counters;
     _Atomic size_t next; /* of the thread's share, the first vector that no thread has taken */
     size_t end;          /* of the share */
@@ -51,6 +53,8 @@ typedef struct {
     single_worker *workers; /* [n_threads] */
     int bytes;              /* whether vectors are scanned by look-ups */
     dpq_bound bound;
+    int has_many_levels;    /* then bytes are those of `many`, and limits of 16 bits */
+    many_query many;        /* but for the limit, which every worker has */
     float upper[SINGLE_SAMPLE]; /* upper bounds of the sampled vectors' sums */
     dpq_topk top;               /* if there are several threads, changed with the lock held */
     pthread_mutex_t lock;
@@ -64,7 +68,10 @@ static inline void single_follow(const single_search *search, single_worker *s)
 {
     float distance = dpq_key_distance(atomic_load_explicit(&search->limit, memory_order_relaxed));
     s->threshold = dpq_sum_within(distance, search->constant);
-    s->look.limit = dpq_bound_limit(&search->bound, s->threshold);
+    if (search->has_many_levels)
+        s->many.limit = many_limit(&search->many.bound, s->threshold);
+    else
+        s->look.limit = dpq_bound_limit(&search->bound, s->threshold);
 }
 
 static void single_offer(single_search *search, const uint64_t *keys, size_t n)
@@ -216,10 +223,22 @@ static void single_build_tables(single_search *search, const dpq_queries *qs, si
     lookups_finish(look, db->nbits, db->levels);
 }
 
+/* The same for codes of many levels, by some of the sampled sums. Returns 0 where there is no bound. */
+static int single_build_many(single_search *search)
+{
+    float sums[MANY_QUARTILES], threshold = dpq_sum_within(dpq_topk_threshold(&search->top), search->constant);
+    for (uint32_t i = 0; i < MANY_QUARTILES; i++)
+        sums[i] = search->upper[i * (SINGLE_SAMPLE / MANY_QUARTILES)];
+    many_build(search->db, search->table, sums, threshold, &search->many, &search->workers[0].look);
+    return search->many.bound.scale > 0;
+}
+
 static void single_begin_worker(const single_search *search, single_worker *s)
 {
     const dpq_lookups *built = &search->workers[0].look;
     s->pendings = 0;
+    if (search->has_many_levels)
+        s->many = search->many;
     if (search->bytes && &s->look != built) {
         memcpy(s->look.table8, built->table8, lookups_levels(search->db->levels) * 256);
         s->look.slope = built->slope;
@@ -243,9 +262,10 @@ static void single_byte_scan(single_search *search, single_worker *s, size_t fir
     const dpq_database *db = search->db;
     for (size_t n, v = first; v < end; v += n) {
         n = dpq_min(end - v, SINGLE_CHUNK);
-        size_t whole = n / DPQ_QW * DPQ_QW;
+        size_t whole = search->has_many_levels ? n : n / DPQ_QW * DPQ_QW;
         single_follow(search, s);
-        size_t found = lookups_find(db, &s->look, v, whole);
+        size_t found = search->has_many_levels ? many_find(db, &s->many, &s->look, v, n)
+                                               : lookups_find(db, &s->look, v, whole);
         single_rescore(search, s, found);
         s->counters.bounded += whole;
         s->counters.rescored += found;
@@ -283,11 +303,16 @@ static void single_scan_query(single_search *search, const dpq_queries *qs, size
 {
     const dpq_database *db = search->db;
     float high = INFINITY;
-    search->bytes = lookups_know(db->nbits, db->code_size, db->levels) && db->n >= SINGLE_MIN_SAMPLED_N;
+    search->has_many_levels = many_lookups_know(db);
+    search->bytes = db->n >= SINGLE_MIN_SAMPLED_N
+                    && (search->has_many_levels
+                        || (lookups_know(db->nbits, db->code_size, db->levels) && !many_is_known(db)));
     search->bound = (dpq_bound){0, 0, 0};
     if (db->n >= SINGLE_MIN_SAMPLED_N)
         high = single_sample(search);
-    if (search->bytes)
+    if (search->bytes && search->has_many_levels)
+        search->bytes = single_build_many(search);
+    else if (search->bytes)
         single_build_tables(search, qs, q, high);
     atomic_store(&search->limit, search->top.limit);
     single_share(search, db->n, SINGLE_SHARE);

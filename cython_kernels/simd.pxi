@@ -12,6 +12,8 @@ cdef extern from "kernels.h" nogil:
         float term_step
         float radius
         const uint8_t *allowed
+        const uint8_t *columns
+        size_t column
 
     ctypedef struct dpq_queries:
         const float *tables
@@ -116,8 +118,17 @@ cdef extern from "kernels.h" nogil:
             const dpq_lists *lists, const dpq_probes *probes, size_t k, float *distances, uint32_t *positions,
             void *scratch, dpq_counters *counters,
         ) noexcept nogil
+        void (*rescore_codes)(
+            const dpq_database *db, const dpq_queries *queries, const int64_t *candidates, size_t n, size_t k,
+            uint64_t *keys, float *distances, uint32_t *ids,
+        ) noexcept nogil
+        void (*rescore_lists)(
+            const dpq_lists *lists, const dpq_probes *probes, const uint32_t *candidates, size_t n, size_t k,
+            uint64_t *keys, float *distances, uint32_t *positions,
+        ) noexcept nogil
         size_t batch_width
         size_t least_batch
+        size_t least_batch_many
 
     const char *dpq_best_simd_level()
     const dpq_kernels *dpq_find_kernels(const char *name)
@@ -145,9 +156,9 @@ def batch_width():
     return kernels.batch_width
 
 
-def least_batch():
-    """Queries that are worth taking together: fewer are scanned one by one."""
-    return kernels.least_batch
+def least_batch(size_t levels):
+    """Queries that are worth taking together, of codes of so many levels: fewer are scanned one by one."""
+    return kernels.least_batch_many if levels > DPQ_FEW_LEVELS else kernels.least_batch
 
 
 def set_simd_level(str name):

@@ -9,7 +9,7 @@
 #endif
 
 enum { LINEAR_ROWS = 6, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 4 }; /* sums take two of 16 registers a panel */
-enum { DPQ_LEAST_BATCH = 3 };
+enum { DPQ_LEAST_BATCH = 3, DPQ_LEAST_BATCH_MANY = 3 };
 
 #define DPQ_QW 32u
 #define DPQ_FW 16u
@@ -39,6 +39,22 @@ static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
     __m256i even = _mm256_mullo_epi16(_mm256_and_si256(a, low_byte), slopes);
     __m256i odd = _mm256_mullo_epi16(_mm256_srli_epi16(a, 8), slopes);
     return _mm256_or_si256(_mm256_srli_epi16(even, 8), _mm256_andnot_si256(low_byte, odd));
+}
+/* The same register as 16 words, for sums of more than 8 bits: byte 2 i is in word i of `even`, byte 2 i + 1 in word i
+ * of `odd`. */
+static inline void dpq_u8_store(void *p, dpq_u8s a) { _mm256_storeu_si256((__m256i *)p, a); }
+static inline dpq_u8s dpq_u8_max(dpq_u8s a, dpq_u8s b) { return _mm256_max_epu8(a, b); }
+static inline dpq_u8s dpq_u16_all(uint16_t a) { return _mm256_set1_epi16((short)a); }
+static inline dpq_u8s dpq_u16_even(dpq_u8s a) { return _mm256_and_si256(a, _mm256_set1_epi16(255)); }
+static inline dpq_u8s dpq_u16_odd(dpq_u8s a) { return _mm256_srli_epi16(a, 8); }
+static inline dpq_u8s dpq_u16_add_saturating(dpq_u8s a, dpq_u8s b) { return _mm256_adds_epu16(a, b); }
+static inline dpq_u8s dpq_u16_mul_high(dpq_u8s a, dpq_u8s b) { return _mm256_mulhi_epu16(a, b); }
+/* A bit a word: those of a <= a_limit, then those of b <= b_limit. */
+static inline uint64_t dpq_u16_le(dpq_u8s a, dpq_u8s a_limit, dpq_u8s b, dpq_u8s b_limit)
+{
+    __m256i a_le = _mm256_cmpeq_epi16(_mm256_min_epu16(a, a_limit), a);
+    __m256i b_le = _mm256_cmpeq_epi16(_mm256_min_epu16(b, b_limit), b);
+    return (uint32_t)_mm256_movemask_epi8(_mm256_permute4x64_epi64(_mm256_packs_epi16(a_le, b_le), 0xd8));
 }
 /* Four bytes, at .. at + 3, of each of 8 rows. */
 static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size_t at)

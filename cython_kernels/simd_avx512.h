@@ -11,7 +11,7 @@
 #endif
 
 enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4, LINEAR_ROW_PANELS = 8 }; /* sums take one of 32 registers a panel */
-enum { DPQ_LEAST_BATCH = 12 };
+enum { DPQ_LEAST_BATCH = 12, DPQ_LEAST_BATCH_MANY = 20 };
 
 /* With 64 queries the interleaved tables of 4 levels of 8 bits, 80 KB, no longer fit the L1 cache. They are still 1.6
  * times as fast as with 32: each query has half the reads of codes and half the additions. */
@@ -41,6 +41,20 @@ static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
     __m512i even = _mm512_mullo_epi16(_mm512_and_si512(a, low_byte), slopes);
     __m512i odd = _mm512_mullo_epi16(_mm512_srli_epi16(a, 8), slopes);
     return _mm512_or_si512(_mm512_srli_epi16(even, 8), _mm512_andnot_si512(low_byte, odd));
+}
+/* The same register as 32 words, for sums of more than 8 bits: byte 2 i is in word i of `even`, byte 2 i + 1 in word i
+ * of `odd`. */
+static inline void dpq_u8_store(void *p, dpq_u8s a) { _mm512_storeu_si512(p, a); }
+static inline dpq_u8s dpq_u8_max(dpq_u8s a, dpq_u8s b) { return _mm512_max_epu8(a, b); }
+static inline dpq_u8s dpq_u16_all(uint16_t a) { return _mm512_set1_epi16((short)a); }
+static inline dpq_u8s dpq_u16_even(dpq_u8s a) { return _mm512_and_si512(a, _mm512_set1_epi16(255)); }
+static inline dpq_u8s dpq_u16_odd(dpq_u8s a) { return _mm512_srli_epi16(a, 8); }
+static inline dpq_u8s dpq_u16_add_saturating(dpq_u8s a, dpq_u8s b) { return _mm512_adds_epu16(a, b); }
+static inline dpq_u8s dpq_u16_mul_high(dpq_u8s a, dpq_u8s b) { return _mm512_mulhi_epu16(a, b); }
+/* A bit a word: those of a <= a_limit, then those of b <= b_limit. */
+static inline uint64_t dpq_u16_le(dpq_u8s a, dpq_u8s a_limit, dpq_u8s b, dpq_u8s b_limit)
+{
+    return _mm512_cmple_epu16_mask(a, a_limit) | (uint64_t)_mm512_cmple_epu16_mask(b, b_limit) << 32;
 }
 /* Four bytes, at .. at + 3, of each of 16 rows. */
 static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size_t at)

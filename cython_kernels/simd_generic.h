@@ -8,7 +8,7 @@
 #define DPQ_FW 16u
 
 enum { LINEAR_ROWS = 2, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 2 };
-enum { DPQ_LEAST_BATCH = 2 };
+enum { DPQ_LEAST_BATCH = 2, DPQ_LEAST_BATCH_MANY = 2 };
 
 typedef struct { uint8_t lane[DPQ_QW]; } dpq_u8s;
 static inline dpq_u8s dpq_u8_load(const void *p)
@@ -82,6 +82,69 @@ static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
     for (uint32_t i = 0; i < DPQ_QW; i++)
         a.lane[i] = (uint8_t)((uint32_t)a.lane[i] * slope >> 8);
     return a;
+}
+/* The same lanes as DPQ_QW / 2 words, for sums of more than 8 bits: byte 2 i is in word i of `even`, byte 2 i + 1 in
+ * word i of `odd`. */
+typedef struct { uint16_t word[DPQ_QW / 2]; } dpq_words;
+static inline dpq_words dpq_u16_of(dpq_u8s a)
+{
+    dpq_words words;
+    memcpy(words.word, a.lane, DPQ_QW);
+    return words;
+}
+static inline void dpq_u8_store(void *p, dpq_u8s a) { memcpy(p, a.lane, DPQ_QW); }
+static inline dpq_u8s dpq_u8_max(dpq_u8s a, dpq_u8s b)
+{
+    for (uint32_t i = 0; i < DPQ_QW; i++)
+        a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+    return a;
+}
+static inline dpq_u8s dpq_u16_all(uint16_t x)
+{
+    dpq_words words;
+    for (uint32_t i = 0; i < DPQ_QW / 2; i++)
+        words.word[i] = x;
+    return dpq_u8_load(words.word);
+}
+static inline dpq_u8s dpq_u16_even(dpq_u8s a)
+{
+    dpq_words words = dpq_u16_of(a);
+    for (uint32_t i = 0; i < DPQ_QW / 2; i++)
+        words.word[i] &= 255;
+    return dpq_u8_load(words.word);
+}
+static inline dpq_u8s dpq_u16_odd(dpq_u8s a)
+{
+    dpq_words words = dpq_u16_of(a);
+    for (uint32_t i = 0; i < DPQ_QW / 2; i++)
+        words.word[i] >>= 8;
+    return dpq_u8_load(words.word);
+}
+static inline dpq_u8s dpq_u16_add_saturating(dpq_u8s a, dpq_u8s b)
+{
+    dpq_words x = dpq_u16_of(a), y = dpq_u16_of(b);
+    for (uint32_t i = 0; i < DPQ_QW / 2; i++) {
+        uint16_t sum = (uint16_t)(x.word[i] + y.word[i]);
+        x.word[i] = sum < x.word[i] ? UINT16_MAX : sum;
+    }
+    return dpq_u8_load(x.word);
+}
+static inline dpq_u8s dpq_u16_mul_high(dpq_u8s a, dpq_u8s b)
+{
+    dpq_words x = dpq_u16_of(a), y = dpq_u16_of(b);
+    for (uint32_t i = 0; i < DPQ_QW / 2; i++)
+        x.word[i] = (uint16_t)((uint32_t)x.word[i] * y.word[i] >> 16);
+    return dpq_u8_load(x.word);
+}
+/* A bit a word: those of a <= a_limit, then those of b <= b_limit. */
+static inline uint64_t dpq_u16_le(dpq_u8s a, dpq_u8s a_limit, dpq_u8s b, dpq_u8s b_limit)
+{
+    dpq_words x = dpq_u16_of(a), y = dpq_u16_of(b), x_limit = dpq_u16_of(a_limit), y_limit = dpq_u16_of(b_limit);
+    uint64_t mask = 0;
+    for (uint32_t i = 0; i < DPQ_QW / 2; i++)
+        mask |= (uint64_t)(x.word[i] <= x_limit.word[i]) << i
+                | (uint64_t)(y.word[i] <= y_limit.word[i]) << (i + DPQ_QW / 2);
+    return mask;
 }
 /* Four bytes, at .. at + 3, of each of DPQ_QW / 4 rows. */
 static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size_t at)

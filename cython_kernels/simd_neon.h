@@ -59,6 +59,51 @@ static inline dpq_u8s dpq_u8_scale(dpq_u8s a, uint16_t slope)
 {
     return DPQ_U8_PAIR(dpq_u8_scale_half(a.val[0], slope), dpq_u8_scale_half(a.val[1], slope));
 }
+/* The same bytes as 16 words, for sums of more than 8 bits: byte 2 i is in word i of `even`, byte 2 i + 1 in word i of
+ * `odd`. */
+#define DPQ_U16(a, i) vreinterpretq_u16_u8((a).val[i])
+#define DPQ_U16_PAIR(lo, hi) DPQ_U8_PAIR(vreinterpretq_u8_u16(lo), vreinterpretq_u8_u16(hi))
+static inline void dpq_u8_store(void *p, dpq_u8s a)
+{
+    uint8_t *bytes = p;
+    vst1q_u8(bytes, a.val[0]);
+    vst1q_u8(bytes + 16, a.val[1]);
+}
+static inline dpq_u8s dpq_u8_max(dpq_u8s a, dpq_u8s b)
+{
+    return DPQ_U8_PAIR(vmaxq_u8(a.val[0], b.val[0]), vmaxq_u8(a.val[1], b.val[1]));
+}
+static inline dpq_u8s dpq_u16_all(uint16_t a) { return DPQ_U16_PAIR(vdupq_n_u16(a), vdupq_n_u16(a)); }
+static inline dpq_u8s dpq_u16_even(dpq_u8s a) { return dpq_u8_and(a, dpq_u16_all(255)); }
+static inline dpq_u8s dpq_u16_odd(dpq_u8s a)
+{
+    return DPQ_U16_PAIR(vshrq_n_u16(DPQ_U16(a, 0), 8), vshrq_n_u16(DPQ_U16(a, 1), 8));
+}
+static inline dpq_u8s dpq_u16_add_saturating(dpq_u8s a, dpq_u8s b)
+{
+    return DPQ_U16_PAIR(vqaddq_u16(DPQ_U16(a, 0), DPQ_U16(b, 0)), vqaddq_u16(DPQ_U16(a, 1), DPQ_U16(b, 1)));
+}
+static inline uint16x8_t dpq_u16_mul_high_half(uint16x8_t a, uint16x8_t b)
+{
+    uint16x8_t low = vreinterpretq_u16_u32(vmull_u16(vget_low_u16(a), vget_low_u16(b)));
+    return vuzp2q_u16(low, vreinterpretq_u16_u32(vmull_high_u16(a, b)));
+}
+static inline dpq_u8s dpq_u16_mul_high(dpq_u8s a, dpq_u8s b)
+{
+    return DPQ_U16_PAIR(dpq_u16_mul_high_half(DPQ_U16(a, 0), DPQ_U16(b, 0)),
+                        dpq_u16_mul_high_half(DPQ_U16(a, 1), DPQ_U16(b, 1)));
+}
+/* 0 or 255 a word, as bytes. */
+static inline uint8x16_t dpq_u16_le_bytes(dpq_u8s a, dpq_u8s limit)
+{
+    return vcombine_u8(vmovn_u16(vcleq_u16(DPQ_U16(a, 0), DPQ_U16(limit, 0))),
+                       vmovn_u16(vcleq_u16(DPQ_U16(a, 1), DPQ_U16(limit, 1))));
+}
+/* A bit a word: those of a <= a_limit, then those of b <= b_limit. */
+static inline uint64_t dpq_u16_le(dpq_u8s a, dpq_u8s a_limit, dpq_u8s b, dpq_u8s b_limit)
+{
+    return dpq_u8_le(dpq_u8_all(1), DPQ_U8_PAIR(dpq_u16_le_bytes(a, a_limit), dpq_u16_le_bytes(b, b_limit)));
+}
 /* Four bytes, at .. at + 3, of each of 8 rows. */
 static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size_t at)
 {
@@ -103,7 +148,7 @@ static inline dpq_u8s dpq_u8_by_lanes(dpq_u8s a, uint32_t w)
 }
 
 enum { LINEAR_ROWS = 6, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 4 };
-enum { DPQ_LEAST_BATCH = 3 }; /* not measured: AVX2's */
+enum { DPQ_LEAST_BATCH = 3, DPQ_LEAST_BATCH_MANY = 3 }; /* not measured: AVX2's */
 
 typedef float32x4x4_t dpq_f32s;
 #define DPQ_F32_EACH(f, a, b)                                           \

@@ -9,26 +9,39 @@ cdef extern from "scan_derived.h" nogil:
     )
 
 
+cdef extern from "many_columns.h" nogil:
+    enum:
+        DPQ_COLUMN
+        DPQ_FEW_LEVELS
+    size_t many_column_bytes(const dpq_database *db)
+    void many_fill_columns(const dpq_database *db, size_t first, size_t n, uint8_t *columns)
+
+COLUMN = DPQ_COLUMN
+FEW_LEVELS = DPQ_FEW_LEVELS
+
+
 cdef class CodeView:
     """Packed codes (n, code_size) at one prefix length. It keeps the arrays that it is made of, but changes nothing.
 
     cross : (pairs, K, K), the tables of cross terms; None where there are none to look up.
     terms : (n,), the cross terms themselves; None where they are looked up in `cross`, or do not count.
-    bins : (n,), of the terms; None where terms do not count (inner product, one level).
-    term_min, term_step : the first edge and the width of the 256 bins.
-    radius : no reconstruction is farther from the centre.
+    bins : (n,), of the terms; None where terms do not count (inner product, one level), or levels are many.
+    term_min, term_step : the first edge and the width of the 256 bins; of many levels, of the grid of terms.
+    radius : no reconstruction is farther from the centre; not read where levels are many.
+    columns : from `fill_columns`, whose vector number `column` is the view's first; None where there are none.
     """
 
     cdef dpq_database db
-    cdef readonly object packed, terms, bins
+    cdef readonly object packed, terms, bins, columns
     cdef object cross, mask
 
     def __init__(self, const uint8_t[:, ::1] packed, size_t nbits, size_t levels, const float[:, :, ::1] cross,
                  const float[::1] terms=None, const uint8_t[::1] bins=None, float term_min=0, float term_step=0,
-                 float radius=0):
+                 float radius=0, const uint8_t[::1] columns=None, size_t column=0):
         self.packed, self.cross, self.terms, self.bins = (
             packed.base, cross, None if terms is None else terms.base, None if bins is None else bins.base
         )
+        self.columns = None if columns is None else columns.base
         memset(&self.db, 0, sizeof(self.db))
         self.db.codes = &packed[0, 0]
         self.db.n = packed.shape[0]
@@ -41,6 +54,8 @@ cdef class CodeView:
         self.db.term_min = term_min
         self.db.term_step = term_step
         self.db.radius = radius
+        self.db.columns = &columns[0] if columns is not None else NULL
+        self.db.column = column
 
     def __len__(self):
         return self.db.n
@@ -60,10 +75,10 @@ cdef class CodeView:
         """No reconstruction is farther from the centre."""
         return self.db.radius
 
-    cdef CodeView of(self, packed, terms, bins):
+    cdef CodeView of(self, packed, terms, bins, columns=None, size_t begin=0):
         """Another view, of some of these codes."""
         return CodeView(packed, self.db.nbits, self.db.levels, self.cross, terms, bins, self.db.term_min,
-                        self.db.term_step, self.db.radius)
+                        self.db.term_step, self.db.radius, columns, self.db.column + begin)
 
     def part(self, size_t begin, size_t end):
         """The codes begin ... end - 1; begin is a multiple of 8 where the view is masked."""
@@ -71,6 +86,8 @@ cdef class CodeView:
             self.packed[begin:end],
             None if self.terms is None else self.terms[begin:end],
             None if self.bins is None else self.bins[begin:end],
+            self.columns,
+            begin,
         )
         if self.db.allowed:
             part.mask, part.db.allowed = self.mask, self.db.allowed + begin // 8
@@ -86,9 +103,25 @@ cdef class CodeView:
 
     def masked(self, const uint8_t[::1] mask):
         """The same codes, of which only those take part whose bit i & 7 of byte i >> 3 is set."""
-        cdef CodeView masked = self.of(self.packed, self.terms, self.bins)
+        cdef CodeView masked = self.of(self.packed, self.terms, self.bins, self.columns)
         masked.mask, masked.db.allowed = mask, &mask[0]
         return masked
+
+    def with_columns(self, columns):
+        """The same codes with their columns."""
+        return self.of(self.packed, self.terms, self.bins, columns)
+
+
+def column_bytes(CodeView view):
+    """Size of the columns of some codes."""
+    return -(-view.db.n // DPQ_COLUMN) * DPQ_COLUMN * many_column_bytes(&view.db)
+
+
+def fill_columns(CodeView view, size_t begin, size_t end, uint8_t[::1] out):
+    """Write those columns of a view's codes that have vectors begin ... end - 1; begin is a multiple of COLUMN."""
+    if begin < end:
+        with nogil:
+            many_fill_columns(&view.db, begin, end - begin, &out[0])
 
 
 def term_range(CodeView view):

@@ -14,6 +14,7 @@ from .index.io import (
 )
 from .index.parameters import ParameterSpace
 from .index.registry import downcast_index
+from .index.tuning import tune_coarse
 from .index.wrappers import (
     IndexIDMap,
     IndexIDMap2,
@@ -61,6 +62,7 @@ __all__ = [
     "serialize_index",
     "simd_level",
     "train_codebooks",
+    "tune_coarse",
     "uninstall",
     "write_index",
 ]

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from .. import _kernels, training
 from ..codec import Codes, Floats, Layout, ProgressiveQuantizer
+from ..search import coarse
 from ..search import flat as scan
 from ..search.derived import Bytes, DerivedCodes
 from ..search.selection import Labels, Selection, select, selector_of
@@ -26,13 +27,26 @@ class SearchParametersDPQ(faiss.SearchParameters):
         Compare only this many levels of every code; 0 means the index's own `levels`.
     sel : faiss.IDSelector, optional
         Search only the vectors whose ids it admits.
+    coarse_levels : int, optional
+        Find candidates by this many levels first, as `IndexDPQ.coarse_levels` says; 0: compare all vectors. By default
+        the index's own.
+    k_factor : float, optional
+        Candidates a result; by default the index's own.
     """
 
     levels = 0
+    coarse_levels: int | None = None
+    k_factor: float | None = None
 
-    def __init__(self, levels: int = 0, sel: faiss.IDSelector | None = None) -> None:
+    def __init__(
+        self,
+        levels: int = 0,
+        sel: faiss.IDSelector | None = None,
+        coarse_levels: int | None = None,
+        k_factor: float | None = None,
+    ) -> None:
         super().__init__(sel=sel)
-        self.levels = levels
+        self.levels, self.coarse_levels, self.k_factor = levels, coarse_levels, k_factor
 
 
 @stands_for(faiss.IndexResidualQuantizer, has_fitting_codes)
@@ -172,12 +186,17 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
     # ---- search ------------------------------------------------------------------------------------------------
 
     def _plain_levels(self, params: faiss.SearchParameters) -> int | None:
-        if type(params) is SearchParametersDPQ and params.sel is None:
+        if type(params) is SearchParametersDPQ and params.sel is None and not params.coarse_levels:
             return params.levels or self._levels
         return None
 
     def _search_finite(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         derived, view, selection = self._searched(params)
+        narrowed = self._asked_coarse(params, derived.levels)
+        if narrowed is not None:
+            prefix = self._derived_codes(derived.quantizer, narrowed.levels, stores_terms=True)
+            prefix_view = prefix.view(self._codes_in_memory, self.code_size, self._version)
+            return coarse.search(narrowed, (prefix, prefix_view), (derived, view), selection, x, k)
         found = scan.search(derived, view, selection, x, k)
         if len(x) == 1:
             self._prepare_direct(derived, view, params)
@@ -205,12 +224,13 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         view = derived.view(self._codes_in_memory, self.code_size, self._version)
         return derived, view, select(selector_of(params), len(view))
 
-    def _derived_codes(self, quantizer: ProgressiveQuantizer, levels: int) -> DerivedCodes:
+    def _derived_codes(self, quantizer: ProgressiveQuantizer, levels: int, stores_terms: bool = False) -> DerivedCodes:
         if self._derived is None:
             self._derived = {}
         kept = self._derived.get(levels)
-        if kept is None or kept.quantizer is not quantizer or kept.metric != self.metric_type:
-            kept = self._derived[levels] = DerivedCodes(quantizer, levels, self.metric_type)
+        known = kept is not None and kept.quantizer is quantizer and kept.metric == self.metric_type
+        if kept is None or not known or (stores_terms and not kept.stores_terms):
+            kept = self._derived[levels] = DerivedCodes(quantizer, levels, self.metric_type, stores_terms)
         return kept
 
     def _prepare_direct(
@@ -218,7 +238,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
     ) -> None:
         """Let later searches of one query, with the same parameters, go to the kernels at once."""
         levels = self._levels if params is None else self._plain_levels(params)
-        if levels is None:
+        if levels is None or self._coarse_levels:  # which a direct search would not look at
             return
         direct = self._direct
         if direct is None or not direct.is_of(self.this, self._version):
@@ -246,7 +266,8 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         -------
         usage : dict
             "codes" and "codebooks", which a file holds too; "tables" of the codebooks' products, FAISS's and ours;
-            "derived" from the codes: about a byte a vector for every prefix length that was searched.
+            "derived" from the codes, for every prefix length that was searched: about a byte a vector; of more than 16
+            levels 4 bytes (none for inner products), and once single queries are searched as many as a code has.
         """
         return {
             "codes": self.codes.size(),

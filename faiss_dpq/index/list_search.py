@@ -11,6 +11,7 @@ import numpy.typing as npt
 from .. import _kernels
 from ..codec import Floats
 from ..search import lists as scan
+from ..search.coarse import Coarse, search_lists
 from ..search.derived import Bytes
 from ..search.selection import Labels, is_member, selector_of
 from .base import RangeResult, delivered
@@ -28,21 +29,27 @@ _PARTS = [faiss.IndexIVF.quantizer.fget, faiss.IndexIVF.invlists.fget]
 
 
 class SearchParametersIVFDPQ(faiss.SearchParametersIVF):
-    """Parameters of one search of an IndexIVFDPQ: faiss.SearchParametersIVF's, and `levels`.
+    """Parameters of one search of an IndexIVFDPQ: faiss.SearchParametersIVF's, and those of SearchParametersDPQ.
 
     Parameters
     ----------
     levels : int
         Compare only this many levels of every code; 0 means the index's own `levels`.
+    coarse_levels, k_factor : int and float, optional
+        As in SearchParametersDPQ.
     **parameters
         Of faiss.SearchParametersIVF: `nprobe` (1 unless given), `max_codes`, `sel`, `quantizer_params`.
     """
 
     levels = 0
+    coarse_levels: int | None = None
+    k_factor: float | None = None
 
-    def __init__(self, levels: int = 0, **parameters: Any) -> None:
+    def __init__(
+        self, levels: int = 0, coarse_levels: int | None = None, k_factor: float | None = None, **parameters: Any
+    ) -> None:
         super().__init__(**parameters)
-        self.levels = levels
+        self.levels, self.coarse_levels, self.k_factor = levels, coarse_levels, k_factor
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class _Search:
     nprobe: int
     max_codes: int
     levels: int
+    coarse: Coarse | None
     selector: faiss.IDSelector | None = None
     quantizer_params: faiss.SearchParameters | None = None
     ensure_topk_full: bool = False
@@ -229,17 +237,19 @@ class ListsSearched(Quantized):
 
     def _asked(self, params: faiss.SearchParameters | None) -> _Search:
         if params is None:
-            asked = _Search(self.nprobe, self.max_codes, self.levels)
+            asked = _Search(self.nprobe, self.max_codes, self.levels, self._asked_coarse(None, self.levels))
         elif not isinstance(params, faiss.SearchParametersIVF):
             raise RuntimeError(
                 f"IndexIVFDPQ: params is a {type(params).__name__}, expected SearchParametersIVF or "
                 "SearchParametersIVFDPQ"
             )
         else:
+            levels = self._asked_levels(params)
             asked = _Search(
                 params.nprobe,
                 params.max_codes,
-                self._asked_levels(params),
+                levels,
+                self._asked_coarse(params, levels),
                 selector_of(params),
                 getattr(params, "_sp_field_refs", {}).get("quantizer_params", params.quantizer_params),
                 bool(params.ensure_topk_full),
@@ -264,15 +274,32 @@ class ListsSearched(Quantized):
     def _search_lists(
         self, known: _Known, derived: scan.DerivedLists, x: Floats, keys: Labels, k: int, asked: _Search
     ) -> scan.Found:
-        if asked.selector is None and not asked.ensure_topk_full and known.reader is not None:
+        if asked.coarse is None and asked.selector is None and not asked.ensure_topk_full and known.reader is not None:
             few = scan.search_few(derived, known.reader, x, keys, asked.max_codes, k)
             if few is not None:
                 return few
         with scan.opened(self._lists(), keys) as lists:
             counts = _scanned_counts(keys, lists, asked, k)
-            found = scan.search(derived, lists, asked.selector, x, keys, counts, k)
+            found = self._search_open(known, derived, lists, x, keys, counts, k, asked)
         _count(counts)
         return found
+
+    def _search_open(
+        self,
+        known: _Known,
+        derived: scan.DerivedLists,
+        lists: _kernels.OpenLists,
+        x: Floats,
+        keys: Labels,
+        counts: Labels,
+        k: int,
+        asked: _Search,
+        places: Labels | None = None,
+    ) -> scan.Found:
+        if asked.coarse is None:
+            return scan.search(derived, lists, asked.selector, x, keys, counts, k, places)
+        prefix = self._derived_lists(known, asked.coarse.levels)
+        return search_lists(asked.coarse, prefix, derived, lists, asked.selector, x, keys, counts, k, places)
 
     def _search_codes(self, x: Floats, k: int, asked: _Search) -> tuple[Floats, Labels, Labels, Bytes]:
         """A search's results D and I, list << 32 | offset of every one, and the codes there."""
@@ -283,7 +310,7 @@ class ListsSearched(Quantized):
         codes = np.empty((len(x), k, self.code_size), np.uint8)
         with scan.opened(self._lists(), keys) as lists:
             counts = _scanned_counts(keys, lists, asked, k)
-            found = scan.search(derived, lists, asked.selector, x, keys, counts, k, places)
+            found = self._search_open(known, derived, lists, x, keys, counts, k, asked, places)
             _kernels.gather_codes(places.ravel(), lists.codes, codes.reshape(-1, self.code_size))
         _count(counts)
         return found.D, found.I, places, codes
@@ -342,7 +369,7 @@ class ListsSearched(Quantized):
 
     def _prepare_direct(self, known: _Known, derived: scan.DerivedLists, asked: _Search) -> None:
         """Let later searches of one query, with the same parameters, go to the kernels at once."""
-        if known.reader is None or not self._has_plain_centres(known):
+        if self._coarse_levels or known.reader is None or not self._has_plain_centres(known):
             return
         direct = self._direct
         if direct is None or not direct.is_of(self.this, self._version):

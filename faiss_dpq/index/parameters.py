@@ -15,15 +15,16 @@ from .ivf import IndexIVFDPQ
 from .wrappers import IndexIDMap, IndexPreTransform, IndexRefine, IndexReplicas, IndexShards
 
 #: Parameters of indexes of this package, which C++ does not know.
-_OURS = ("levels", "beam_size")
+_OURS = {"levels": int, "beam_size": int, "coarse_levels": int, "k_factor": float}
 _K_FACTORS = ("k_factor_rf", "k_factor")
 
 
 class ParameterSpace(faiss.ParameterSpace):
     """faiss.ParameterSpace: search parameters by name, and which combinations of their values are worth using.
 
-    Beside FAISS's names (`nprobe`, `ht`, `efSearch`, `k_factor_rf`, `quantizer_nprobe`, ...) it knows `levels` and
-    `beam_size` of IndexDPQ and IndexIVFDPQ, and `k_factor` of IndexRefine; all also within this package's wrappers.
+    Beside FAISS's names (`nprobe`, `ht`, `efSearch`, `k_factor_rf`, `quantizer_nprobe`, ...) it knows `levels`,
+    `coarse_levels`, `k_factor` and `beam_size` of IndexDPQ and IndexIVFDPQ, and `k_factor` of IndexRefine, which comes
+    before that of the index within; all also within this package's wrappers.
     `explore` calls the Python `search`, so that what it measures is what a Python program gets. The settings are
     FAISS's: `verbose`, `n_experiments`, `batchsize`, `thread_over_batches`, `min_test_duration`.
     """
@@ -53,13 +54,13 @@ class ParameterSpace(faiss.ParameterSpace):
         if isinstance(index, IndexRefine) and name in _K_FACTORS and not self._takes(index.base_index, name):
             index.k_factor = int(value)
             return
-        inner_indexes = _searched_within(index)
+        inner_indexes = searched_within(index)
         for inner in inner_indexes:
             self.set_index_parameter(inner, name, value)
         if inner_indexes:
             return
         if name in _OURS and _has(index, name):
-            setattr(index, name, int(value))
+            setattr(index, name, _OURS[name](value))
             return
         if isinstance(index, IndexIVFDPQ) and name.startswith("quantizer_"):
             self.set_index_parameter(index._coarse_quantizer, name.removeprefix("quantizer_"), value)
@@ -110,7 +111,7 @@ class ParameterSpace(faiss.ParameterSpace):
         """
         if isinstance(index, IndexRefine):
             self._add_values("k_factor_rf", [1 << i for i in range(7)])
-        inner_indexes = _searched_within(index)
+        inner_indexes = searched_within(index)
         if inner_indexes:
             self.initialize(inner_indexes[0])
             return
@@ -222,7 +223,7 @@ def _parsed(parameters: str) -> Iterator[tuple[str, float]]:
             raise RuntimeError(f"ParameterSpace.set_index_parameters: could not interpret parameters {token}") from None
 
 
-def _searched_within(index: faiss.Index) -> list[faiss.Index]:
+def searched_within(index: faiss.Index) -> list[faiss.Index]:
     """The indexes within a wrapper of this package that its parameters go to."""
     if isinstance(index, IndexRefine):
         return [index.base_index]
@@ -232,7 +233,7 @@ def _searched_within(index: faiss.Index) -> list[faiss.Index]:
 
 
 def _leaf(index: faiss.Index) -> faiss.Index:
-    while inner_indexes := _searched_within(index):
+    while inner_indexes := searched_within(index):
         index = inner_indexes[0]
     return index
 

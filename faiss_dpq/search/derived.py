@@ -1,8 +1,9 @@
 """What the scan's lower bounds need to know of the stored codes, kept as long as the codes stay the same.
 
 The codes hold no norms. The scan's byte bounds need to know, per vector, in which of 256 bins the cross term of Eq. 30
-lies, and one radius that all reconstructions lie within. Both follow from the codes and are kept. They are known to be
-true by three things: the index's version, which its own methods raise; the address and the number of the codes; and a
+lies, and one radius that all reconstructions lie within. Of codes of many levels the terms themselves are kept, and for
+searches of one query the codes by columns. All of it follows from the codes and is kept. It is known to be true by
+three things: the index's version, which its own methods raise; the address and the number of the codes; and a
 sample of the codes, since FAISS's C++ may change them without us. Codes that were appended are derived by themselves.
 """
 
@@ -21,6 +22,11 @@ from ..codec import ProgressiveQuantizer, threads
 
 _MARGIN = 1 / 64  # of the terms' range: bins reach beyond it, so that most additions fit the bins there are
 _PIECE = 4096  # codes: no thread is given a part of one
+_TERMS_BLOCK = 1 << 14  # codes whose terms are computed at a time
+_SAMPLED = 1 << 14  # terms, by which the grid of all is chosen
+_OUTLIERS = 1e-3  # of the terms at either end, that the grid may leave out ...
+_FAR = 8  # ... if they are so many times as far apart as the others
+_GRID = 65535  # steps of the grid of terms, 16 bits
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -36,10 +42,15 @@ class _Known(NamedTuple):
 
 
 class DerivedCodes:
-    """Bins, terms and radius of one index's codes at one prefix length."""
+    """Bins, terms and radius of one index's codes at one prefix length.
 
-    def __init__(self, quantizer: ProgressiveQuantizer, levels: int, metric: int) -> None:
+    stores_terms : whether terms are kept, 4 bytes a vector, that could be looked up in cross tables as well. Searches
+        for many results take less time by them.
+    """
+
+    def __init__(self, quantizer: ProgressiveQuantizer, levels: int, metric: int, stores_terms: bool = False) -> None:
         self.quantizer, self.levels, self.metric = quantizer, levels, metric
+        self.stores_terms = stores_terms or quantizer.cross_tables is None
         self._has_terms = levels > 1 and metric == faiss.METRIC_L2
         self._known: _Known | None = None
         self._lock = threading.Lock()
@@ -47,7 +58,8 @@ class DerivedCodes:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        arrays = (self._known.view.bins, self._known.view.terms) if self._known else ()
+        view = self._known.view if self._known else None
+        arrays = (view.bins, view.terms, view.columns) if view is not None else ()
         return sum(array.nbytes for array in arrays if array is not None)
 
     @property
@@ -68,19 +80,49 @@ class DerivedCodes:
                     known = self._known = _Known(version, _kernels.Sample(packed), view)
         return known.view
 
+    def with_columns(self, view: _kernels.CodeView) -> _kernels.CodeView:
+        """The same view with what a search of one query needs besides: codes of many levels by columns, kept too.
+
+        They take as many bytes as the codes, and only searches of few queries make them.
+        """
+        if self.levels <= _kernels.FEW_LEVELS or self.quantizer.nbits not in (4, 8) or not len(view):
+            return view
+        with self._lock:
+            known = self._known
+            if known is None or known.view is not view:  # another thread derived anew meanwhile, or added columns
+                if known is not None and known.view.columns is not None and known.view.packed is view.packed:
+                    return known.view
+                return view
+            if view.columns is None:
+                view = view.with_columns(self._columns(view, 0, None))
+                self._known = known._replace(view=view)
+            return view
+
+    def _columns(self, view: _kernels.CodeView, begin: int, before: Bytes | None) -> Bytes:
+        """Columns of the codes, those of the first `begin` of which are in `before`."""
+        columns, begin = _resized(before, _kernels.column_bytes(view), np.uint8), begin - begin % _kernels.COLUMN
+
+        def fill(part: slice) -> None:
+            _kernels.fill_columns(view, begin + part.start, begin + part.stop, columns)
+
+        parts = threads.slices(len(view) - begin, faiss.omp_get_max_threads(), _PIECE)
+        threads.run(fill, [(part,) for part in parts])
+        return columns
+
     def _derive(self, packed: Bytes, before: _kernels.CodeView | None) -> _kernels.CodeView:
         """A view of the codes, the first of which are those of `before`."""
         if before is None:
-            before = _kernels.CodeView(packed[:0], self.quantizer.nbits, self.levels, self.quantizer.cross_tables)
+            before = self._plain(packed[:0])
+        if self.levels > _kernels.FEW_LEVELS:
+            return self._derive_many(packed, before)
         begin, new = len(before), packed[len(before) :]
         radius = max(before.radius, self._radius(new))
         if not self._has_terms:
             quantizer = self.quantizer
             return _kernels.CodeView(packed, quantizer.nbits, self.levels, None, radius=radius)
         terms, bins = None, _resized(before.bins, len(packed), np.uint8)
-        if self.quantizer.cross_tables is None:
-            terms = _resized(before.terms, len(packed), np.float32)
-            terms[begin:] = self.quantizer.cross_terms(_kernels.unpack_codes(new, self.levels, self.quantizer.nbits))
+        if self.stores_terms:
+            terms = self._terms(packed, before)
         view, first, step = self._plain(packed, terms), before.term_min, before.term_step
         low, high = _kernels.term_range(view.part(begin, len(packed)))
         if not begin or low < first or high > first + 255 * step:
@@ -98,10 +140,34 @@ class DerivedCodes:
         threads.run(fill, [(part,) for part in parts])
         return view
 
+    def _derive_many(self, packed: Bytes, before: _kernels.CodeView) -> _kernels.CodeView:
+        """The same of codes of many levels: terms instead of bins, and columns if there were any."""
+        begin, terms, grid = len(before), None, (before.term_min, before.term_step)
+        if self._has_terms:
+            terms = self._terms(packed, before)
+            new = terms[begin:]
+            first, step = grid
+            if not begin or (len(new) and not first <= new.min() <= new.max() <= first + _GRID * step):
+                grid = _grid_of(terms)
+        view = _kernels.CodeView(packed, self.quantizer.nbits, self.levels, None, terms, None, *grid)
+        if before.columns is not None:
+            view = view.with_columns(self._columns(view, begin, before.columns))
+        return view
+
+    def _terms(self, packed: Bytes, before: _kernels.CodeView) -> npt.NDArray[np.float32]:
+        """The terms of the codes, the first of which are those of `before`."""
+        quantizer, terms = self.quantizer, _resized(before.terms, len(packed), np.float32)
+
+        def fill(start: int) -> None:
+            part = slice(start, min(start + _TERMS_BLOCK, len(packed)))
+            terms[part] = quantizer.cross_terms(_kernels.unpack_codes(packed[part], self.levels, quantizer.nbits))
+
+        threads.run(fill, [(start,) for start in range(len(before), len(packed), _TERMS_BLOCK)])
+        return terms
+
     def _plain(self, packed: Bytes, *derived: Any, **more: Any) -> _kernels.CodeView:
-        return _kernels.CodeView(
-            packed, self.quantizer.nbits, self.levels, self.quantizer.cross_tables, *derived, **more
-        )
+        cross = None if self.stores_terms else self.quantizer.cross_tables
+        return _kernels.CodeView(packed, self.quantizer.nbits, self.levels, cross, *derived, **more)
 
     def _radius(self, packed: Bytes) -> float:
         quantizer = self.quantizer
@@ -110,7 +176,20 @@ class DerivedCodes:
             return reach
         # The tables are rounded to float32: no squared norm is off by more than this.
         error = 2.0**-22 * reach**2
-        return _kernels.radius(self._plain(packed), quantizer.codeword_norms, error)
+        view = _kernels.CodeView(packed, quantizer.nbits, self.levels, quantizer.cross_tables)
+        return _kernels.radius(view, quantizer.codeword_norms, error)
+
+
+def _grid_of(terms: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """The least term and the step of a grid that covers all of them, but for few that are very far from the others."""
+    if not len(terms):
+        return 0.0, 0.0
+    low, high = float(terms.min()), float(terms.max())
+    least, most = np.quantile(terms[:: -(-len(terms) // _SAMPLED)], (_OUTLIERS, 1 - _OUTLIERS))
+    margin = _FAR * float(most - least)
+    low, high = max(low, float(least) - margin), min(high, float(most) + margin)
+    margin = _MARGIN * (high - low)
+    return low - margin, (high - low + 2 * margin) / _GRID
 
 
 def _resized(array: npt.NDArray | None, n: int, dtype: npt.DTypeLike) -> npt.NDArray:

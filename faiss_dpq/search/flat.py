@@ -3,7 +3,7 @@
 # Annotations of nested functions would be evaluated at every call.
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import faiss
@@ -42,7 +42,8 @@ class _Selected(NamedTuple):
         return _Selected(self.view.part(part.start, part.stop), ids)
 
 
-def _selected(view: _kernels.CodeView, selection: Selection) -> _Selected:
+def selected(view: _kernels.CodeView, selection: Selection) -> _Selected:
+    """The codes of a view that a search is to look at."""
     ids = selection.ids
     if ids is None:
         everything = _Selected(view, 0)
@@ -78,16 +79,50 @@ def search(
     """
     D = np.empty((len(xq), k), np.float32)
     I = np.empty((len(xq), k), np.int64)
-    quantizer, metric = derived.quantizer, derived.metric
-    vectors = _selected(view, selection)
+    if len(xq) < _kernels.least_batch(derived.levels):
+        view = derived.with_columns(view)
+    vectors = selected(view, selection)
+    for part in blocks(derived, len(xq)):
+        queries = query_tables(derived, xq[part]).block(derived.levels)
+        scan_block(vectors, queries, D[part], I[part], derived.levels)
+    return delivered(D, I, derived.metric)
+
+
+class QueryTables(NamedTuple):
+    """What the kernels take of queries: see ProgressiveQuantizer.tables."""
+
+    derived: DerivedCodes
+    tables: Floats
+    constants: Floats
+    norms: Floats
+
+    def block(self, levels: int) -> _kernels.QueryBlock:
+        """The queries as a scan of so many levels takes them."""
+        quantizer = self.derived.quantizer
+        return _kernels.QueryBlock(
+            np.ascontiguousarray(self.tables[:, : levels * quantizer.K]),
+            self.constants,
+            self.norms,
+            quantizer.table_errors(self.norms, levels),
+            self.derived.metric == faiss.METRIC_INNER_PRODUCT,
+        )
+
+
+def query_tables(derived: DerivedCodes, xq: Floats) -> QueryTables:
+    """The tables of queries for all levels that `derived` has."""
+    return QueryTables(derived, *derived.quantizer.tables(xq, derived.levels, derived.metric))
+
+
+def blocks(derived: DerivedCodes, nq: int) -> Iterator[slice]:
+    """Queries in blocks whose tables are held at a time."""
     width = _kernels.batch_width()
-    block = max(1, _TABLE_BYTES // (4 * derived.levels * quantizer.K * width)) * width
-    for start in range(0, len(xq), block):
-        part = slice(start, min(start + block, len(xq)))
-        tables, constants, norms = quantizer.tables(xq[part], derived.levels, metric)
-        errors = quantizer.table_errors(norms, derived.levels)
-        queries = _kernels.QueryBlock(tables, constants, norms, errors, metric == faiss.METRIC_INNER_PRODUCT)
-        _scan_block(vectors, queries, D[part], I[part])
+    block = max(1, _TABLE_BYTES // (4 * derived.levels * derived.quantizer.K * width)) * width
+    for start in range(0, nq, block):
+        yield slice(start, min(start + block, nq))
+
+
+def delivered(D: Floats, I: Labels, metric: int) -> tuple[Floats, Labels]:
+    """Results of the kernels as FAISS gives them, changed in place."""
     if metric == faiss.METRIC_INNER_PRODUCT:
         np.negative(D, out=D)
     if (I[:, -1] < 0).any():  # what is missing stands at the end
@@ -104,6 +139,7 @@ def one_query_scan(
     """
     if not 0 < len(view) <= _MOST_VECTORS:
         return None
+    view = derived.with_columns(view)
     quantizer, inner_product = derived.quantizer, derived.metric == faiss.METRIC_INNER_PRODUCT
     norms = quantizer.codeword_norms
     tables = _kernels.QueryTables(
@@ -179,8 +215,8 @@ def grow_until_too_far(
     return lims, np.concatenate([D for D, _ in [*found, nothing]]), np.concatenate([I for _, I in [*found, nothing]])
 
 
-def _scan_block(vectors: _Selected, queries: _kernels.QueryBlock, D: Floats, I: Labels) -> None:
-    """Distances, those of inner products negated, and ids."""
+def scan_block(vectors: _Selected, queries: _kernels.QueryBlock, D: Floats, I: Labels, levels: int) -> None:
+    """The nearest of some codes by `levels` levels: distances, those of inner products negated, and ids."""
     nq, k = D.shape
 
     def scan(some: _Selected, queries: _kernels.QueryBlock, D: Floats, I: Labels, n_threads: int = 1) -> None:
@@ -191,7 +227,7 @@ def _scan_block(vectors: _Selected, queries: _kernels.QueryBlock, D: Floats, I: 
 
     width = _kernels.batch_width()
     n_threads = max(1, min(faiss.omp_get_max_threads(), len(vectors) * nq // _WORTH_A_THREAD))
-    if (nq < _kernels.least_batch() or n_threads == 1) and len(vectors) <= _MOST_VECTORS:
+    if (nq < _kernels.least_batch(levels) or n_threads == 1) and len(vectors) <= _MOST_VECTORS:
         # Few queries are scanned one by one, with all threads each.
         scan(vectors, queries, D, I, n_threads)
     elif nq < 4 * width * n_threads or len(vectors) > _MOST_VECTORS:

@@ -356,6 +356,7 @@ def search(
     counts: Labels,
     k: int,
     places: Labels | None = None,
+    refined_by: tuple[DerivedLists, int] | None = None,
 ) -> Found:
     """The k nearest codes in the lists that each query probes: exact float32 distances.
 
@@ -373,6 +374,8 @@ def search(
     k : int
     places : array, shape (nq, k), int64, optional
         Where to put list << 32 | offset of every result, -1 for none.
+    refined_by : tuple of DerivedLists and int, optional
+        Find so many by the levels of `derived`, and of these the k nearest by those of the other, which is up to date.
 
     Raises
     ------
@@ -389,7 +392,12 @@ def search(
 
     def scan(cut: slice) -> None:
         places_here = None if places is None else places[cut]
-        derived.scan.search(lists, xq[cut], keys[cut], counts[cut], found.D[cut], found.I[cut], places_here)
+        of_cut = (lists, xq[cut], keys[cut], counts[cut])
+        if refined_by is None:
+            derived.scan.search(*of_cut, found.D[cut], found.I[cut], places_here)
+        else:
+            whole, n = refined_by
+            whole.scan.rescore(derived.scan, *of_cut, n, found.D[cut], found.I[cut], places_here)
 
     threads.run(scan, [(cut,) for cut in threads.slices(len(xq), max(n_threads, -(-len(xq) // most)))])
     return found

@@ -1,0 +1,154 @@
+/* The bound of a distance for codes of many levels, in sums of 16 bits, and the proof that no neighbour is missed.
+ *
+ * In: a query's tables, stored terms, and a few sampled sums. Out: `scale` (units of the sums a unit of distance),
+ * and for any threshold the greatest 16-bit sum that a neighbour can have.
+ *
+ * 8 bits resolve too little of what 17 or more levels can add up to, and the M^2 / 2 cross terms take too long for
+ * rescoring: so every vector's term is stored as a float. All entries are rounded down, so all that can go wrong makes
+ * a sum too small, and its vector is rescored in vain:
+ *
+ *     entry of a level    e = min(255, floor((T[k] - m) scale)),        m = the least entry of the level's table
+ *     entry of the term   floor(g slope / 65536),                       g = min(65535, floor((term - term_min) / step))
+ *     S                   the sum of all, at most 65535
+ *
+ * Why the result is exact. Let u = 2^-24. T - m >= 0 is rounded once, and once more times the scale: so e is at most
+ * (T - m) scale (1 + u)^2. g is at most (term - term_min) / step (1 + u)^3, and slope / 65536 at most step scale (1 -
+ * 2^-20): so the term's entry is at most (term - term_min) scale. Saturation only lessens S. With base = the sum of all
+ * m + term_min,
+ *
+ *     S  <=  (sum T + term - base) scale (1 + u)^2
+ *
+ * The float32 sum d is a chain of L additions, each of which errs by u times the magnitude B of any partial sum at
+ * most: d is within Ed = L u B of the real sum. A neighbour has d <= threshold, hence
+ *
+ *     S  <=  (threshold + Ed - base) scale (1 + u)^2  <=  limit                                 (many_limit)
+ *
+ * So a neighbour's S is within the limit, whatever the scale is. A vector whose term is not in [term_min, term_min +
+ * 65535 step] is an outlier: it has no g, is always rescored, and B need not bound its term.
+ *
+ * The scale decides how many others are. A sum loses half a unit a level by rounding down; so a level is given
+ * MANY_UNITS units of the spread that sums have, measured between the quartiles of some sampled ones, which outliers
+ * do not move. It is less where the entries of the widest level would not fit a byte, or the limit 16 bits. The
+ * greatest entry of a level is taken as the median of those of three thirds of its codebook, so that one far codeword
+ * does not make the scale coarse for all others.
+ */
+#ifndef DPQ_MANY_BOUND_H
+#define DPQ_MANY_BOUND_H
+
+#include "dpq_topk.h"
+#include "scan_codes.h"
+#include <math.h>
+
+#define MANY_UNITS 4.0      /* of the quartiles' distance, a level; measured */
+#define MANY_MOST 60000.0   /* what sums that may be near should not exceed */
+#define MANY_AT_ONCE 4u     /* registers, or vectors, summed side by side */
+#define MANY_QUARTILES 64u  /* sampled sums whose quartiles are taken */
+
+typedef struct {
+    float scale;
+    uint16_t slope;
+    double base;  /* less Ed: what the threshold is compared with */
+} many_bound;
+
+/* Whether sums of 16 bits bound these codes. */
+static inline int many_is_known(const dpq_database *db)
+{
+    return db->levels > DPQ_FEW_LEVELS && !db->term_bins;
+}
+
+/* The greatest term that has a g. */
+static inline float many_term_max(const dpq_database *db)
+{
+    return (float)(db->term_min + 65535.0 * db->term_step);
+}
+
+/* The distance between the quartiles of MANY_QUARTILES sums. */
+static inline float many_spread(const float *sums)
+{
+    uint64_t keys[MANY_QUARTILES];
+    float quartile[2];
+    for (uint32_t half = 0; half < 2; half++) {
+        size_t rank = half ? MANY_QUARTILES * 3 / 4 : MANY_QUARTILES / 4;
+        for (uint32_t i = 0; i < MANY_QUARTILES; i++)
+            keys[i] = dpq_key(sums[i], i);
+        dpq_select(keys, MANY_QUARTILES, rank);
+        quartile[half] = -INFINITY;
+        for (size_t i = 0; i < rank; i++)
+            quartile[half] = fmaxf(quartile[half], dpq_key_distance(keys[i]));
+    }
+    return quartile[1] - quartile[0];
+}
+
+/* minima: the sum of every level's least entry. widest: the greatest span of a level's entries but for far ones, which
+ * should fit a byte. magnitude: B of the head, for the tables alone. sums: MANY_QUARTILES
+ * sampled ones. threshold: that a neighbour's float sum does not exceed. The scale is 0 where no bound can be had. */
+static inline many_bound many_bound_choose(const dpq_database *db, double minima, double widest, double magnitude,
+                                           const float *sums, float threshold)
+{
+    double base = minima, range = 0, spread = many_spread(sums);
+    if (db->terms) {
+        range = 65536.0 * db->term_step;
+        base += db->term_min;
+        magnitude += fmax(fabs(db->term_min), fabs(many_term_max(db)));
+    }
+    base -= 1.02 * db->levels * magnitude / (1 << 24);
+    if (!(magnitude < 1e30 && spread < 1e30))
+        return (many_bound){0, 0, 0};
+    double scale = fmin(MANY_UNITS * db->levels / fmax(spread, 1e-30), 255 / fmax(widest, 1e-30));
+    if (threshold < INFINITY)
+        scale = fmin(scale, MANY_MOST / fmax(threshold + spread - base, 1e-30));
+    scale = (float)fmin(scale, 65000 / fmax(range, 1e-30));
+    return (many_bound){(float)scale, (uint16_t)(db->term_step * scale * 65536 * (1 - 0x1p-20)), base};
+}
+
+/* The greatest S of a vector whose float sum is at most `threshold`; 65535: any may be. */
+static inline uint16_t many_limit(const many_bound *b, float threshold)
+{
+    double limit = ((double)threshold - b->base) * b->scale * (1 + 0x1p-22);
+    return limit <= 0 ? 0 : limit < 65535 ? (uint16_t)limit : 65535; /* 65535 of NaN, too */
+}
+
+/* g of the head for n vectors from `first` on. Returns whether any of them is an outlier. Written so that compilers make
+ * vector code of it. */
+static inline int many_grid(const dpq_database *db, size_t first, size_t n, uint16_t *grid)
+{
+    const float *terms = db->terms + first;
+    float least = db->term_min, most = many_term_max(db), per_step = db->term_step > 0 ? 1 / db->term_step : 0;
+    int32_t outliers = 0;
+    for (size_t i = 0; i < n; i++) {
+        float g = (terms[i] - least) * per_step;
+        g = g < 65535.0f ? g : 65535.0f;
+        g = g > 0.0f ? g : 0.0f;
+        grid[i] = (uint16_t)(int32_t)g;
+        outliers |= (terms[i] < least) | (terms[i] > most);
+    }
+    return outliers;
+}
+
+static inline int many_is_outlier(const dpq_database *db, size_t v)
+{
+    return db->terms[v] < db->term_min || db->terms[v] > many_term_max(db);
+}
+
+static inline double many_median(double a, double b, double c)
+{
+    return fmax(fmin(a, b), fmin(fmax(a, b), c));
+}
+
+/* Packs levels into groups whose byte entries do not add up to more than 255: most[l] is the greatest of level l.
+ * ends[g]: the level behind group g. Returns how many groups there are. */
+static inline uint32_t many_pack(const uint8_t *most, uint32_t levels, uint16_t *ends)
+{
+    uint32_t groups = 0, sum = 0;
+    for (uint32_t l = 0; l < levels; l++) {
+        if (l && sum + most[l] > 255) {
+            ends[groups++] = (uint16_t)l;
+            sum = 0;
+        }
+        sum += most[l];
+    }
+    ends[groups++] = (uint16_t)levels;
+    return groups;
+}
+
+#endif

@@ -1,0 +1,145 @@
+/* Codes of many levels for one query: byte look-ups, and sums of 16 bits.
+ *
+ * In: codes by columns, the byte tables of one query, and the limit of its sums. Out: the vectors whose sum is within
+ * the limit. Why the result is exact: see many_bound.h.
+ *
+ * Turning codes from rows to columns takes as long as looking them up, so it is done once (many_columns.h). A level's
+ * table is looked up for MANY_AT_ONCE registers of vectors. As in many_batch_impl.h, a group of levels is added up in
+ * bytes, and then split into words.
+ */
+#ifndef DPQ_MANY_LOOKUPS_IMPL_H
+#define DPQ_MANY_LOOKUPS_IMPL_H
+
+#include "lookups_impl.h"
+#include "many_bound.h"
+#include "many_columns.h"
+
+/* What a query needs beside the tables in dpq_lookups. */
+typedef struct {
+    many_bound bound;
+    uint16_t limit;
+    uint32_t groups;
+    uint16_t ends[DPQ_MAX_LEVELS]; /* of groups of levels */
+} many_query;
+
+/* Whether there are look-ups for these codes. */
+static inline int many_lookups_know(const dpq_database *db)
+{
+    return many_is_known(db) && db->columns;
+}
+
+/* Chooses the bound, and fills look->table8. sums: MANY_QUARTILES sampled ones. threshold: as in many_bound_choose. */
+static void many_build(const dpq_database *db, const float *table, const float *sums, float threshold,
+                       many_query *query, dpq_lookups *look)
+{
+    size_t K = dpq_codewords(db);
+    float least[DPQ_MAX_LEVELS];
+    uint8_t most[DPQ_MAX_LEVELS];
+    double minima = 0, widest = 0;
+    for (uint32_t l = 0; l < db->levels; l++) {
+        double highest[3];
+        least[l] = INFINITY;
+        for (size_t third = 0; third < 3; third++) {
+            float low = INFINITY, high = -INFINITY;
+            table_extremes(table + l * K + third * K / 3, (third + 1) * K / 3 - third * K / 3, &low, &high);
+            least[l] = fminf(least[l], low);
+            highest[third] = high;
+        }
+        minima += least[l];
+        widest = fmax(widest, many_median(highest[0], highest[1], highest[2]) - least[l]);
+    }
+    query->bound = many_bound_choose(db, minima, widest, table_magnitude(table, K, db->levels), sums, threshold);
+    dpq_f32s scale = dpq_f32_all(query->bound.scale);
+    for (uint32_t l = 0; l < db->levels; l++) {
+        uint8_t *bytes = look->table8 + l * 256;
+        most[l] = 0;
+        for (size_t i = 0; i < K; i += DPQ_FW)
+            table_bytes_from(bytes + i, table + l * K + i, dpq_f32_all(least[l]), scale);
+        for (size_t i = 0; i < K; i++)
+            most[l] = bytes[i] > most[l] ? bytes[i] : most[l];
+    }
+    query->groups = many_pack(most, db->levels, query->ends);
+    lookups_finish(look, db->nbits, db->levels);
+}
+
+/* Adds the entries of MANY_AT_ONCE registers, whose codes begin at `columns`. */
+DPQ_INLINE void many_look_up(uint32_t nbits, const many_query *query, const dpq_lookups *look, const uint8_t *columns,
+                             dpq_u8s *even, dpq_u8s *odd)
+{
+    const uint8_t *table = look->table8;
+    uint32_t l = 0;
+    for (uint32_t group = 0; group < query->groups; group++) {
+        uint32_t end = query->ends[group];
+        dpq_u8s sum[MANY_AT_ONCE];
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j < MANY_AT_ONCE; j++)
+            sum[j] = dpq_u8_all(0);
+        for (; l < end; l++, table += 256)
+#pragma GCC unroll 4
+            for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
+                dpq_u8s codes = dpq_u8_load(columns + l * nbits / 8 * DPQ_COLUMN + j * DPQ_QW);
+                if (nbits == 4)
+                    codes = dpq_u8_and(l % 2 ? dpq_u32_shr(codes, 4) : codes, dpq_u8_all(15));
+                sum[j] = dpq_u8_add(sum[j], nbits == 8 ? dpq_lookup256(table, codes) : dpq_lookup16(table, codes));
+            }
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
+            even[j] = dpq_u16_add_saturating(even[j], dpq_u16_even(sum[j]));
+            odd[j] = dpq_u16_add_saturating(odd[j], dpq_u16_odd(sum[j]));
+        }
+    }
+}
+
+/* Which vectors of a block of columns are within the limit: a bit each, DPQ_COLUMN / 64 words. */
+DPQ_INLINE void many_block(uint32_t nbits, const many_query *query, const dpq_lookups *look, const uint8_t *columns,
+                           const uint16_t *grid, uint64_t *within)
+{
+    dpq_u8s limit = dpq_u16_all(query->limit), slope = dpq_u16_all(query->bound.slope);
+    memset(within, 0, DPQ_COLUMN / 8);
+    for (uint32_t r = 0; r < DPQ_COLUMN / DPQ_QW; r += MANY_AT_ONCE) {
+        dpq_u8s even[MANY_AT_ONCE], odd[MANY_AT_ONCE];
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
+            /* Where the register's even bytes are in the order of vectors; odd ones are 32 behind. */
+            uint32_t at = (r + j) * DPQ_QW / 64 * 64 + (r + j) * DPQ_QW % 64 / 2;
+            even[j] = dpq_u16_mul_high(dpq_u8_load(grid + at), slope);
+            odd[j] = dpq_u16_mul_high(dpq_u8_load(grid + at + 32), slope);
+        }
+        many_look_up(nbits, query, look, columns + r * DPQ_QW, even, odd);
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
+            uint64_t bits = dpq_u16_le(even[j], limit, odd[j], limit), low = (1ull << DPQ_QW / 2) - 1;
+            uint32_t byte = (r + j) * DPQ_QW;
+            within[byte / 64] |= ((bits & low) | bits >> DPQ_QW / 2 << 32) << byte % 64 / 2;
+        }
+    }
+}
+
+/* Writes look->hits, and returns how many there are, among n <= LOOKUPS_AT_ONCE vectors from `first` on. Blocks of
+ * columns may begin before these, and end behind. */
+static size_t many_find(const dpq_database *db, const many_query *query, dpq_lookups *look, size_t first, size_t n)
+{
+    size_t bytes = many_column_bytes(db), found = 0, begin = db->column + first, end = begin + n;
+    for (size_t block = begin / DPQ_COLUMN; block * DPQ_COLUMN < end; block++) {
+        size_t start = block * DPQ_COLUMN, from = start > begin ? start : begin;
+        size_t some = dpq_min(end, start + DPQ_COLUMN) - from;
+        uint16_t grid[DPQ_COLUMN] = {0};
+        uint64_t within[DPQ_COLUMN / 64];
+        int outliers = db->terms && many_grid(db, from - db->column, some, grid + (from - start));
+        if (db->nbits == 8)
+            many_block(8, query, look, db->columns + start * bytes, grid, within);
+        else
+            many_block(4, query, look, db->columns + start * bytes, grid, within);
+        for (size_t i = from - start; outliers && i < from - start + some; i++)
+            within[i / 64] |= (uint64_t)many_is_outlier(db, start + i - db->column) << i % 64;
+        for (size_t i = 0; i < DPQ_COLUMN / 64; i++)
+            for (uint64_t bits = within[i]; bits; bits &= bits - 1) {
+                size_t v = start + 64 * i + (size_t)__builtin_ctzll(bits);
+                if (v >= begin && v < end)
+                    look->hits[found++] = (uint32_t)(v - db->column);
+            }
+    }
+    return found;
+}
+
+#endif

@@ -1,0 +1,163 @@
+"""Which coarse-to-fine search is the fastest that keeps enough of the exact results."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from ..search.selection import Labels
+from .parameters import searched_within
+from .quantized import Quantized
+
+_ROUNDS = 3
+_STEP = 1.25  # between two factors that are tried, about
+
+
+@dataclass(frozen=True)
+class CoarsePoint:
+    """One measured search.
+
+    Attributes
+    ----------
+    coarse_levels, k_factor
+        0 and 1 for the exact search.
+    share : float
+        Of the exact results, how many it found.
+    seconds : float
+        What all queries together took, in one call: the least of some rounds.
+    """
+
+    coarse_levels: int
+    k_factor: float
+    share: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CoarseTuning:
+    """What `tune_coarse` measured: the search that was `chosen`, the `exact` one, and all that reached the target."""
+
+    chosen: CoarsePoint
+    exact: CoarsePoint
+    points: list[CoarsePoint] = field(default_factory=list)
+
+
+def tune_coarse(index: faiss.Index, queries: npt.ArrayLike, k: int, target: float = 0.995) -> CoarseTuning:
+    """Set `coarse_levels` and `k_factor` of an index to the fastest pair that keeps a share of the exact results.
+
+    For every prefix length in question, the least factor that reaches the target is searched for, and then timed, with
+    the number of threads that FAISS is set to. Where none of them is faster than the exact search, that is set.
+
+    Parameters
+    ----------
+    index : faiss.Index
+        An IndexDPQ or IndexIVFDPQ, or one of this package's wrappers around such; it holds the vectors that will be
+        searched, and has the other parameters, such as `nprobe`, that it will be searched with.
+    queries : array, shape (n, d)
+        As those to come; some hundreds. Not vectors that the index holds: these find themselves too easily.
+    k : int
+        Results a query.
+    target : float
+        The share of the exact search's k nearest to be found, above 0 and at most 1.
+
+    Returns
+    -------
+    tuning : CoarseTuning
+
+    Raises
+    ------
+    TypeError
+        If there is no IndexDPQ or IndexIVFDPQ within the index.
+    ValueError
+        If the index or `queries` is empty, or `target` is out of its range.
+    RuntimeError, AssertionError
+        As `search`; the index then has the parameters that it had.
+    """
+    if not 0 < target <= 1:
+        raise ValueError(f"tune_coarse: target is {target}, expected above 0 and at most 1")
+    leaves = _leaves(index)
+    if not leaves:
+        raise TypeError(f"tune_coarse: index is a {type(index).__name__} without an IndexDPQ or IndexIVFDPQ within")
+    if not index.ntotal:
+        raise ValueError("tune_coarse: index is empty, expected one that holds the vectors to be searched")
+    x = np.asarray(queries)
+    if not len(x):
+        raise ValueError("tune_coarse: queries is empty, expected some hundreds")
+    before = [(leaf.coarse_levels, leaf.k_factor) for leaf in leaves]
+    try:
+        tuning = _Tuner(index, leaves, x, k, target).tune()
+    except BaseException:
+        for leaf, (coarse_levels, k_factor) in zip(leaves, before, strict=True):
+            leaf.coarse_levels, leaf.k_factor = coarse_levels, k_factor
+        raise
+    _set(leaves, tuning.chosen.coarse_levels, tuning.chosen.k_factor)
+    return tuning
+
+
+class _Tuner:
+    def __init__(self, index: faiss.Index, leaves: list[Quantized], x: npt.NDArray[Any], k: int, target: float) -> None:
+        self.index, self.leaves, self.x, self.k, self.target = index, leaves, x, k, target
+        _set(leaves, 0, 1.0)
+        self.exact = index.search(x, k)[1]
+        self.n_exact = max(1, int((self.exact >= 0).sum()))
+
+    def tune(self) -> CoarseTuning:
+        exact = CoarsePoint(0, 1.0, 1.0, self.seconds(0, 1.0))
+        points = []
+        for coarse_levels in _prefixes(min(leaf.levels for leaf in self.leaves)):
+            k_factor = self.least_factor(coarse_levels)
+            if k_factor is not None:
+                share = self.share(coarse_levels, k_factor)
+                points.append(CoarsePoint(coarse_levels, k_factor, share, self.seconds(coarse_levels, k_factor)))
+        return CoarseTuning(min([exact, *points], key=lambda point: point.seconds), exact, points)
+
+    def least_factor(self, coarse_levels: int) -> float | None:
+        """The least factor, in steps, that reaches the target; None if that is half of all vectors."""
+        factors = [1.0]
+        while factors[-1] * self.k < self.index.ntotal / 2:
+            factors.append(float(max(factors[-1] + 0.5, round(factors[-1] * _STEP))))
+        low, high = 0, len(factors)
+        while low < high:
+            middle = (low + min(high, 2 * low + 8)) // 2  # small ones first: they are the fast ones
+            if self.share(coarse_levels, factors[middle]) >= self.target:
+                high = middle
+            else:
+                low = middle + 1
+        return factors[low] if low < len(factors) else None
+
+    def share(self, coarse_levels: int, k_factor: float) -> float:
+        _set(self.leaves, coarse_levels, k_factor)
+        found = self.index.search(self.x, self.k)[1]
+        return _shared(found, self.exact) / self.n_exact
+
+    def seconds(self, coarse_levels: int, k_factor: float) -> float:
+        _set(self.leaves, coarse_levels, k_factor)
+        times = []
+        for _ in range(_ROUNDS):
+            start = time.perf_counter()
+            self.index.search(self.x, self.k)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+
+def _set(leaves: list[Quantized], coarse_levels: int, k_factor: float) -> None:
+    for leaf in leaves:
+        leaf.coarse_levels, leaf.k_factor = coarse_levels, k_factor
+
+
+def _leaves(index: faiss.Index) -> list[Quantized]:
+    if isinstance(index, Quantized):
+        return [index]
+    return [leaf for inner in searched_within(index) for leaf in _leaves(inner)]
+
+
+def _prefixes(levels: int) -> list[int]:
+    """Prefix lengths in question: multiples of 8, since few more levels cost little, and of 4 where levels are few."""
+    return list(range(8 if levels > 16 else 4, levels, 8 if levels > 16 else 4))
+
+
+def _shared(found: Labels, exact: Labels) -> int:
+    return sum(len(np.intersect1d(a[a >= 0], b)) for a, b in zip(found, exact, strict=True))
