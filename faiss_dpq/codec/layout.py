@@ -142,16 +142,17 @@ def _blocks_of_levels(centred: npt.NDArray[np.float32]) -> list[int]:
     """The block of each level, 0 for global ones.
 
     From the last level on: one that is orthogonal to all blocks so far begins a block, one that is not orthogonal to a
-    single one is of that block, and the first that is not orthogonal to several is the last global one.
+    single one is of that block, and the first that is not orthogonal to several is the last global one. Levels of zeros
+    fit anywhere.
     """
     M, K, _ = centred.shape
     sample = centred[:, :: max(1, K // _SAMPLED)].astype(np.float64)
     longest = np.sqrt(np.einsum("mij,mij->mi", sample, sample).max(axis=1))
     groups: list[list[int]] = []
+    anywhere = []
     for level in range(M - 1, -1, -1):
-        if longest[level] == 0:  # fits anywhere
-            groups = groups or [[]]
-            groups[0].append(level)
+        if longest[level] == 0:
+            anywhere.append(level)
             continue
         near = [group for group in groups if any(_meet(sample, longest, level, other) for other in group)]
         if len(near) > 1:
@@ -160,6 +161,10 @@ def _blocks_of_levels(centred: npt.NDArray[np.float32]) -> list[int]:
             near[0].append(level)
         else:
             groups.append([level])
+    if len(groups) < 2:
+        return [0] * M
+    last_global = max(set(range(M)).difference(anywhere, *groups), default=-1)
+    groups[0].extend(level for level in anywhere if level > last_global)
     blocks = [0] * M
     for number, group in enumerate(sorted(groups, key=min), 1):
         for level in group:

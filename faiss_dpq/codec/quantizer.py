@@ -76,6 +76,7 @@ class ProgressiveQuantizer(Codebooks):
         beam_size: int | None = None,
         prefix_weight: float = 0.0,
         parallel_weight: float = 0.0,
+        parallel_rest: float = 0.0,
         whole: Floats | None = None,
     ) -> Codes:
         """Codes of vectors by beam search over the levels (Eq. 26 is `beam_size` 1).
@@ -92,6 +93,10 @@ class ProgressiveQuantizer(Codebooks):
             How much the square of <t / ||t||, error> counts in addition to the squared error, t = x - `centre`. It is
             what the error changes in distances from, and inner products with, queries near to x; eta of Guo et al. is
             1 + this weight. It counts at every length, and in codes with blocks for the levels of blocks only.
+        parallel_rest : float
+            What share of <t / ||t||, t> the error along t is to leave, which the weight then counts from, in codes with
+            blocks: vectors keep their distances to each other better if all leave the same share than if some leave
+            less. In other codes it is not used.
         whole : array, shape (n, d), float32, optional
             Vectors of which `x` are only parts, such as residuals to the centre of a list: the errors along these
             count.
@@ -101,7 +106,7 @@ class ProgressiveQuantizer(Codebooks):
         codes : array, shape (n, M), uint16
         """
         beam_size = beam_size or encoder.default_beam_size(self.M)
-        return encoder.encode(self, x, beam_size, prefix_weight, parallel_weight, whole)
+        return encoder.encode(self, x, beam_size, prefix_weight, parallel_weight, parallel_rest, whole)
 
     def one_vector_encoder(
         self, beam_size: int, prefix_weight: float, parallel_weight: float, along_whole: bool
@@ -162,6 +167,10 @@ class ProgressiveQuantizer(Codebooks):
         terms : array, shape (n,), float32
         """
         return tables.cross_terms(self, codes)
+
+    def longest(self, codes: Codes) -> float:
+        """A bound, rounded up, on the lengths of the reconstructions of codes (n, levels), after centring."""
+        return tables.longest(self, codes)
 
     def table_errors(self, norms: Floats, levels: int) -> Floats:
         """How far tables and cross terms of queries, summed over the levels, may be from their real values.

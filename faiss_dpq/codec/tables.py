@@ -59,18 +59,27 @@ def cross_terms(codebooks: Codebooks, codes: Codes) -> Floats:
     codeword_norms = codebooks.codeword_norms[: codebooks.M * codebooks.K].reshape(codebooks.M, codebooks.K)
 
     def fill(part: slice) -> None:
-        block = codes[part]
-        lengths = codebooks.compact.squared_lengths(block) if codebooks.compact else _squared_lengths(codebooks, block)
-        for level, of_level in enumerate(block.T):
+        lengths = _squared_lengths(codebooks, codes[part])
+        for level, of_level in enumerate(codes[part].T):
             lengths -= codeword_norms[level][of_level]
         terms[part] = lengths
 
-    parts = threads.slices(len(codes), -(-len(codes) // _BLOCK))
-    threads.run(fill, [(part,) for part in parts])
+    threads.run(fill, [(part,) for part in threads.slices(len(codes), -(-len(codes) // _BLOCK))])
     return terms
 
 
+def longest(codebooks: Codebooks, codes: Codes) -> float:
+    """A bound, rounded up, on the lengths of the reconstructions of codes (n, levels), after centring."""
+    most = [0.0]
+    parts = threads.slices(len(codes), -(-len(codes) // _BLOCK))
+    threads.run(lambda part: most.append(_squared_lengths(codebooks, codes[part]).max()), [(part,) for part in parts])
+    rounding = 2.0**-22 + 2 * ROUNDING * codes.shape[1]
+    return float(np.sqrt(max(most)) * (1 + rounding) + rounding * codebooks.longest_codewords[: codes.shape[1]].sum())
+
+
 def _squared_lengths(codebooks: Codebooks, codes: Codes) -> npt.NDArray[np.float64]:
+    if codebooks.compact:
+        return codebooks.compact.squared_lengths(codes)
     x = codebooks.centred[0][codes[:, 0]]
     for level in range(1, codes.shape[1]):
         x += codebooks.centred[level][codes[:, level]]

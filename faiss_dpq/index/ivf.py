@@ -288,7 +288,8 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
     def _codes(self, quantizer: ProgressiveQuantizer, x: Floats, lists: Labels) -> Bytes:
         """Packed codes of vectors in given lists, shape (n, code_size)."""
         residuals = x - self._list_centres[lists]
-        codes = quantizer.encode(residuals, self.beam_size, *self._weights, whole=x if self._along_whole else None)
+        whole = x if self._along_whole else None
+        codes = quantizer.encode(residuals, self.beam_size, *self._weights, self._parallel_rest, whole)
         return _kernels.pack_codes(codes, self._nbits)
 
     def _sa_codes(self, quantizer: ProgressiveQuantizer, x: Floats, lists: Labels) -> Bytes:

@@ -44,6 +44,7 @@ class Quantized(Base):
         "k_factor",
         "prefix_weight",
         "parallel_weight",
+        "parallel_rest",
         "rq.cp.seed",
     )
     _python_state = ("_train_stats",)
@@ -54,6 +55,7 @@ class Quantized(Base):
     _prefix_weight: float = DEFAULT_PREFIX_WEIGHT
     _parallel_weight: float | None = None  # that was set
     _trained_parallel_weight: float | None = None
+    _parallel_rest: float = 0.0  # see `ProgressiveQuantizer.encode`
     _train_stats: training.TrainStats | None = None
 
     @staticmethod
@@ -267,6 +269,19 @@ class Quantized(Base):
         self._parallel_weight = self._checked_weight(parallel_weight, "parallel_weight")
 
     @property
+    def parallel_rest(self) -> float:
+        """What share of a vector's length, as seen from the centre, its code leaves along it: 0 unless trained.
+
+        In codes with blocks, `parallel_weight` counts from it: `train` sets it to about what codes of the least squared
+        error leave. Other codes do not depend on it. Stored in files.
+        """
+        return self._parallel_rest
+
+    @parallel_rest.setter
+    def parallel_rest(self, parallel_rest: float) -> None:
+        self._parallel_rest = self._checked_weight(parallel_rest, "parallel_rest")
+
+    @property
     def shrinkage(self) -> float:
         """What `train` multiplied the codebooks by, around their centre; vectors are, too, before they are encoded.
 
@@ -347,7 +362,7 @@ class Quantized(Base):
         )
         quantizer = ProgressiveQuantizer(codebooks)
         ranking = training.Ranking(x, self.metric_type, min(self.beam_size, _RANKING_BEAM), self.rq.cp.seed, origins)
-        shrinkage, parallel_weight = ranking.choice(quantizer, shrinkage, parallel_weight)
+        shrinkage, parallel_weight, self._parallel_rest = ranking.choice(quantizer, shrinkage, parallel_weight)
         stats.shrinkage, stats.parallel_weight = shrinkage, parallel_weight
         self._trained_parallel_weight = parallel_weight
         self._set_quantizer(quantizer if shrinkage == 1 else quantizer.shrunk(shrinkage))

@@ -172,6 +172,9 @@ class DerivedCodes:
     def _radius(self, packed: Bytes) -> float:
         quantizer = self.quantizer
         reach = quantizer.reach(self.levels)
+        if quantizer.compact is not None and len(packed):
+            codes = _kernels.unpack_codes(packed, self.levels, quantizer.nbits)
+            return min(reach, quantizer.longest(codes))
         if quantizer.cross_tables is None:
             return reach
         # The tables are rounded to float32: no squared norm is off by more than this.

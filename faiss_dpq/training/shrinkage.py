@@ -19,6 +19,10 @@ _RANKED = 1 << 16  # training vectors that are ranked for the shrinkage
 _QUERIES = 2048
 _RANKED_BY_WEIGHT = 12_288  # and for every parallel weight, each of which needs them encoded
 _QUERIES_BY_WEIGHT = 1024
+_JUDGED = 2048  # vectors whose errors along them are averaged
+# On sentence embeddings in 48 bytes, codes of the least error leave .11 along vectors. With a weight of 8, R@1 was .799
+# for a rest of 0, .804 for .08 and .807 for .12.
+_MORE_REST = 1.1
 _BLOCK = 64  # queries at a time: 16 MiB of distances
 # Two distances that differ by less than this share of their terms are a tie: rounding alone tells them apart.
 _TIE = 1e-5
@@ -52,8 +56,8 @@ class Ranking(NamedTuple):
 
     def choice(
         self, quantizer: ProgressiveQuantizer, shrinkage: float | None, parallel_weight: float | None
-    ) -> tuple[float, float]:
-        """Shrinkage and parallel weight, of which those are chosen that are None.
+    ) -> tuple[float, float, float]:
+        """Shrinkage and parallel weight, of which those are chosen that are None, and the parallel rest.
 
         The shrinkage is the factor by which to multiply reconstructions, after centring, so that distances to them rank
         best. The near neighbours of a vector lie mostly on the side where vectors are dense, towards the centre. Seen
@@ -63,32 +67,45 @@ class Ranking(NamedTuple):
         that is worth more recall than a tenth less error. On other vectors it may be worth nothing. For inner products
         it is 1: no factor changes their order.
 
-        The parallel weight makes this part of the error smaller and others larger.
+        The parallel weight makes this part of the error smaller and others larger. The parallel rest is a little more
+        than what codes of the least squared error leave.
         """
         if self.metric != faiss.METRIC_L2:
             shrinkage = 1.0
+        rest = self._parallel_rest(quantizer) if quantizer.compact and parallel_weight != 0 else 0.0
         if parallel_weight is None:
             weights = BLOCKS_PARALLEL_WEIGHTS if quantizer.compact else PARALLEL_WEIGHTS
-            ranks = [self._reciprocal_ranks(quantizer, w, shrinkage, _RANKED_BY_WEIGHT, _QUERIES_BY_WEIGHT) for w in weights]
+            ranks = [
+                self._reciprocal_ranks(quantizer, w, rest, shrinkage, _RANKED_BY_WEIGHT, _QUERIES_BY_WEIGHT)
+                for w in weights
+            ]
             best = np.array([of_weight[of_weight.mean(axis=1).argmax()] for of_weight in ranks])
             chosen = _first_of_the_best(best)
             parallel_weight = weights[chosen]
             if shrinkage is None and quantizer.compact:  # encoding many vectors once more takes seconds
                 shrinkage = SHRINKAGES[_first_of_the_best(ranks[chosen])]
         if shrinkage is None:
-            ranks_by_factor = self._reciprocal_ranks(quantizer, parallel_weight, None, _RANKED, _QUERIES)
+            ranks_by_factor = self._reciprocal_ranks(quantizer, parallel_weight, rest, None, _RANKED, _QUERIES)
             shrinkage = SHRINKAGES[_first_of_the_best(ranks_by_factor)]
-        return shrinkage, parallel_weight
+        return shrinkage, parallel_weight, rest
+
+    def _parallel_rest(self, quantizer: ProgressiveQuantizer) -> float:
+        x = self.x[:: -(-len(self.x) // _JUDGED)]
+        errors = x - quantizer.decode(quantizer.encode(x, self.beam_size))
+        from_centre = x - quantizer.centre
+        length = np.einsum("ij,ij->", from_centre, from_centre, dtype=np.float64)
+        along = np.einsum("ij,ij->", errors, from_centre, dtype=np.float64)
+        return max(0.0, float(_MORE_REST * along / length)) if length else 0.0
 
     def _reciprocal_ranks(
-        self, quantizer: ProgressiveQuantizer, parallel_weight: float, shrinkage: float | None, n: int, nq: int
+        self, quantizer: ProgressiveQuantizer, parallel_weight: float, rest: float, shrinkage: float | None, n: int, nq: int
     ) -> npt.NDArray[np.float64]:
         """Of the nearest neighbours of some vectors, by this or else every factor: shape (factors, queries)."""
         chosen = np.random.default_rng(self.seed).permutation(len(self.x))[:n]
         base = self.x[chosen]
         origins = self.origins[chosen] if self.origins is not None else None
         whole = None if origins is None or self.metric == faiss.METRIC_L2 else base + origins
-        codes = quantizer.encode(base, self.beam_size, 0.0, parallel_weight, whole)
+        codes = quantizer.encode(base, self.beam_size, 0.0, parallel_weight, rest, whole)
         centred = quantizer.decode(codes) - quantizer.centre
         if origins is not None:
             centred += origins
