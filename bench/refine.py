@@ -117,7 +117,8 @@ def main() -> None:
     for ridge in args.ridge:
         report(f"pairwise, ridge {ridge:g}", pairwise(codes, sums, vectors.train, ridge))
     report("mlp", mlp(sums, vectors.train, args.epochs))
-    shrinkage = training.ranking_shrinkage(vectors.train, quantizer, beam_size=8, seed=index.rq.cp.seed)
+    ranking = training.Ranking(vectors.train, index.metric_type, 8, index.rq.cp.seed)
+    shrinkage, _, _ = ranking.choice(quantizer, None, 0.0)
     shrunk = quantizer.shrunk(shrinkage)
     report(f"sum of codewords, shrinkage {shrinkage}", lambda codes, _: shrunk.decode(codes))
 

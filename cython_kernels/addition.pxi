@@ -58,7 +58,8 @@ cdef class OneVectorEncoder:
                     target[j] *= self.shrinkage
             if self.parallel_weight:
                 find_direction(
-                    x if self.whole else target, target, d, self.parallel_weight, self.least_length, &direction, &parallel
+                    x if self.whole else target, target, d, self.parallel_weight, self.least_length,
+                    &direction, &parallel,
                 )
             encode_block(
                 &self.by, &work, target, x if self.whole and self.parallel_weight else NULL,

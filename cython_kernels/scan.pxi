@@ -192,8 +192,8 @@ cdef class OneQueryCodeScan(OneQueryScan):
         cdef size_t most = self.view.db.n // self.worth_a_thread
         return 1 if most <= 1 else max(1, min(most, <size_t>omp_get_max_threads()))
 
-    cdef void scan(self, const float *query, size_t n_threads, float *moved, float *table, float *turned, uint8_t *scratch,
-                   size_t k, float *distances, uint32_t *ids, dpq_counters *counters) noexcept nogil:
+    cdef void scan(self, const float *query, size_t n_threads, float *moved, float *table, float *turned,
+                   uint8_t *scratch, size_t k, float *distances, uint32_t *ids, dpq_counters *counters) noexcept nogil:
         """Distances, as FAISS gives them, and ids."""
         cdef bint inner_product = self.tables.inner_product
         cdef dpq_queries queries

@@ -47,11 +47,11 @@ cdef class Products:
     cdef size_t n_turned
     cdef const float[:, :, ::1] head, turn
     cdef const float[::1] zeros
-    cdef int64_t[:, ::1] segments  # block's dimensions, their first turned coordinate, address of panels, panels, column
+    cdef int64_t[:, ::1] segments  # block's dimensions, first turned coordinate, address of panels, panels, column
     cdef object kept
 
-    def __init__(self, size_t levels, size_t K, const float[:, :, ::1] head, const float[:, :, ::1] turn=None, dims=(),
-                 blocks=()):
+    def __init__(self, size_t levels, size_t K, const float[:, :, ::1] head, const float[:, :, ::1] turn=None,
+                 dims=(), blocks=()):
         self.d, self.head, self.turn, self.kept = head.shape[1], head, turn, blocks
         self.width = (levels * K + DPQ_PANEL - 1) // DPQ_PANEL * DPQ_PANEL
         self.n_turned = 0 if turn is None else <size_t>turn.shape[0] * DPQ_PANEL
@@ -121,8 +121,8 @@ def lengths_of_codes(const uint16_t[:, ::1] codes, const float[::1] rows, const 
                      double[::1] out):
     """out[i] = ||sum of the codewords of code i of `codes` (n, levels)||^2, summed in double.
 
-    Codeword k of a level stands in `rows` from places[level, 0] + k * places[level, 1] on, has places[level, 1] numbers,
-    and is added to a vector of `width` numbers from places[level, 2] on.
+    Codeword k of a level stands in `rows` from places[level, 0] + k * places[level, 1] on, has places[level, 1]
+    numbers, and is added to a vector of `width` numbers from places[level, 2] on.
     """
     cdef size_t n = codes.shape[0], levels = codes.shape[1], i, j, level, numbers
     cdef double[::1] total = np.empty(width, np.float64)

@@ -143,6 +143,8 @@ def set_all(index):
 
 
 def another(name, value, n, index):
+    if name == "coarse_levels":
+        return min(2, index.rq.M)
     if isinstance(value, list):  # of what is not trained
         return value
     if name == "levels":

@@ -62,7 +62,8 @@ def test_reconstruct_and_codec(trained_dpq, digits):
     assert trained_dpq.sa_encode(digits[:1000], out) is out
     np.testing.assert_array_equal(out, codes)
     quantizer = trained_dpq.residual_quantizer
-    encoded = quantizer.encode(digits[:1000], prefix_weight=trained_dpq.prefix_weight)
+    weights = trained_dpq.prefix_weight, trained_dpq.parallel_weight
+    encoded = quantizer.encode(digits[:1000], trained_dpq.beam_size, *weights)
     np.testing.assert_allclose(quantizer.decode(encoded), decoded, atol=1e-4)
 
 
@@ -198,12 +199,15 @@ def test_parallel_weight_ranks_unit_vectors_better_by_inner_products(digits, kin
     assert found(index) < by_default - 0.04
 
 
-def test_parallel_weight_is_the_metrics_unless_set(digits, tmp_path):
+def test_parallel_weight_is_chosen_by_training_unless_set(digits, tmp_path):
     assert faiss_dpq.IndexDPQ(64, 4, 4).parallel_weight == 0
     index = faiss_dpq.IndexDPQ(64, 4, 4, faiss.METRIC_INNER_PRODUCT)
-    index.train(digits)
+    assert index.parallel_weight == 1
+    index.train(digits, effort="fast", parallel_weight=0.5)
+    assert index.parallel_weight == index.train_stats.parallel_weight == 0.5
+    index.train(digits / np.linalg.norm(digits, axis=1, keepdims=True), effort="fast")
     default = index.parallel_weight
-    assert default > 0
+    assert default == index.train_stats.parallel_weight > 0
     for bad in (-1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="parallel_weight"):
             index.parallel_weight = bad

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faiss_dpq import _kernels
-from faiss_dpq.codec import ProgressiveQuantizer, encoder
-from faiss_dpq.codec import centre_of
+from faiss_dpq.codec import ProgressiveQuantizer, centre_of, encoder
 from faiss_dpq.codec import levels as levels_module
 
 shapes = st.fixed_dictionaries(

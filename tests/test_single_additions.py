@@ -113,7 +113,7 @@ CHANGES = [
     (change_nothing, True),
     (change_beam, True),
     (change_prefix_weight, True),
-    (change_parallel_weight, False),
+    (change_parallel_weight, True),
     (change_codebooks, True),
     (change_lists, True),
     (map_directly, False),

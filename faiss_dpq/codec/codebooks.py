@@ -120,6 +120,16 @@ class Codebooks(Levels):
         return {}
 
     @cached_property
+    def offsets_along(self) -> Floats:
+        """<x, c> + (||c||^2 - 2<t, c>) / 2 of every centred codeword c, shape (M K,).
+
+        x is a vector times `shrinkage`, and t the same after centring: the sum is ||c||^2 / 2 + shrinkage <centre, c>,
+        whatever the vector. So the encoder gets <x, c> from its tables, which are those of t.
+        """
+        flat = self.centred.reshape(-1, self.d)
+        return self.codeword_norms[: len(flat)] / 2 + self.shrinkage * (flat @ self.centre)
+
+    @cached_property
     def common_length(self) -> float:
         """The median of ||c_l(k)||, after centring, of the level where it is greatest; one far codeword leaves it."""
         norms = self.codeword_norms[: self.M * self.K].reshape(self.M, self.K)

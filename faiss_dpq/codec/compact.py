@@ -1,4 +1,4 @@
-"""Codebooks whose levels lie in blocks, without the zeros: what encoding, tables and terms of long codes compute with."""
+"""Codebooks whose levels lie in blocks, without the zeros: what long codes are encoded and compared by."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ near to the vector, the part along it is what changes the inner product.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import faiss
@@ -58,7 +59,7 @@ def encode(
         raise ValueError(f"beam_size is {beam_size}, expected 1 to {MAX_BEAM_SIZE}")
     codes = np.empty((len(x), codebooks.M), np.uint16)
     n_parts = faiss.omp_get_max_threads()
-    choose = _by_tables
+    choose: Callable[..., None] = _by_tables
     if codebooks.compact:
         choose, n_parts = _by_blocks, max(n_parts, -(-len(x) // _BLOCK))
     elif codebooks.cross_tables is None:
@@ -66,8 +67,12 @@ def encode(
 
     def encode_part(part: slice) -> None:
         target = centred_and_shrunk(codebooks, x[part])
-        of_part = None if whole is None else whole[part]
-        along = _errors_along(codebooks, target, parallel_weight, parallel_rest, of_part)
+        along = _NOT_ALONG
+        if parallel_weight:
+            vectors = codebooks.shrinkage * x[part] if whole is x else None if whole is None else whole[part]
+            along = _errors_along(codebooks, target, parallel_weight, parallel_rest, vectors)
+            if whole is x and not codebooks.compact:
+                along = along._replace(vectors=None, own_offsets=codebooks.offsets_along)
         choose(codebooks, target, along, beam_size, prefix_weight, codes[part])
 
     threads.run(encode_part, [(part,) for part in threads.slices(len(x), n_parts, multiple=16)] if len(x) else [])
@@ -106,10 +111,13 @@ class _Along(NamedTuple):
     directions: Floats | None  # (n,): sqrt(weight) / ||x||, by which <vector, c> is multiplied; 0 for no direction
     errors: Floats | None  # (n,): the root before any codeword is chosen; the kernels leave that of the codes
     rest: Floats | None  # (n,): the root that is wanted in the end, by codes with blocks
+    own_offsets: Floats | None = None
 
     def offsets(self, levels: Levels) -> Floats | None:
         """(M K,): <vector, c> is this less half the table entry of the vector and codeword c."""
-        return None if self.directions is None else levels.codeword_norms * np.float32(0.5)
+        if self.directions is None or self.own_offsets is not None:
+            return self.own_offsets
+        return levels.codeword_norms * np.float32(0.5)
 
 
 _NOT_ALONG = _Along(None, None, None, None)
@@ -122,8 +130,6 @@ def _errors_along(
 
     `target` is `centred_and_shrunk` of the vectors to be encoded.
     """
-    if parallel_weight == 0:
-        return _NOT_ALONG
     vectors = target if whole is None else whole
     directions, errors = _kernels.find_directions(vectors, target, parallel_weight, _least_length(codebooks))
     return _Along(whole, directions, errors, np.float32(parallel_rest) * errors)
@@ -139,9 +145,7 @@ def _by_tables(
     tables = levels.panels, levels.codeword_norms, levels.cross_tables
     direction = along.vectors, along.offsets(levels), along.directions, along.errors
     block = min(_BLOCK, len(target))
-    _kernels.encode_from_tables(
-        target, *tables, levels.M, levels.K, beam_size, codes, block, prefix_weight, *direction
-    )
+    _kernels.encode_from_tables(target, *tables, levels.M, levels.K, beam_size, codes, block, prefix_weight, *direction)
 
 
 def _by_blocks(
@@ -163,7 +167,7 @@ def _by_blocks(
         if along.directions is not None:
             own = residuals.copy() if vectors is target else compact.turned(vectors, number)
         _kernels.subtract_codewords(chosen, compact.turned_head, compact.coordinates(number).start, residuals)
-        if along.directions is not None:
+        if along.directions is not None and along.rest is not None:
             errors += along.directions * np.einsum("ij,ij->i", own, residuals) - along.rest / len(compact.parts)
             of_block = _Along(own, along.directions, errors, None)
         part_codes = np.empty((len(target), part.M), np.uint16)

@@ -1,8 +1,8 @@
 """Which subspace the codewords of each level lie in.
 
 The first levels of a long code have codewords of all d dimensions: they are *global*. The others may each lie in one of
-B orthogonal *blocks* of dimensions, turned against the axes of the vectors. Codewords of a block are orthogonal to those
-of all other blocks, so that encoding, tables and norms take a fraction of the work, and a codeword has B times fewer
+B orthogonal *blocks* of dimensions, turned against the axes of the vectors. Codewords of a block are orthogonal to
+those of all other blocks, so that encoding, tables and norms take a fraction of the work, and a codeword has B times fewer
 numbers to learn. Stored codewords are of d dimensions all the same, and any residual quantizer can use them.
 
 A layout needs no place in a file: `of_codebooks` finds it in the codebooks themselves.
@@ -114,7 +114,7 @@ def of_codebooks(centred: npt.NDArray[np.float32]) -> tuple[Layout, list[Doubles
     """
     M, K, d = centred.shape
     nbits = K.bit_length() - 1
-    full = Layout.full(d, M, nbits), []
+    full: tuple[Layout, list[Doubles]] = Layout.full(d, M, nbits), []
     if M <= MOST_FULL_LEVELS or nbits < _LEAST_NBITS:
         return full
     blocks = _blocks_of_levels(centred)

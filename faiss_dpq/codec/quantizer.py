@@ -98,8 +98,8 @@ class ProgressiveQuantizer(Codebooks):
             blocks: vectors keep their distances to each other better if all leave the same share than if some leave
             less. In other codes it is not used.
         whole : array, shape (n, d), float32, optional
-            Vectors of which `x` are only parts, such as residuals to the centre of a list: the errors along these
-            count.
+            The errors along these count: `x` itself, or vectors of which `x` are only parts, such as residuals to the
+            centre of a list. By default, the errors along x - `centre` do.
 
         Returns
         -------

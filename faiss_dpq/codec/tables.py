@@ -105,7 +105,7 @@ def error_factors(codebooks: Codebooks, levels: int) -> tuple[np.float32, np.flo
     longest = codebooks.longest_codewords[:levels]
     reach = longest.sum()
     entries = np.full(levels, _chained(codebooks.d))
-    terms = levels * (levels - 1) // 2 + 4 * levels + 2
+    terms = levels * (levels - 1) / 2 + 4 * levels + 2
     if codebooks.compact:
         for level, block in enumerate(codebooks.layout.blocks[:levels]):
             if block:

@@ -2,6 +2,6 @@
 
 from .flat import IndexDPQ, SearchParametersDPQ
 from .ivf import IndexIVFDPQ
-from .list_search import SearchParametersIVFDPQ
+from .list_parameters import SearchParametersIVFDPQ
 
 __all__ = ["IndexDPQ", "IndexIVFDPQ", "SearchParametersDPQ", "SearchParametersIVFDPQ"]

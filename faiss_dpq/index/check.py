@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from .. import _kernels
 from ..codec import MAX_BEAM_SIZE
-from .quantized import MAX_LEVELS, shrinkage_of
+from .quantized import MAX_LEVELS
+from .shrinkage_mark import shrinkage_of
 from .structure import parts
 from .walk import NORM_BITS, NORM_TABLES, QUANTIZED_NORMS
 

@@ -173,7 +173,8 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
 
     def _sa_encode(self, x: Floats, codes: Bytes) -> None:
         quantizer = self.residual_quantizer
-        unpacked = quantizer.encode(x, self.beam_size, self._prefix_weight, self.parallel_weight, self._parallel_rest)
+        weights = self._prefix_weight, self.parallel_weight, self._parallel_rest
+        unpacked = quantizer.encode(x, self.beam_size, *weights, x if self._along_whole else None)
         if self.rq.norm_bits == 0:
             codes[:] = _kernels.pack_codes(unpacked, self._nbits)
         else:

@@ -223,11 +223,6 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
     def _weights(self) -> tuple[float, float]:
         return self._prefix_weight, self.parallel_weight
 
-    @property
-    def _along_whole(self) -> bool:
-        """Whether errors count along whole vectors: better for inner products, and no better for L2 than residuals."""
-        return self.metric_type == faiss.METRIC_INNER_PRODUCT
-
     def _prepare_addition(self) -> None:
         """Let later additions of one vector go to the kernels at once, where they can."""
         if self._addition is not None and self._addition.is_good(self.this, self._version, self._weights):

@@ -28,30 +28,6 @@ _PARAMETERS = [faiss.IndexIVF.nprobe.fget, faiss.IndexIVF.max_codes.fget]
 _PARTS = [faiss.IndexIVF.quantizer.fget, faiss.IndexIVF.invlists.fget]
 
 
-class SearchParametersIVFDPQ(faiss.SearchParametersIVF):
-    """Parameters of one search of an IndexIVFDPQ: faiss.SearchParametersIVF's, and those of SearchParametersDPQ.
-
-    Parameters
-    ----------
-    levels : int
-        Compare only this many levels of every code; 0 means the index's own `levels`.
-    coarse_levels, k_factor : int and float, optional
-        As in SearchParametersDPQ.
-    **parameters
-        Of faiss.SearchParametersIVF: `nprobe` (1 unless given), `max_codes`, `sel`, `quantizer_params`.
-    """
-
-    levels = 0
-    coarse_levels: int | None = None
-    k_factor: float | None = None
-
-    def __init__(
-        self, levels: int = 0, coarse_levels: int | None = None, k_factor: float | None = None, **parameters: Any
-    ) -> None:
-        super().__init__(**parameters)
-        self.levels, self.coarse_levels, self.k_factor = levels, coarse_levels, k_factor
-
-
 @dataclass(frozen=True)
 class _Search:
     """What the parameters of one search come to."""
@@ -85,7 +61,9 @@ class _Known:
         coarse = self.coarse
         if type(coarse) not in _FLAT or coarse.metric_type not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
             return None
-        return scan.NearestCentre(coarse.reconstruct_n(0, coarse.ntotal), coarse.metric_type)
+        centres = np.empty((coarse.ntotal, coarse.d), np.float32)
+        coarse.reconstruct_n(0, coarse.ntotal, centres)  # given, since faiss.contrib.torch_utils would return a tensor
+        return scan.NearestCentre(centres, coarse.metric_type)
 
 
 class ListsSearched(Quantized):

@@ -1,6 +1,5 @@
 """What IndexDPQ and IndexIVFDPQ share: FAISS's residual quantizer `rq`, whose codebooks this package trains."""
 
-import zlib
 from typing import Any
 
 import faiss
@@ -22,6 +21,7 @@ from ..search.selection import Labels
 from .base import Base, RangeResult
 from .finite import nearest_of_finite, range_of_finite
 from .settings import set_state, settings_of
+from .shrinkage_mark import shrinkage_of, store_shrinkage
 
 ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
 MAX_LEVELS = 1024  # DPQ_MAX_LEVELS of cython_kernels/dpq_scan.h
@@ -43,8 +43,7 @@ class Quantized(Base):
         "coarse_levels",
         "k_factor",
         "prefix_weight",
-        "parallel_weight",
-        "parallel_rest",
+        *("parallel_weight", "_weight_is_trained", "parallel_rest"),
         "rq.cp.seed",
     )
     _python_state = ("_train_stats",)
@@ -217,8 +216,8 @@ class Quantized(Base):
     def beam_size(self) -> int:
         """Prefixes that the encoder keeps at every level: higher is more accurate and slower.
 
-        1 to 4096; in a new index 32 for up to 12 levels, 384 / M above, at least 8. It is FAISS's rq.max_beam_size, and
-        stored in files with it.
+        1 to 4096; in a new index 32 for up to 12 levels, 384 / M for up to 16, 6 above. It is FAISS's rq.max_beam_size,
+        and stored in files with it.
         """
         return self.rq.max_beam_size
 
@@ -252,10 +251,10 @@ class Quantized(Base):
         """What errors along a vector count for beyond others when it is encoded. Stored in files.
 
         The encoder's beam is of prefixes with the least squared error plus this weight times the square of the error's
-        part that is parallel to the vector, as seen from the centre of the codebooks. That part is what changes the
-        vector's distances from, and inner products with, the queries that it is near to: searches find more, and
-        reconstructions are less near to the vectors. Unless set, `train` chooses it; before, and for codebooks from
-        elsewhere, it is 1 for METRIC_INNER_PRODUCT and 0 for METRIC_L2. Guo et al., "Accelerating Large-Scale Inference
+        part that is parallel to the vector, for METRIC_L2 as seen from the centre of the codebooks. That part is what
+        changes the vector's inner products with, and distances from, the queries that it is near to: searches find
+        more, and reconstructions are less near to the vectors. Unless set, `train` chooses it; before, and for
+        codebooks from elsewhere, it is 1 for METRIC_INNER_PRODUCT and 0 for METRIC_L2. Guo et al., "Accelerating Large-Scale Inference
         with Anisotropic Vector Quantization", ICML 2020; their eta is 1 plus this weight.
         """
         if self._parallel_weight is not None:
@@ -267,6 +266,20 @@ class Quantized(Base):
     @parallel_weight.setter
     def parallel_weight(self, parallel_weight: float) -> None:
         self._parallel_weight = self._checked_weight(parallel_weight, "parallel_weight")
+
+    @property
+    def _along_whole(self) -> bool:
+        """Whether errors count along whole vectors: better for inner products, and no better for L2."""
+        return self.metric_type == faiss.METRIC_INNER_PRODUCT
+
+    @property
+    def _weight_is_trained(self) -> bool:
+        return self._parallel_weight is None
+
+    @_weight_is_trained.setter
+    def _weight_is_trained(self, is_trained: bool) -> None:
+        if is_trained and self._parallel_weight is not None:
+            self._trained_parallel_weight, self._parallel_weight = self._parallel_weight, None
 
     @property
     def parallel_rest(self) -> float:
@@ -404,33 +417,6 @@ class Quantized(Base):
     def _described(self) -> list[str]:
         metric = "METRIC_L2" if self.metric_type == faiss.METRIC_L2 else "METRIC_INNER_PRODUCT"
         return [f"M={self.rq.M}", f"nbits={self._nbits}", f"metric={metric}"]
-
-
-# Files have no place for the shrinkage but FAISS's range of stored norms, of which there are none: norm_max holds it.
-# norm_min is a NaN, which no range has; its free bits say which codebooks are shrunk so. Codebooks that are put in from
-# elsewhere have no shrinkage, then.
-_NAN, _FREE_BITS = np.uint32(0x7FC00000), np.uint32(0x003FFFFF)
-
-
-def store_shrinkage(rq: faiss.ResidualQuantizer, shrinkage: float) -> None:
-    """Note what the codebooks of a quantizer were multiplied by."""
-    rq.norm_min = float(np.array(_NAN | _codebooks_mark(rq)).view(np.float32))
-    rq.norm_max = float(shrinkage)
-
-
-def shrinkage_of(rq: faiss.ResidualQuantizer) -> float:
-    """`Quantized.shrinkage`. FAISS's own training sets both ends of the range of norms, `store_shrinkage` only one."""
-    if rq.norm_bits or not np.isnan(rq.norm_min) or np.isnan(rq.norm_max):
-        return 1.0
-    mark = np.array(rq.norm_min, np.float32).view(np.uint32) & _FREE_BITS
-    # Release 0.1 left no mark.
-    return float(rq.norm_max) if mark in (0, _codebooks_mark(rq)) else 1.0
-
-
-def _codebooks_mark(rq: faiss.ResidualQuantizer) -> np.uint32:
-    """22 bits of a checksum of the codebooks, not all 0."""
-    codebooks = _kernels.FaissVector(rq.codebooks, np.float32).rows(1)
-    return np.uint32(zlib.crc32(np.ascontiguousarray(codebooks).data)) & _FREE_BITS or np.uint32(1)
 
 
 def has_fitting_codes(index: faiss.Index) -> bool:

@@ -66,9 +66,16 @@ def _short_code(
     turns = turns_worthwhile(len(x), own.M, own.K, turns)
     seed = task.seed + levels[0]
     start = residual_kmeans(
-        x[: _KMEANS_VECTORS * own.K], own.M, own.K, seed, own.beam_size, own.progress, _KMEANS_ITERATIONS, _KMEANS_VECTORS
+        x[: _KMEANS_VECTORS * own.K],
+        own.M,
+        own.K,
+        seed,
+        own.beam_size,
+        own.progress,
+        _KMEANS_ITERATIONS,
+        _KMEANS_VECTORS,
     )
-    temperatures = np.linspace(_TEMPERATURE, 0, turns, dtype=np.float32) if len(held_out) else ()
+    temperatures = np.linspace(_TEMPERATURE, 0, turns if len(held_out) else 0, dtype=np.float32)
     codebooks = annealed(own, x, held_out, start, temperatures)
     task.stats.iterations += stats.iterations
     return codebooks, stats.history

@@ -22,15 +22,15 @@ def residual_kmeans(
     beam_size: int,
     progress: Steps | None = None,
     iterations: int = 10,
-    residuals: int = _RESIDUALS,
+    per_codeword: int = _RESIDUALS,
 ) -> Floats:
     """Codebooks, shape (M, K, d), of vectors (n, d).
 
     iterations : of k-means, in each of six numbers of dimensions.
-    residuals : a codeword, that beam entries fill up to.
+    per_codeword : residuals that beam entries fill up to.
     """
     n, d = x.shape
-    width = min(beam_size, residuals * K // n)
+    width = min(beam_size, per_codeword * K // n)
     codebooks = np.empty((M, K, d), np.float32)
     mean, axes = _principal_axes(x)
     x = np.asarray((x - mean) @ axes, np.float32)

@@ -11,9 +11,10 @@ from ..codec import Floats, ProgressiveQuantizer
 
 #: The factors that `Ranking.choice` chooses from.
 SHRINKAGES = (1.0, 0.975, 0.95, 0.925, 0.9, 0.875, 0.85, 0.8, 0.75, 0.7)
-#: The weights that `Ranking.choice` chooses from: for codes without blocks, and with them.
+#: The weights that `Ranking.choice` chooses from, those first that others have to be clearly better than. In blocks 4
+#: gained up to two points of R@1 on unseen vectors where training vectors saw no difference between 2 and 4.
 PARALLEL_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
-BLOCKS_PARALLEL_WEIGHTS = (0.0, 2.0, 4.0, 8.0)
+BLOCKS_PARALLEL_WEIGHTS = (4.0, 2.0, 0.0)
 
 _RANKED = 1 << 16  # training vectors that are ranked for the shrinkage
 _QUERIES = 2048
@@ -32,8 +33,8 @@ class Ranking(NamedTuple):
     """Training vectors that rank each other by their reconstructions.
 
     Some of the vectors are queries, whose nearest neighbours are looked for among the others. What is chosen finds them
-    about as well as the best choice does, within half a standard error of the mean reciprocal rank, and changes least;
-    so it changes nothing where all find the same.
+    about as well as the best choice does, within half a standard error of the mean reciprocal rank, and changes least.
+    So a shrinkage of 1 is chosen where all find the same.
 
     Attributes
     ----------
@@ -98,13 +99,21 @@ class Ranking(NamedTuple):
         return max(0.0, float(_MORE_REST * along / length)) if length else 0.0
 
     def _reciprocal_ranks(
-        self, quantizer: ProgressiveQuantizer, parallel_weight: float, rest: float, shrinkage: float | None, n: int, nq: int
+        self,
+        quantizer: ProgressiveQuantizer,
+        parallel_weight: float,
+        rest: float,
+        shrinkage: float | None,
+        n: int,
+        nq: int,
     ) -> npt.NDArray[np.float64]:
         """Of the nearest neighbours of some vectors, by this or else every factor: shape (factors, queries)."""
         chosen = np.random.default_rng(self.seed).permutation(len(self.x))[:n]
         base = self.x[chosen]
         origins = self.origins[chosen] if self.origins is not None else None
-        whole = None if origins is None or self.metric == faiss.METRIC_L2 else base + origins
+        whole = None
+        if self.metric != faiss.METRIC_L2:
+            whole = base if origins is None else base + origins
         codes = quantizer.encode(base, self.beam_size, 0.0, parallel_weight, rest, whole)
         centred = quantizer.decode(codes) - quantizer.centre
         if origins is not None:
@@ -114,7 +123,9 @@ class Ranking(NamedTuple):
         norms = np.einsum("ij,ij->i", centred, centred) if is_l2 else np.zeros(len(centred), np.float32)
         factors = SHRINKAGES if shrinkage is None else (shrinkage,)
         blocks = [
-            _ranks_of_nearest(base, start, min(start + _BLOCK, nq), self.metric, centred, quantizer.centre, norms, factors)
+            _ranks_of_nearest(
+                base, start, min(start + _BLOCK, nq), self.metric, centred, quantizer.centre, norms, factors
+            )
             for start in range(0, min(len(base), nq), _BLOCK)
         ]
         return 1 / np.concatenate(blocks, axis=1)

@@ -35,7 +35,7 @@ def train(task: Task) -> Floats:
         codebooks = block_codebooks(task, x, unseen)
     elif task.iterations:
         start = residual_kmeans(x, task.M, task.K, task.seed, task.beam_size, task.progress)
-        temperatures = 1 - np.arange(task.iterations, dtype=np.float32) / task.iterations
+        temperatures = np.linspace(1, 0, task.iterations, endpoint=False, dtype=np.float32)
         codebooks = annealed(task, x, unseen, start, temperatures)
     elif may_be_product:  # only to be compared: none of so few vectors can be spared
         codebooks = residual_kmeans(x, task.M, task.K, task.seed, task.beam_size)
