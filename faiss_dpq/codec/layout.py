@@ -2,8 +2,8 @@
 
 The first levels of a long code have codewords of all d dimensions: they are *global*. The others may each lie in one of
 B orthogonal *blocks* of dimensions, turned against the axes of the vectors. Codewords of a block are orthogonal to
-those of all other blocks, so that encoding, tables and norms take a fraction of the work, and a codeword has B times fewer
-numbers to learn. Stored codewords are of d dimensions all the same, and any residual quantizer can use them.
+those of all other blocks, so that encoding, tables and norms take a fraction of the work, and a codeword has B times
+fewer numbers to learn. Stored codewords are of d dimensions all the same, and any residual quantizer can use them.
 
 A layout needs no place in a file: `of_codebooks` finds it in the codebooks themselves.
 """

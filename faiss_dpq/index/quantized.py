@@ -254,8 +254,9 @@ class Quantized(Base):
         part that is parallel to the vector, for METRIC_L2 as seen from the centre of the codebooks. That part is what
         changes the vector's inner products with, and distances from, the queries that it is near to: searches find
         more, and reconstructions are less near to the vectors. Unless set, `train` chooses it; before, and for
-        codebooks from elsewhere, it is 1 for METRIC_INNER_PRODUCT and 0 for METRIC_L2. Guo et al., "Accelerating Large-Scale Inference
-        with Anisotropic Vector Quantization", ICML 2020; their eta is 1 plus this weight.
+        codebooks from elsewhere, it is 1 for METRIC_INNER_PRODUCT and 0 for METRIC_L2. Guo et al.,
+        "Accelerating Large-Scale Inference with Anisotropic Vector Quantization", ICML 2020; their eta is 1 plus this
+        weight.
         """
         if self._parallel_weight is not None:
             return self._parallel_weight
