@@ -382,7 +382,8 @@ class RayIndex:
     # ---- actors ------------------------------------------------------------------------------------------------
 
     def _started(self, shard: int) -> _Replica:
-        actor = self._class.remote(self._path, self._manifest, shard, self._mmap, self._num_cpus, faiss_dpq.__version__)
+        of_actor = self._path, self._manifest, shard, self._mmap, self._num_cpus, faiss_dpq.__version__
+        actor: Any = self._class.remote(*of_actor)
         return _Replica(shard, actor, actor.ready.remote(), time.monotonic() + self._start_timeout)
 
     def _starting(self) -> dict[Any, _Replica]:

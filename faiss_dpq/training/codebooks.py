@@ -14,6 +14,9 @@ from .progress import Steps
 from .stats import TrainStats, mean_square
 
 _JUDGED = 1 << 14  # training vectors whose errors are reported
+# Codes with blocks are long, and so are their vectors: 65,536 of 1,536 dimensions, of which training holds five copies,
+# are 400 MiB.
+_FEWER_IN_BLOCKS = 4
 
 
 def train_codebooks(
@@ -81,8 +84,10 @@ def train_codebooks(
     if layout is not None and (layout.d, layout.M, layout.nbits) != (d, M, nbits):
         raise ValueError(f"train: layout is {layout}, expected one of d={d}, M={M}, nbits={nbits}")
     rng = np.random.default_rng(seed)
-    if len(x) > effort.max_points_per_centroid * K:
-        x = x[np.sort(rng.choice(len(x), effort.max_points_per_centroid * K, replace=False))]
+    in_blocks = (layout or Layout.default(d, M, nbits)).n_blocks > 0
+    most = effort.max_points_per_centroid * K // (_FEWER_IN_BLOCKS if in_blocks else 1)
+    if len(x) > most:
+        x = x[np.sort(rng.choice(len(x), most, replace=False))]
     x, far = outliers.set_apart(x, K)
     layout = layout or Layout.default(d, M, nbits, len(x))
     if layout.n_blocks:

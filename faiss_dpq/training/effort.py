@@ -22,7 +22,7 @@ class Effort:
         For 16 levels on GloVe, half of the turns and a quarter of the beam did as well as all of both (mean squared
         error .01923 and .01921).
     max_points_per_centroid : int
-        At most this many times 2**nbits vectors are used, a random choice.
+        At most this many times 2**nbits vectors are used, a random choice; for codes with blocks, a fourth of it.
     """
 
     iterations: int
