@@ -29,7 +29,7 @@ MAX_LEVELS = 1024  # DPQ_MAX_LEVELS of cython_kernels/dpq_scan.h
 _PRODUCTS_PARALLEL_WEIGHT = 1.0
 # Half of the levels find about a point of R@10 more than at 0, and all of them as much within the error of measurement.
 DEFAULT_PREFIX_WEIGHT = 0.05
-_RANKING_BEAM = 8  # of the encoder when `train` chooses the shrinkage
+_RANKING_BEAM = 8  # of the encoder when `train` chooses shrinkage and parallel weight
 
 
 _OF_LENGTH = ("levels", "coarse_levels")  # settings that a shorter index does not take over
