@@ -1,7 +1,7 @@
 # Counters: what the kernels have done in this process. Tests read them to see that a fast path was taken.
 
 cdef struct record:
-    uint64_t bounded, rescored, floated  # (vector, query) pairs: see dpq_counters
+    uint64_t bounded, rescored, floated, ordered  # (vector, query) pairs: see dpq_counters
     uint64_t batch_scans, single_scans  # calls: of many queries of all codes, and of one query after the other
     uint64_t lists_alone, lists_together  # calls: whose queries scanned all their lists alone; some together
     uint64_t refined  # candidates of coarse-to-fine searches that were scored by all levels
@@ -30,6 +30,7 @@ cdef void count_scan(const dpq_counters *scanned, uint64_t *calls) noexcept:
     counted.bounded += scanned.bounded
     counted.rescored += scanned.rescored
     counted.floated += scanned.floated
+    counted.ordered += scanned.ordered
     counted.most_threads = max(counted.most_threads, scanned.threads)
     calls[0] += 1
 

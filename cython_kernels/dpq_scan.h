@@ -32,6 +32,7 @@ typedef struct {
     const uint8_t *columns;   /* codes by levels, of many levels: see many_lookups_impl.h; NULL: there are none */
     size_t column;            /* where the view's first vector is in these */
     float radius;             /* >= the norm of every reconstructed vector */
+    const struct dpq_order *order; /* of the first vectors: see dpq_order.h; NULL: there is none */
     const uint8_t *allowed;   /* bit v & 7 of byte v >> 3: whether v takes part, as in IDSelectorBitmap; NULL: all do */
 } dpq_database;
 
@@ -49,6 +50,7 @@ typedef struct {
     uint64_t bounded;  /* (vector, query) pairs judged by their byte bound */
     uint64_t rescored; /* those of them that passed and were scored in float32 */
     uint64_t floated;  /* pairs scanned in float32 */
+    uint64_t ordered;  /* pairs of codes in an order of their own, whether bounded, or left out with their block */
     uint64_t together; /* groups of queries that scanned an inverted list together */
     uint64_t threads;  /* the most that took part in the scan of one query; 0 where there is only ever one */
 } dpq_counters;

@@ -144,27 +144,45 @@ cdef class OneQueryScan:
         raise NotImplementedError
 
 
+cdef class Countdown:
+    """How many more searches there may be before something is to be done."""
+
+    cdef public int64_t left
+
+    def __init__(self, int64_t left):
+        self.left = left
+
+
 cdef class OneQueryCodeScan(OneQueryScan):
     """One query's search of all codes of an index.
 
     constant_panel : (1, d, 16), whose first product with the query all distances lack; None: its squared norm.
     worth_a_thread : vectors that a thread has to have for itself to be worth taking.
+    countdown : of searches, after which the view is to be had with more; None where it has all.
     """
 
     cdef CodeView view
     cdef QueryTables tables
     cdef const float[:, :, ::1] constant_panel
     cdef size_t worth_a_thread
+    cdef Countdown countdown
 
     def __init__(self, Unchanged unchanged, CodeView view, QueryTables tables,
-                 const float[:, :, ::1] constant_panel, size_t worth_a_thread):
+                 const float[:, :, ::1] constant_panel, size_t worth_a_thread, Countdown countdown):
         self.unchanged, self.view, self.tables = unchanged, view, tables
-        self.constant_panel, self.worth_a_thread = constant_panel, worth_a_thread
+        self.constant_panel, self.worth_a_thread, self.countdown = constant_panel, worth_a_thread, countdown
+
+    def is_good(self):
+        return OneQueryScan.is_good(self) and (self.countdown is None or self.countdown.left > 0)
 
     cdef search(self, cnp.ndarray x, size_t k):
         cdef const float *query = query_of(x, self.tables.d)
         if query == NULL or not self.unchanged.holds():
             return None
+        if self.countdown is not None:
+            if self.countdown.left <= 0:
+                return None
+            self.countdown.left -= 1
         # Before scratch is taken: an allocation may run other code of this thread, which takes it too.
         cdef float *distances = NULL
         cdef int64_t *labels = NULL

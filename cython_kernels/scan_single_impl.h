@@ -14,52 +14,12 @@
 #ifndef DPQ_SCAN_SINGLE_IMPL_H
 #define DPQ_SCAN_SINGLE_IMPL_H
 
-#include "dpq_shapes.h"
-#include "dpq_threads.h"
-#include "dpq_topk.h"
-#include "kernels.h"
-#include "lookups_impl.h"
-#include "many_lookups_impl.h"
-#include <pthread.h>
-#include <stdatomic.h>
+#include "single_ordered_impl.h"
 
-#define SINGLE_CHUNK LOOKUPS_AT_ONCE /* vectors between two updates of the limit */
-#define SINGLE_SAMPLE 1024u
 #define SINGLE_SAMPLE_PIECE 128u     /* of the sample, that a thread takes at a time */
 #define SINGLE_MIN_SAMPLED_N 8192u   /* smaller databases are scanned in float, without a sample */
 #define SINGLE_PIECE 16384u          /* vectors that a thread takes at a time */
 #define SINGLE_SHARE 4096u           /* a thread's share is a multiple of so many vectors */
-
-/* What one thread works with. */
-typedef struct {
-    dpq_lookups look;
-    uint32_t pending[SINGLE_CHUNK]; /* hits of an earlier chunk, whose distances are to be computed */
-    uint64_t keys[SINGLE_CHUNK];    /* their keys, for dpq_topk */
-    size_t pendings;
-    float threshold; /* of float sums */
-    many_query many; /* where levels are many */
-    dpq_counters counters;
-    _Atomic size_t next; /* of the thread's share, the first vector that no thread has taken */
-    size_t end;          /* of the share */
-} __attribute__((aligned(64))) single_worker;
-
-/* What the threads of one search share. */
-typedef struct {
-    const dpq_database *db;
-    const float *table;
-    float constant; /* A of dpq_scan.h */
-    int inner_product;
-    size_t n_threads;
-    single_worker *workers; /* [n_threads] */
-    int bytes;              /* whether vectors are scanned by look-ups */
-    dpq_bound bound;
-    int has_many_levels;    /* then bytes are those of `many`, and limits of 16 bits */
-    many_query many;        /* but for the limit, which every worker has */
-    float upper[SINGLE_SAMPLE]; /* upper bounds of the sampled vectors' sums */
-    dpq_topk top;               /* if there are several threads, changed with the lock held */
-    pthread_mutex_t lock;
-    _Atomic uint64_t limit; /* top.limit, read by all threads without the lock */
-} single_search;
 
 /* ---- rescoring ---- */
 
@@ -72,18 +32,6 @@ static inline void single_follow(const single_search *search, single_worker *s)
         s->many.limit = many_limit(&search->many.bound, s->threshold);
     else
         s->look.limit = dpq_bound_limit(&search->bound, s->threshold);
-}
-
-static void single_offer(single_search *search, const uint64_t *keys, size_t n)
-{
-    if (search->n_threads > 1)
-        pthread_mutex_lock(&search->lock);
-    for (size_t i = 0; i < n; i++)
-        if (keys[i] < search->top.limit)
-            dpq_topk_push(&search->top, keys[i]);
-    atomic_store_explicit(&search->limit, search->top.limit, memory_order_relaxed);
-    if (search->n_threads > 1)
-        pthread_mutex_unlock(&search->lock);
 }
 
 /* Computes the distances of pending vectors. */
@@ -125,48 +73,20 @@ static void single_rescore(single_search *search, single_worker *s, size_t hits)
     }
 }
 
-/* ---- shares of the work ---- */
-
-/* Gives every thread an even share of n vectors, or of n sampled ones, in multiples of `unit`. A thread begins with
- * its own share: its core's cache may still hold these codes from the search before. */
-static void single_share(single_search *search, size_t n, size_t unit)
-{
-    size_t units = (n + unit - 1) / unit, n_threads = search->n_threads;
-    for (size_t t = 0, end = 0; t < n_threads; t++) {
-        single_worker *s = search->workers + t;
-        atomic_store_explicit(&s->next, end, memory_order_relaxed);
-        end = units * (t + 1) / n_threads * unit;
-        s->end = end = end < n ? end : n;
-    }
-}
-
-/* Takes the next `most` of a thread's own share, or if that is used up of another's. Returns how many there are. */
-static size_t single_take(single_search *search, size_t thread, size_t most, size_t *first)
-{
-    for (size_t i = 0; i < search->n_threads; i++) {
-        single_worker *s = search->workers + (thread + i) % search->n_threads;
-        if (atomic_load_explicit(&s->next, memory_order_relaxed) >= s->end)
-            continue;
-        *first = atomic_fetch_add_explicit(&s->next, most, memory_order_relaxed);
-        if (*first < s->end)
-            return dpq_min(s->end - *first, most);
-    }
-    return 0;
-}
-
 /* ---- the sample ---- */
 
 /* Upper bounds of n sampled vectors from number `first` on. */
 DPQ_INLINE void single_upper_of_shape(uint32_t nbits, uint32_t levels, dpq_database db, single_search *search,
                                       size_t first, size_t n)
 {
-    size_t stride = db.n / SINGLE_SAMPLE;
+    size_t stride = (db.n - search->begin) / SINGLE_SAMPLE;
     db.nbits = nbits;
     db.levels = levels;
     for (size_t i = first; i < first + n; i++) {
+        size_t v = search->begin + i * stride;
         uint16_t code[DPQ_MAX_LEVELS];
-        dpq_unpack(&db, i * stride, code);
-        search->upper[i] = table_sum(&db, search->table, 1, code, dpq_term_bound(&db, i * stride, 1));
+        dpq_unpack(&db, v, code);
+        search->upper[i] = table_sum(&db, search->table, 1, code, dpq_term_bound(&db, v, 1));
     }
 }
 
@@ -178,12 +98,13 @@ static void single_sample_pieces(void *context, size_t thread)
         DPQ_BY_SHAPE(single_upper_of_shape, db->nbits, db->levels, *db, search, first, n);
 }
 
-/* Begins search->top with the k-th least upper bound of the sample as threshold. Returns the greatest upper bound. */
+/* Samples the vectors from search->begin on, and returns the greatest upper bound. Begins search->top with the k-th least
+ * upper bound as threshold, unless it has one by vectors before. */
 static float single_sample(single_search *search)
 {
     const dpq_database *db = search->db;
-    size_t stride = db->n / SINGLE_SAMPLE, k = search->top.k;
-    float high = -INFINITY, limit = INFINITY; /* pushes are in vain from this distance on */
+    size_t stride = (db->n - search->begin) / SINGLE_SAMPLE, k = search->top.k;
+    float high = -INFINITY, limit = search->begin ? -INFINITY : INFINITY; /* pushes are in vain from here on */
     single_share(search, SINGLE_SAMPLE, SINGLE_SAMPLE_PIECE);
     dpq_run_together(search->n_threads, single_sample_pieces, search);
     for (size_t i = 0; i < SINGLE_SAMPLE; i++) {
@@ -193,6 +114,8 @@ static float single_sample(single_search *search)
             dpq_topk_push(&search->top, dpq_key(upper, (uint32_t)(i * stride))))
             limit = dpq_topk_threshold(&search->top);
     }
+    if (search->begin)
+        return high;
     float threshold = INFINITY;
     if (dpq_topk_end(&search->top) == k)
         threshold = dpq_distance(dpq_key_distance(search->top.keys[k - 1]), search->constant, search->inner_product);
@@ -289,11 +212,13 @@ static void single_work(void *context, size_t thread)
     single_search *search = context;
     single_worker *s = search->workers + thread;
     single_begin_worker(search, s);
-    for (size_t n, first; (n = single_take(search, thread, SINGLE_PIECE, &first));)
+    for (size_t n, first; (n = single_take(search, thread, SINGLE_PIECE, &first));) {
+        first += search->begin;
         if (search->bytes)
             single_byte_scan(search, s, first, first + n);
         else
             single_float_scan(search, s, first, first + n);
+    }
     single_rescore_pending(search, s);
 }
 
@@ -303,23 +228,25 @@ static void single_scan_query(single_search *search, const dpq_queries *qs, size
 {
     const dpq_database *db = search->db;
     float high = INFINITY;
+    for (size_t t = 0; t < search->n_threads; t++)
+        search->workers[t].counters = (dpq_counters){0}; /* of threads that do not come */
+    search->begin = single_scan_ordered(search, counters);
+    size_t n = db->n - search->begin;
     search->has_many_levels = many_lookups_know(db);
-    search->bytes = db->n >= SINGLE_MIN_SAMPLED_N
+    search->bytes = n >= SINGLE_MIN_SAMPLED_N
                     && (search->has_many_levels
                         || (lookups_know(db->nbits, db->code_size, db->levels) && !many_is_known(db)));
     search->bound = (dpq_bound){0, 0, 0};
-    if (db->n >= SINGLE_MIN_SAMPLED_N)
+    if (n >= SINGLE_MIN_SAMPLED_N)
         high = single_sample(search);
     if (search->bytes && search->has_many_levels)
         search->bytes = single_build_many(search);
     else if (search->bytes)
         single_build_tables(search, qs, q, high);
     atomic_store(&search->limit, search->top.limit);
-    single_share(search, db->n, SINGLE_SHARE);
-    for (size_t t = 0; t < search->n_threads; t++)
-        search->workers[t].counters = (dpq_counters){0}; /* of threads that do not come */
-    size_t threads = dpq_run_together(search->n_threads, single_work, search);
-    counters->threads = threads > counters->threads ? threads : counters->threads;
+    single_share(search, n, SINGLE_SHARE);
+    if (n)
+        single_run(search, single_work, counters);
     for (size_t t = 0; t < search->n_threads; t++) {
         counters->bounded += search->workers[t].counters.bounded;
         counters->rescored += search->workers[t].counters.rescored;

@@ -1,3 +1,25 @@
+cdef extern from "dpq_order.h" nogil:
+    enum:
+        DPQ_ORDER_BLOCK
+        DPQ_ORDER_MOST_KNOWN
+
+    ctypedef struct dpq_order:
+        size_t n
+        uint32_t levels
+        uint32_t known
+        const uint8_t *numbers
+        const uint32_t *starts
+        const float *bucket_terms
+        const float *block_terms
+        const uint8_t *planes
+        const float *terms
+        const uint32_t *ids
+        float term_magnitude
+
+    void dpq_order_fill(const dpq_order *order, const uint8_t *codes, size_t code_size, const float *terms,
+                        size_t first, size_t end, uint8_t *planes, float *ordered_terms)
+
+
 cdef extern from "kernels.h" nogil:
     ctypedef struct dpq_database:
         const uint8_t *codes
@@ -14,6 +36,7 @@ cdef extern from "kernels.h" nogil:
         const uint8_t *allowed
         const uint8_t *columns
         size_t column
+        const dpq_order *order
 
     ctypedef struct dpq_queries:
         const float *tables
@@ -53,6 +76,7 @@ cdef extern from "kernels.h" nogil:
         uint64_t bounded
         uint64_t rescored
         uint64_t floated
+        uint64_t ordered
         uint64_t together
         uint64_t threads
 

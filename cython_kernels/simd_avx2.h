@@ -18,6 +18,7 @@ typedef __m256i dpq_u8s;
 static inline dpq_u8s dpq_u8_load(const void *p) { return _mm256_loadu_si256(p); }
 static inline dpq_u8s dpq_u8_all(uint8_t a) { return _mm256_set1_epi8((char)a); }
 static inline dpq_u8s dpq_u8_add(dpq_u8s a, dpq_u8s b) { return _mm256_add_epi8(a, b); }
+static inline dpq_u8s dpq_u8_add_saturating(dpq_u8s a, dpq_u8s b) { return _mm256_adds_epu8(a, b); }
 static inline dpq_u8s dpq_u8_and(dpq_u8s a, dpq_u8s b) { return _mm256_and_si256(a, b); }
 static inline uint64_t dpq_u8_le(dpq_u8s a, dpq_u8s b)
 {
@@ -89,6 +90,26 @@ static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
         hi = _mm256_xor_si256(hi, dpq_lookup16(table + 128 + 16 * r, at));
     }
     return _mm256_blendv_epi8(lo, hi, index);
+}
+/* 64 entries, prepared as 256 are. index < 64 */
+#define DPQ_ORDER_ENTRIES 64u
+static inline void dpq_lookup64_prepare(uint8_t *table)
+{
+    for (int i = 63; i >= 16; i--)
+        table[i] ^= table[i - 16];
+}
+static inline dpq_u8s dpq_lookup64(const uint8_t *table, dpq_u8s index)
+{
+    dpq_u8s entry = dpq_lookup16(table, index);
+    for (int r = 1; r < 4; r++)
+        entry = _mm256_xor_si256(entry, dpq_lookup16(table + 16 * r,
+                                                     _mm256_sub_epi8(index, _mm256_set1_epi8((char)(16 * r)))));
+    return entry;
+}
+/* The entry of an index's low bits, as many as DPQ_ORDER_ENTRIES has. */
+static inline dpq_u8s dpq_lookup_near(const uint8_t *table, dpq_u8s index)
+{
+    return dpq_lookup64(table, _mm256_and_si256(index, _mm256_set1_epi8(63)));
 }
 /* Reorders bytes from [16 / w][2][w] to [2][16 / w][w], for w = 1, 2, 4: first within each lane, then the lanes'
  * halves. */

@@ -22,6 +22,7 @@ typedef __m512i dpq_u8s;
 static inline dpq_u8s dpq_u8_load(const void *p) { return _mm512_loadu_si512(p); }
 static inline dpq_u8s dpq_u8_all(uint8_t a) { return _mm512_set1_epi8((char)a); }
 static inline dpq_u8s dpq_u8_add(dpq_u8s a, dpq_u8s b) { return _mm512_add_epi8(a, b); }
+static inline dpq_u8s dpq_u8_add_saturating(dpq_u8s a, dpq_u8s b) { return _mm512_adds_epu8(a, b); }
 static inline dpq_u8s dpq_u8_and(dpq_u8s a, dpq_u8s b) { return _mm512_and_si512(a, b); }
 static inline uint64_t dpq_u8_le(dpq_u8s a, dpq_u8s b) { return _mm512_cmple_epu8_mask(a, b); }
 static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits) { return _mm512_srli_epi32(a, (unsigned)bits); }
@@ -70,6 +71,18 @@ static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
     __m512i lo = _mm512_permutex2var_epi8(dpq_u8_load(table), index, dpq_u8_load(table + 64));
     __m512i hi = _mm512_permutex2var_epi8(dpq_u8_load(table + 128), index, dpq_u8_load(table + 192));
     return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), lo, hi);
+}
+/* index < 64 */
+static inline void dpq_lookup64_prepare(uint8_t *table) { (void)table; }
+static inline dpq_u8s dpq_lookup64(const uint8_t *table, dpq_u8s index)
+{
+    return _mm512_permutexvar_epi8(index, dpq_u8_load(table));
+}
+/* The entry of an index's low bits, as many as DPQ_ORDER_ENTRIES has. */
+#define DPQ_ORDER_ENTRIES 128u
+static inline dpq_u8s dpq_lookup_near(const uint8_t *table, dpq_u8s index)
+{
+    return _mm512_permutex2var_epi8(dpq_u8_load(table), index, dpq_u8_load(table + 64));
 }
 /* index < 16 */
 static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)

@@ -23,6 +23,14 @@ static inline dpq_u8s dpq_u8_add(dpq_u8s a, dpq_u8s b)
         a.lane[i] = (uint8_t)(a.lane[i] + b.lane[i]);
     return a;
 }
+static inline dpq_u8s dpq_u8_add_saturating(dpq_u8s a, dpq_u8s b)
+{
+    for (uint32_t i = 0; i < DPQ_QW; i++) {
+        uint8_t sum = (uint8_t)(a.lane[i] + b.lane[i]);
+        a.lane[i] = (uint8_t)(sum | -(sum < b.lane[i]));
+    }
+    return a;
+}
 static inline uint64_t dpq_u8_le(dpq_u8s a, dpq_u8s b)
 {
     uint64_t mask = 0;
@@ -164,6 +172,18 @@ static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
 }
 /* index < 16; the table is not prepared */
 static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
+{
+    return dpq_lookup256(table, index);
+}
+/* index < 64 */
+static inline void dpq_lookup64_prepare(uint8_t *table) { (void)table; }
+static inline dpq_u8s dpq_lookup64(const uint8_t *table, dpq_u8s index)
+{
+    return dpq_lookup256(table, index);
+}
+/* The entry of an index's low bits, as many as DPQ_ORDER_ENTRIES has: here all. */
+#define DPQ_ORDER_ENTRIES 256u
+static inline dpq_u8s dpq_lookup_near(const uint8_t *table, dpq_u8s index)
 {
     return dpq_lookup256(table, index);
 }

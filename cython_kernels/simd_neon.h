@@ -18,6 +18,10 @@ static inline dpq_u8s dpq_u8_add(dpq_u8s a, dpq_u8s b)
 {
     return DPQ_U8_PAIR(vaddq_u8(a.val[0], b.val[0]), vaddq_u8(a.val[1], b.val[1]));
 }
+static inline dpq_u8s dpq_u8_add_saturating(dpq_u8s a, dpq_u8s b)
+{
+    return DPQ_U8_PAIR(vqaddq_u8(a.val[0], b.val[0]), vqaddq_u8(a.val[1], b.val[1]));
+}
 static inline dpq_u8s dpq_u8_and(dpq_u8s a, dpq_u8s b)
 {
     return DPQ_U8_PAIR(vandq_u8(a.val[0], b.val[0]), vandq_u8(a.val[1], b.val[1]));
@@ -126,6 +130,19 @@ static inline uint8x16_t dpq_lookup256_half(const uint8_t *table, uint8x16_t ind
 static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
 {
     return DPQ_U8_PAIR(dpq_lookup256_half(table, index.val[0]), dpq_lookup256_half(table, index.val[1]));
+}
+/* index < 64 */
+static inline void dpq_lookup64_prepare(uint8_t *table) { (void)table; }
+static inline dpq_u8s dpq_lookup64(const uint8_t *table, dpq_u8s index)
+{
+    uint8x16x4_t rows = vld1q_u8_x4(table);
+    return DPQ_U8_PAIR(vqtbl4q_u8(rows, index.val[0]), vqtbl4q_u8(rows, index.val[1]));
+}
+/* The entry of an index's low bits, as many as DPQ_ORDER_ENTRIES has. */
+#define DPQ_ORDER_ENTRIES 64u
+static inline dpq_u8s dpq_lookup_near(const uint8_t *table, dpq_u8s index)
+{
+    return dpq_lookup64(table, dpq_u8_and(index, dpq_u8_all(63)));
 }
 /* index < 16 */
 static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)

@@ -29,10 +29,12 @@ cdef class CodeView:
     term_min, term_step : the first edge and the width of the 256 bins; of many levels, of the grid of terms.
     radius : no reconstruction is farther from the centre; not read where levels are many.
     columns : from `fill_columns`, whose vector number `column` is the view's first; None where there are none.
+    order : a CodeOrder of the first of the codes; None where there is none.
     """
 
     cdef dpq_database db
     cdef readonly object packed, terms, bins, columns
+    cdef readonly CodeOrder order
     cdef object cross, mask
 
     def __init__(self, const uint8_t[:, ::1] packed, size_t nbits, size_t levels, const float[:, :, ::1] cross,
@@ -103,13 +105,19 @@ cdef class CodeView:
 
     def masked(self, const uint8_t[::1] mask):
         """The same codes, of which only those take part whose bit i & 7 of byte i >> 3 is set."""
-        cdef CodeView masked = self.of(self.packed, self.terms, self.bins, self.columns)
+        cdef CodeView masked = self.with_order(self.order)
         masked.mask, masked.db.allowed = mask, &mask[0]
         return masked
 
     def with_columns(self, columns):
         """The same codes with their columns."""
         return self.of(self.packed, self.terms, self.bins, columns)
+
+    def with_order(self, CodeOrder order):
+        """The same codes with their order, or without one."""
+        cdef CodeView ordered = self.of(self.packed, self.terms, self.bins, self.columns)
+        ordered.order, ordered.db.order = order, NULL if order is None else &order.order
+        return ordered
 
 
 def column_bytes(CodeView view):

@@ -267,8 +267,9 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         -------
         usage : dict
             "codes" and "codebooks", which a file holds too; "tables" of the codebooks' products, FAISS's and ours;
-            "derived" from the codes, for every prefix length that was searched: about a byte a vector; of more than 16
-            levels 4 bytes (none for inner products), and once single queries are searched as many as a code has.
+            "derived" from the codes, for every prefix length that was searched: about a byte a vector, and once some
+            single queries were searched about levels + 9 more (8-bit codes); of more than 16 levels 4 bytes (none for
+            inner products), and once single queries are searched as many as a code has.
         """
         return {
             "codes": self.codes.size(),

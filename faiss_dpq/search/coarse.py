@@ -51,7 +51,7 @@ def search(
     """
     D, I = np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64)
     derived, view = whole
-    vectors = flat.selected(prefix[0].with_columns(prefix[1]) if len(xq) == 1 else prefix[1], selection)
+    vectors = flat.selected(prefix[0].for_few(prefix[1], 1) if len(xq) == 1 else prefix[1], selection)
     candidates = np.empty((len(xq), coarse.candidates(k, len(vectors))), np.int64)
     for part in flat.blocks(derived, len(xq)):
         tables = flat.query_tables(derived, xq[part])

@@ -11,6 +11,7 @@ sample of the codes, since FAISS's C++ may change them without us. Codes that we
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import faiss
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from .. import _kernels
 from ..codec import ProgressiveQuantizer, threads
+from .order import order
 
 _MARGIN = 1 / 64  # of the terms' range: bins reach beyond it, so that most additions fit the bins there are
 _PIECE = 4096  # codes: no thread is given a part of one
@@ -27,6 +29,9 @@ _SAMPLED = 1 << 14  # terms, by which the grid of all is chosen
 _OUTLIERS = 1e-3  # of the terms at either end, that the grid may leave out ...
 _FAR = 8  # ... if they are so many times as far apart as the others
 _GRID = 65535  # steps of the grid of terms, 16 bits
+_UNTIL_ORDER = 20  # queries searched one by one before codes are put in order: making it takes as long as some hundred
+_LEAST_ORDERED = 1 << 13  # codes: fewer are scanned in float32
+_UNORDERED = 8  # an order is made anew when a share of 1 / so much of the codes is not in it
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -54,12 +59,13 @@ class DerivedCodes:
         self._has_terms = levels > 1 and metric == faiss.METRIC_L2
         self._known: _Known | None = None
         self._lock = threading.Lock()
+        self.until_order = _kernels.Countdown(_UNTIL_ORDER)
 
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
         view = self._known.view if self._known else None
-        arrays = (view.bins, view.terms, view.columns) if view is not None else ()
+        arrays = (view.bins, view.terms, view.columns, view.order) if view is not None else ()
         return sum(array.nbytes for array in arrays if array is not None)
 
     @property
@@ -80,23 +86,53 @@ class DerivedCodes:
                     known = self._known = _Known(version, _kernels.Sample(packed), view)
         return known.view
 
-    def with_columns(self, view: _kernels.CodeView) -> _kernels.CodeView:
-        """The same view with what a search of one query needs besides: codes of many levels by columns, kept too.
+    def for_few(self, view: _kernels.CodeView, nq: int) -> _kernels.CodeView:
+        """The same view with what a search of so few queries, which are scanned one by one, needs besides; kept too.
 
-        They take as many bytes as the codes, and only searches of few queries make them.
+        Of many levels, the codes by columns. Of few, the codes in an order of their own, once so many queries were
+        searched that making it is paid for.
         """
-        if self.levels <= _kernels.FEW_LEVELS or self.quantizer.nbits not in (4, 8) or not len(view):
+        known = self._known
+        if known is not None and known.view.packed is view.packed:
+            view = known.view  # which may have got them since
+        if self.levels > _kernels.FEW_LEVELS:
+            return self._kept(view, self._with_columns)
+        if not self.lacks_order(view):
             return view
+        if self.until_order.left > 0:
+            self.until_order.left -= nq
+            return view
+        self.until_order = _kernels.Countdown(_UNTIL_ORDER)
+        return self._kept(view, self._with_order)
+
+    def lacks_order(self, view: _kernels.CodeView) -> bool:
+        """Whether the view's codes can have an order and have none, or one that leaves many of them out."""
+        if self.quantizer.nbits != 8 or not 2 <= self.levels <= _kernels.FEW_LEVELS or len(view) < _LEAST_ORDERED:
+            return False
+        return view.order is None or len(view) - len(view.order) > len(view) // _UNORDERED
+
+    def _kept(
+        self, view: _kernels.CodeView, more: Callable[[_kernels.CodeView], _kernels.CodeView]
+    ) -> _kernels.CodeView:
+        """more(view), in place of the view that is kept."""
         with self._lock:
             known = self._known
-            if known is None or known.view is not view:  # another thread derived anew meanwhile, or added columns
-                if known is not None and known.view.columns is not None and known.view.packed is view.packed:
-                    return known.view
+            if known is None or known.view is not view:  # another thread derived anew meanwhile, or did the same
                 return view
-            if view.columns is None:
-                view = view.with_columns(self._columns(view, 0, None))
-                self._known = known._replace(view=view)
+            view = more(view)
+            self._known = known._replace(view=view)
             return view
+
+    def _with_columns(self, view: _kernels.CodeView) -> _kernels.CodeView:
+        if view.columns is not None or self.quantizer.nbits not in (4, 8) or not len(view):
+            return view
+        return view.with_columns(self._columns(view, 0, None))
+
+    def _with_order(self, view: _kernels.CodeView) -> _kernels.CodeView:
+        terms = None
+        if self._has_terms:
+            terms = view.terms if view.terms is not None else self._terms(view.packed, self._plain(view.packed[:0]))
+        return view.with_order(order(self.quantizer, view.packed, self.levels, terms))
 
     def _columns(self, view: _kernels.CodeView, begin: int, before: Bytes | None) -> Bytes:
         """Columns of the codes, those of the first `begin` of which are in `before`."""
@@ -119,7 +155,8 @@ class DerivedCodes:
         radius = max(before.radius, self._radius(new))
         if not self._has_terms:
             quantizer = self.quantizer
-            return _kernels.CodeView(packed, quantizer.nbits, self.levels, None, radius=radius)
+            view = _kernels.CodeView(packed, quantizer.nbits, self.levels, None, radius=radius)
+            return view.with_order(before.order)
         terms, bins = None, _resized(before.bins, len(packed), np.uint8)
         if self.stores_terms:
             terms = self._terms(packed, before)
@@ -138,7 +175,7 @@ class DerivedCodes:
 
         parts = threads.slices(len(packed) - begin, faiss.omp_get_max_threads(), _PIECE)
         threads.run(fill, [(part,) for part in parts])
-        return view
+        return view.with_order(before.order)
 
     def _derive_many(self, packed: Bytes, before: _kernels.CodeView) -> _kernels.CodeView:
         """The same of codes of many levels: terms instead of bins, and columns if there were any."""

@@ -80,7 +80,7 @@ def search(
     D = np.empty((len(xq), k), np.float32)
     I = np.empty((len(xq), k), np.int64)
     if len(xq) < _kernels.least_batch(derived.levels):
-        view = derived.with_columns(view)
+        view = derived.for_few(view, len(xq))
     vectors = selected(view, selection)
     for part in blocks(derived, len(xq)):
         queries = query_tables(derived, xq[part]).block(derived.levels)
@@ -139,7 +139,8 @@ def one_query_scan(
     """
     if not 0 < len(view) <= _MOST_VECTORS:
         return None
-    view = derived.with_columns(view)
+    view = derived.for_few(view, 0)
+    countdown = derived.until_order if derived.lacks_order(view) else None
     quantizer, inner_product = derived.quantizer, derived.metric == faiss.METRIC_INNER_PRODUCT
     norms = quantizer.codeword_norms
     tables = _kernels.QueryTables(
@@ -150,7 +151,7 @@ def one_query_scan(
         *quantizer.error_factors(derived.levels),
     )
     centre = _kernels.pack_panels(quantizer.centre[None]) if inner_product else None
-    return _kernels.OneQueryCodeScan(unchanged, view, tables, centre, _WORTH_A_THREAD)
+    return _kernels.OneQueryCodeScan(unchanged, view, tables, centre, _WORTH_A_THREAD, countdown)
 
 
 def range_search(

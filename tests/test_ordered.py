@@ -1,0 +1,169 @@
+"""Searches of one query through codes in an order of their own give what a plain scan gives, bit for bit."""
+
+import faiss
+import numpy as np
+import pytest
+
+import faiss_dpq
+from faiss_dpq import _kernels
+
+WARM = 24  # searches after which codes are in order
+
+
+def filled(n=20_000, d=16, M=8, metric=faiss.METRIC_L2, seed=0, scale=0.8):
+    rng = np.random.default_rng(seed)
+    codebooks = rng.standard_normal((M, 256, d)).astype(np.float32)
+    codebooks *= (scale ** np.arange(M, dtype=np.float32))[:, None, None]
+    index = faiss_dpq.IndexDPQ.from_codebooks(codebooks, metric)
+    index.add_sa_codes(rng.integers(0, 256, (n, M)).astype(np.uint8))
+    queries = (index.reconstruct_n(0, 40) + rng.standard_normal((40, d)) / 2).astype(np.float32)
+    return index, queries
+
+
+def one_by_one(index, queries, k, params=None):
+    found = [index.search(query[None], k, params=params) for query in queries]
+    return np.concatenate([D for D, _ in found]), np.concatenate([I for _, I in found])
+
+
+def warmed(index, queries, params=None):
+    one_by_one(index, np.resize(queries, (WARM, queries.shape[1])), 3, params)
+    _kernels.reset_counters()
+
+
+def assert_equals_plain(index, queries, k, params=None):
+    """Of the warmed index, beside one that has never been searched."""
+    D, I = one_by_one(index, queries, k, params)
+    assert _kernels.counters()["ordered"] > 0
+    fresh = faiss_dpq.clone_index(index)
+    for query, d, i in zip(queries, D, I, strict=True):
+        D1, I1 = fresh.search(query[None], k, params=params)
+        fresh.invalidate()
+        np.testing.assert_array_equal(d, D1[0])
+        np.testing.assert_array_equal(i, I1[0])
+        if len(queries) > 1:
+            fresh = faiss_dpq.clone_index(index)
+
+
+@pytest.mark.usefixtures("simd")
+@pytest.mark.parametrize("metric", [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT])
+@pytest.mark.parametrize("M", [2, 3, 4, 7, 8, 12, 16])
+def test_results_are_those_of_a_plain_scan(M, metric):
+    index, queries = filled(M=M, metric=metric)
+    warmed(index, queries)
+    for k in (1, 10, 50, 700):
+        assert_equals_plain(index, queries[:4], k)
+
+
+@pytest.mark.usefixtures("simd")
+def test_results_equal_a_float64_loop():
+    index, queries = filled()
+    warmed(index, queries)
+    x = index.codebooks.astype(np.float64)[np.arange(8), faiss.vector_to_array(index.codes).reshape(-1, 8)].sum(1)
+    D, I = one_by_one(index, queries[:10], 10)
+    for query, d, i in zip(queries, D, I, strict=False):
+        exact = ((x - query) ** 2).sum(1)
+        np.testing.assert_allclose(d, np.sort(exact)[:10], rtol=1e-4)
+        np.testing.assert_allclose(d, exact[i], rtol=1e-4)
+
+
+@pytest.mark.usefixtures("simd")
+def test_selectors():
+    index, queries = filled()
+    allowed = np.random.default_rng(1).random(index.ntotal) < 0.3
+    warmed(index, queries)
+    for sel in (faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little")), faiss.IDSelectorRange(5000, 13000)):
+        assert_equals_plain(index, queries[:3], 20, faiss_dpq.SearchParametersDPQ(sel=sel))
+
+
+@pytest.mark.usefixtures("simd")
+def test_prefixes_have_an_order_each():
+    index, queries = filled()
+    for levels in (2, 5):
+        params = faiss_dpq.SearchParametersDPQ(levels=levels)
+        warmed(index, queries, params)
+        assert_equals_plain(index, queries[:3], 10, params)
+
+
+@pytest.mark.usefixtures("simd")
+@pytest.mark.parametrize("more", [1, 300, 15_000])
+def test_what_is_added_later_is_found(more):
+    index, queries = filled(n=100_000 if more > 1000 else 20_000)
+    warmed(index, queries)
+    index.add_sa_codes(np.random.default_rng(2).integers(0, 256, (more, 8)).astype(np.uint8))
+    assert_equals_plain(index, queries[:3], 10)
+    index.add(queries)
+    D, I = index.search(queries[7:8], 10)
+    assert I[0, 0] >= index.ntotal - len(queries) or D[0, 0] <= index.search(queries, 1)[0][7, 0]
+
+
+@pytest.mark.usefixtures("simd")
+def test_removal_and_change_of_codebooks():
+    index, queries = filled()
+    warmed(index, queries)
+    index.remove_ids(np.arange(0, 5000, 3))
+    warmed(index, queries)
+    assert_equals_plain(index, queries[:3], 10)
+    other, _ = filled(seed=5)
+    index.rq.codebooks = other.rq.codebooks
+    index.invalidate()
+    warmed(index, queries)
+    assert_equals_plain(index, queries[:3], 10)
+
+
+@pytest.mark.usefixtures("simd")
+@pytest.mark.parametrize("kind", ["one code", "two codes", "far codeword", "zeros", "skewed"])
+def test_awkward_codes(kind):
+    rng = np.random.default_rng(3)
+    codebooks = rng.standard_normal((6, 256, 8)).astype(np.float32)
+    codes = rng.integers(0, 256, (20_000, 6)).astype(np.uint8)
+    if kind == "one code":
+        codes[:] = 7
+    elif kind == "two codes":
+        codes[:] = rng.integers(0, 2, (20_000, 1))
+    elif kind == "far codeword":
+        codebooks[1, 4] = 1e6
+    elif kind == "zeros":
+        codebooks[2:] = 0
+    else:
+        codes[:18_000, :4] = 3
+    index = faiss_dpq.IndexDPQ.from_codebooks(codebooks)
+    index.add_sa_codes(codes)
+    queries = rng.standard_normal((20, 8)).astype(np.float32)
+    warmed(index, queries)
+    for k in (1, 40):
+        assert_equals_plain(index, queries[:3], k)
+
+
+@pytest.mark.usefixtures("simd")
+@pytest.mark.parametrize("value", [1e20, np.inf, np.nan, 0.0])
+def test_awkward_queries(value):
+    index, queries = filled()
+    warmed(index, queries)
+    assert_equals_plain(index, np.full((1, 16), value, np.float32), 10)
+
+
+def test_two_threads_give_the_same():
+    index, queries = filled(n=600_000)
+    warmed(index, queries)
+    before = faiss.omp_get_max_threads()
+    results = []
+    try:
+        for n_threads in (1, 2):
+            faiss.omp_set_num_threads(n_threads)
+            results.append(one_by_one(index, queries, 10))
+    finally:
+        faiss.omp_set_num_threads(before)
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_few_searches_make_no_order_and_small_indexes_have_none():
+    index, queries = filled()
+    _kernels.reset_counters()
+    one_by_one(index, queries[:15], 3)
+    small, _ = filled(n=5000)
+    one_by_one(small, queries, 3)
+    assert _kernels.counters()["ordered"] == 0
+    before = index.memory_usage()["derived"]
+    one_by_one(index, queries, 3)
+    assert before + 16 * index.ntotal <= index.memory_usage()["derived"] <= before + 20 * index.ntotal
