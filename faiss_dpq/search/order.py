@@ -93,7 +93,7 @@ def _paths(codebook: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 def _numbers(paths: npt.NDArray[np.uint8], known: int) -> npt.NDArray[np.uint8]:
     """The numbers of dpq_order.h: the paths of known levels; of others, the last two bits go to the front."""
-    numbers: npt.NDArray[np.uint8] = paths >> 2 | (paths >> 1 & 1) << 6 | (paths & 1) << 7
+    numbers = (paths >> 2 | (paths >> 1 & 1) << 6 | (paths & 1) << 7).astype(np.uint8)
     numbers[:known] = paths[:known]
     return numbers
 
