@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
-from pathlib import Path
 
 from . import figures
 

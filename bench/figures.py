@@ -69,18 +69,14 @@ class Figure:
 FIGURES = {
     "demo": Figure(("faiss-dpq demo --output {folder}/demo.png",)),
     "search": Figure((f"python -m bench.search --M 4 8 16 --k 10 100 {_CPU_CLOCK} {_CACHE}",)),
-    "search-levels": Figure(
-        (f"python -m bench.search --M 8 --levels 2 4 --nq 1 256 --peers {_CPU_CLOCK} {_CACHE}",)
-    ),
+    "search-levels": Figure((f"python -m bench.search --M 8 --levels 2 4 --nq 1 256 --peers {_CPU_CLOCK} {_CACHE}",)),
     "search-avx2": Figure((f"FAISS_DPQ_SIMD=avx2 python -m bench.search --peers pq {_CPU_CLOCK} {_CACHE}",)),
     "search-generic": Figure((f"FAISS_DPQ_SIMD=generic python -m bench.search --peers pq {_CPU_CLOCK} {_CACHE}",)),
     "search-threads": Figure((f"python -m bench.search --M 4 8 --peers --threads 1 2 {_CACHE}",)),
     "search-10000": Figure((f"python -m bench.search --n 10000 --peers pq {_CPU_CLOCK}",)),
     "search-100000": Figure((f"python -m bench.search --n 100000 --peers pq {_CPU_CLOCK}",)),
     "search-glove": Figure((f"python -m bench.search --dataset glove --M 4 8 {_CPU_CLOCK}",)),
-    "search-fashion-mnist": Figure(
-        (f"python -m bench.search --dataset fashion-mnist --M 4 --k 10 100 {_CPU_CLOCK}",)
-    ),
+    "search-fashion-mnist": Figure((f"python -m bench.search --dataset fashion-mnist --M 4 --k 10 100 {_CPU_CLOCK}",)),
     "ivf": Figure((f"python -m bench.ivf --effort fast --k 10 100 {_CPU_CLOCK}",)),
     "ivf-glove": Figure((f"python -m bench.ivf --effort fast --dataset glove --nlist 512 {_CPU_CLOCK}",)),
     "encode": Figure(("python -m bench.encode --clock cpu --beams 1 5 16 32 64",)),
@@ -215,7 +211,10 @@ def fragment(what: str, tells_source: bool = True) -> str:
             raise ValueError(f"figures: {what!r}: the output has {len(tables)} tables")
         blocks = [tables[int(match[2]) - 1]]
     if tables:
-        blocks = [_with_columns(block, left_out, what) if block.startswith("|") else block for block in blocks]
+        blocks = [
+            _with_columns(block, left_out, what) if block.startswith("|") else block.replace("\n", "\n\n")
+            for block in blocks
+        ]
     else:
         blocks = ["\n".join(["```text", "\n\n".join(blocks), "```"])]
     return "\n" + "\n\n".join([*blocks, *([_source(head)] if tells_source else [])]) + "\n"
@@ -250,7 +249,8 @@ def _source(head: str) -> str:
     said = [line.split(": ", 1) for line in head.splitlines()]
     commands = "\n".join(value for key, value in said if key == "command")
     of = dict(said)
-    return f"Printed on {of['date']}, on {of['machine']}, with {of['versions']}, in {of['took']}, by\n\n```sh\n{commands}\n```"
+    where = f"Printed on {of['date']}, on {of['machine']}, with {of['versions']}, in {of['took']}, by"
+    return f"{where}\n\n```sh\n{commands}\n```"
 
 
 def fill() -> None:

@@ -16,6 +16,7 @@ html_title = f"faiss-dpq {version}"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 html_copy_source = False
+html_show_copyright = False
 
 myst_heading_anchors = 3  # links to headings, as on GitHub, are checked
 
@@ -33,9 +34,7 @@ numpydoc_validation_exclude = {r"\.Index(PreTransform|RefineFlat|Shards|Replicas
 def is_inherited(app: Any, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
     """Whether autodoc leaves a member out: what FAISS's classes bring along is described by FAISS."""
     function = getattr(member, "fget", None) or getattr(member, "__func__", member)
-    if callable(function) and not getattr(function, "__module__", None) in (None, "builtins"):
-        return None if function.__module__.startswith("faiss_dpq") else True
-    return None
+    return True if str(getattr(function, "__module__", "")).split(".")[0] == "faiss" else None
 
 
 def setup(app: Any) -> None:
