@@ -2,8 +2,8 @@
 
 1. Places of figures hold what the outputs in docs/runs give (`bench.figures`), each of the command that stands there.
 2. Everywhere else on a page, a number that was measured must be in one of the outputs that the page shows, as it stands
-   there or rounded. Measured is what has a decimal point, or is followed by a word of `MEASURED` such as "times as" or
-   "seconds". Other numbers are sizes, dimensions, settings.
+   there or rounded. Measured is what has a decimal point, fills a cell of a table, or is followed by a word of `MEASURED`
+   such as "times" or "seconds". Other numbers are sizes, dimensions, settings.
 
 Not looked at: code (a setting such as `0.05` is code), versions, targets of links, and what stands between
 `<!-- stated: SOURCE -->` and `<!-- end of stated -->`, which is somebody else's number.
@@ -18,7 +18,7 @@ from . import figures
 
 #: What follows a whole number that was measured.
 MEASURED = (
-    r"\s?(%|percent|times (as|the|IndexPQ|longer|faster)|points?\b|s\b|ms\b|µs|seconds?\b|minutes?\b|hours?\b"
+    r"\s?(%|percent|times\b|×(?!\s?\d)|points?\b|s\b|ms\b|µs|seconds?\b|minutes?\b|hours?\b"
     r"|(vectors|queries)(/s| a second))"
 )
 _NUMBER = re.compile(r"(?<![\w.,/^-])(\d{1,3}(?:,\d{3})+|\d+)?(\.\d+)?(?![\w]|[.,]\d)")
@@ -72,7 +72,8 @@ def measured(text: str) -> Iterator[tuple[int, str]]:
     for pattern in _LEFT_OUT:
         text = re.sub(pattern, _blank, text, flags=re.DOTALL | re.MULTILINE)
     for match in _NUMBER.finditer(text):
-        if match[2] or (match[1] and re.match(MEASURED, text[match.end() :])):
+        fills_cell = text[: match.start()].rstrip(" ").endswith("|") and text[match.end() :].lstrip(" ").startswith("|")
+        if match[2] or (match[1] and (fills_cell or re.match(MEASURED, text[match.end() :]))):
             yield text.count("\n", 0, match.start()) + 1, match[0]
 
 

@@ -136,6 +136,8 @@ def test_numbers_that_are_printed_or_are_no_measurements(output, prose):
         ("22,118 queries a second", "22,118"),
         ("it takes 17 seconds", "17"),
         ("at 45 times the speed", "45"),
+        ("17× as fast", "17"),
+        ("| index | QPS |\n| --- | --- |\n| ours | 22,118 |", "22,118"),
         ("3 % more", "3"),
     ],
 )
