@@ -2,7 +2,7 @@
 
 1. Places of figures hold what the outputs in docs/runs give (`bench.figures`), each of the command that stands there.
 2. Everywhere else on a page, a number that was measured must be in one of the outputs that the page shows, as it stands
-   there or rounded. Measured is what has a decimal point, fills a cell of a table, or is followed by a word of `MEASURED`
+   there or rounded. Measured is what has a decimal point, fills a cell of a table, or is followed by one of `MEASURED`
    such as "times" or "seconds". Other numbers are sizes, dimensions, settings.
 
 Not looked at: code (a setting such as `0.05` is code), versions, targets of links, and what stands between

@@ -85,9 +85,8 @@ FIGURES = {
     "accuracy": Figure(
         (
             f"{_ACCURACY} --bytes 4 8 16 --data glove --methods IndexDPQ OPQ 'RQ beam 5' --prefixes 8",
-            f"{_ACCURACY} --bytes 4 8 --data wordnet --methods IndexDPQ PQ OPQ 'RQ beam 5'",
+            f"{_ACCURACY} --bytes 8 --data wordnet --methods IndexDPQ PQ OPQ 'RQ beam 5'",
             f"{_ACCURACY} --bytes 4 --data fashion-mnist --methods IndexDPQ PQ OPQ 'RQ beam 5'",
-            f"{_ACCURACY} --bytes 4 --data glove wordnet --methods LSQ",
         ),
         measures_speed=False,
         result="docs/accuracy/report.md",
