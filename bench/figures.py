@@ -116,12 +116,17 @@ def run(name: str, cache: str) -> None:
         if figure.result:
             printed = (ROOT / figure.result).read_text()
         printed = printed.replace(folder, "FOLDER")
-    head = _head(figure, time.monotonic() - started)
+    seconds = time.monotonic() - started
     path = OUTPUTS / f"{name}.txt"
     if kept and before == kept.read_bytes() and path.exists():
-        head = path.read_text().partition("\n\n")[0]
+        where = [
+            line for line in path.read_text().partition("\n\n")[0].splitlines() if not line.startswith("command: ")
+        ]
+    else:
+        where = _where() + ([] if kept else [f"took: {seconds / 60:.1f} min"])
+    head = "\n".join([f"command: {command}" for command in as_typed(figure)] + where)
     path.write_text(f"{head}\n\n{printed.strip()}\n")
-    print(f"{path.relative_to(ROOT)}: {time.monotonic() - started:.0f} s", flush=True)
+    print(f"{path.relative_to(ROOT)}: {seconds:.0f} s", flush=True)
 
 
 def as_typed(figure: Figure) -> list[str]:
@@ -144,20 +149,20 @@ def _output_of(command: str) -> str:
 _COMMAND_LINE = "import sys; from faiss_dpq import cli; sys.exit(cli.main())"
 
 
-def _head(figure: Figure, seconds: float) -> str:
+def _where() -> list[str]:
+    """Lines that tell the day, the machine and the versions."""
     machine = timing.machine()
-    lines = [f"command: {command}" for command in as_typed(figure)]
-    lines.append(f"date: {datetime.date.today()}")
-    lines.append(f"machine: {machine['cores']} cores of {machine['cpu']}, {machine['simd']}")
     versions = {
         "faiss-dpq": faiss_dpq.__version__,
         "FAISS": faiss.__version__,
         "numpy": np.__version__,
         "Python": platform.python_version(),
     }
-    lines.append("versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
-    lines.append(f"took: {seconds / 60:.1f} min")
-    return "\n".join(lines)
+    return [
+        f"date: {datetime.date.today()}",
+        f"machine: {machine['cores']} cores of {machine['cpu']}, {machine['simd']}",
+        "versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()),
+    ]
 
 
 # ---- pages ---------------------------------------------------------------------------------------------------------
@@ -248,7 +253,8 @@ def _source(head: str) -> str:
     said = [line.split(": ", 1) for line in head.splitlines()]
     commands = "\n".join(value for key, value in said if key == "command")
     of = dict(said)
-    where = f"Printed on {of['date']}, on {of['machine']}, with {of['versions']}, in {of['took']}, by"
+    took = f", in {of['took']}" if "took" in of else ""
+    where = f"Printed on {of['date']}, on {of['machine']}, with {of['versions']}{took}, by"
     return f"{where}\n\n```sh\n{commands}\n```"
 
 
