@@ -110,7 +110,7 @@ def run(name: str, cache: str) -> None:
     figure = FIGURES[name]
     kept = ROOT / figure.kept if figure.kept else None
     before = kept.read_bytes() if kept and kept.exists() else None
-    started = time.monotonic()
+    started, load = time.monotonic(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         printed = "".join(_output_of(command.format(folder=folder, cache=cache)) for command in figure.commands)
         if figure.result:
@@ -123,7 +123,7 @@ def run(name: str, cache: str) -> None:
             line for line in path.read_text().partition("\n\n")[0].splitlines() if not line.startswith("command: ")
         ]
     else:
-        where = _where() + ([] if kept else [f"took: {seconds / 60:.1f} min"])
+        where = _where(load) + ([] if kept else [f"took: {seconds / 60:.1f} min"])
     head = "\n".join([f"command: {command}" for command in as_typed(figure)] + where)
     path.write_text(f"{head}\n\n{printed.strip()}\n")
     print(f"{path.relative_to(ROOT)}: {seconds:.0f} s", flush=True)
@@ -149,8 +149,8 @@ def _output_of(command: str) -> str:
 _COMMAND_LINE = "import sys; from faiss_dpq import cli; sys.exit(cli.main())"
 
 
-def _where() -> list[str]:
-    """Lines that tell the day, the machine and the versions."""
+def _where(load: float) -> list[str]:
+    """Lines that tell the day, the machine with what else it did, and the versions."""
     machine = timing.machine()
     versions = {
         "faiss-dpq": faiss_dpq.__version__,
@@ -160,7 +160,7 @@ def _where() -> list[str]:
     }
     return [
         f"date: {datetime.date.today()}",
-        f"machine: {machine['cores']} cores of {machine['cpu']}, {machine['simd']}",
+        f"machine: {machine['cores']} cores of {machine['cpu']}, {machine['simd']}, load {load:.0f} before",
         "versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()),
     ]
 
