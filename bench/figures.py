@@ -224,6 +224,9 @@ def fragment(what: str, tells_source: bool = True) -> str:
     return "\n" + "\n\n".join([*blocks, *([_source(head)] if tells_source else [])]) + "\n"
 
 
+_NUMBERS = re.compile(r"[\d.,e+()±– -]*")  # what cells of numbers consist of
+
+
 def _blocks(printed: str) -> list[str]:
     """Paragraphs and tables, without headings, pictures and where a plot was put."""
     kept = [line.rstrip() for line in printed.splitlines() if not line.startswith(("#", "![", "Plot: "))]
@@ -245,7 +248,7 @@ def _with_columns(table: str, left_out: Iterable[str], what: str) -> str:
     keep = [i for i, name in enumerate(rows[0]) if name not in left_out and any(row[i] for row in rows[2:])]
     cells = [[row[i] for i in keep] for row in rows]
     # Columns of numbers stand at the right.
-    cells[1] = ["--:" if all(re.match(r"[\d.]|$", row[i]) for row in cells[2:]) else "---" for i in range(len(keep))]
+    cells[1] = ["--:" if all(_NUMBERS.fullmatch(row[i]) for row in cells[2:]) else "---" for i in range(len(keep))]
     return "\n".join("| " + " | ".join(row) + " |" for row in cells)
 
 
