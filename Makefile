@@ -18,14 +18,14 @@ LOWEST       := $(CURDIR)/$(VENV)/faiss-$(LOWEST_FAISS)
 LEFT_OUT     := -m 'not slow' --ignore-glob='tests/test_nn_*'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format dist clean
+.PHONY: help demo test lint format docs figures dist clean
 
 help: ## Show what each target does.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
 # FAISS's threads spin while they wait, by default; where others need the cores, too, that makes
 # its trainings several times slower.
-demo test: export OMP_WAIT_POLICY := passive
+demo test figures: export OMP_WAIT_POLICY := passive
 
 demo: $(VENV)/demo.stamp ## Compare IndexDPQ with FAISS's quantizers on real vectors.
 	$(BIN)/faiss-dpq demo
@@ -47,6 +47,13 @@ lint: $(VENV)/test.stamp ## Check format, style, types and the direction of impo
 format: $(VENV)/test.stamp ## Format the Python sources.
 	$(BIN)/ruff format $(PYTHON_SOURCES)
 	$(BIN)/ruff check --fix $(PYTHON_SOURCES)
+
+docs: $(VENV)/test.stamp ## Build the documentation as a site in build/docs; warnings are errors.
+	$(BIN)/python -m bench.check_numbers
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/docs
+
+figures: $(VENV)/test.stamp ## Measure the speeds that README and docs tell anew (on a quiet machine), and fill the pages.
+	$(BIN)/python -m bench.figures run
 
 dist: $(VENV)/test.stamp ## Build the sdist and the wheel into dist/.
 	$(BIN)/python -m build
@@ -70,5 +77,5 @@ $(VENV)/demo.stamp: $(BUILD_INPUTS) | $(BIN)/pip
 
 $(VENV)/test.stamp: $(BUILD_INPUTS) | $(BIN)/pip
 	@echo "Installing into $(VENV), torch among it; the first time this takes some minutes."
-	$(PIP) -e '.[bench,deep,dev,integrations,ray]'
+	$(PIP) -e '.[bench,deep,dev,docs,integrations,ray]'
 	touch $(VENV)/demo.stamp $@

@@ -58,7 +58,10 @@ class Base(faiss.Index):
         return []
 
     def remove_ids(self, x: npt.NDArray[np.int64] | faiss.IDSelector) -> int:
-        """Remove the vectors that a selector admits, or of the given ids. Their number."""
+        """Remove the vectors that a selector admits, or of the given ids, shape (n,), int64; returns their number.
+
+        Raises a RuntimeError if the index is mapped from a file.
+        """
         self._check_writable("remove_ids")
         try:
             with threads.without_openmp():
@@ -75,7 +78,10 @@ class Base(faiss.Index):
             self.invalidate()
 
     def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
-        """Move the vectors of another index behind those of this one."""
+        """Move the vectors of another index, whose ids get `add_id` added, behind those of this one.
+
+        Raises a RuntimeError if the two do not fit together, are the same, or one of them is mapped from a file.
+        """
         self._require_another(otherIndex)
         try:
             with threads.without_openmp():
@@ -92,7 +98,10 @@ class Base(faiss.Index):
             raise RuntimeError(f"{self._call('merge_from')}: an index cannot be merged into itself")
 
     def add_sa_codes(self, codes: npt.NDArray[np.uint8], ids: Labels | None = None) -> None:
-        """Store codes, shape (n, sa_code_size()), under the given ids, or ntotal, ntotal + 1, ..."""
+        """Store codes, shape (n, sa_code_size()), uint8, under the given ids, or ntotal, ntotal + 1, ...
+
+        Raises a RuntimeError if the index is mapped from a file, or ids are missing or not taken.
+        """
         self._check_writable("add_sa_codes")
         if ids is None and isinstance(self, faiss.IndexIDMap):
             raise RuntimeError(f"{self._call('add_sa_codes')}: ids is None, expected one id a code")
@@ -304,7 +313,7 @@ class Base(faiss.Index):
 
     @accepts_tensors()
     def assign(self, x: npt.ArrayLike, k: int, labels: Labels | None = None) -> Labels:
-        """The ids that `search` returns, without the distances."""
+        """The ids that `search` returns, shape (n, k), int64, without the distances; errors are those of `search`."""
         return self.search(x, k, None, labels)[1]
 
     @accepts_tensors()
@@ -318,7 +327,23 @@ class Base(faiss.Index):
         *,
         params: faiss.SearchParameters | None = None,
     ) -> tuple[Floats, Labels, Floats]:
-        """`search`, and the reconstructions of the vectors found, shape (n, k, d); NaN where none was found."""
+        """`search`, and what the codes of the vectors found stand for.
+
+        Parameters
+        ----------
+        x, k, D, I
+            As in `search`, and so are the errors.
+        R : array, shape (n, k, d), float32, optional
+            Where to put the reconstructions.
+        params : faiss.SearchParameters, optional
+            As in `search`.
+
+        Returns
+        -------
+        D, I : arrays, shape (n, k), float32 and int64
+        R : array, shape (n, k, d), float32
+            Reconstructions from as many levels as were compared; NaN where none was found.
+        """
         x = self._checked_vectors(x, "search_and_reconstruct")
         self._check_outputs("search_and_reconstruct", len(x), k, D, I, R)
         return delivered(self._search_and_reconstruct(x, k, params), (D, I, R))
@@ -341,13 +366,24 @@ class Base(faiss.Index):
 
         If an exception ends it, KeyboardInterrupt and MemoryError too, the index and all indexes within hold what they
         held before.
+
+        Raises
+        ------
+        RuntimeError
+            If the index is not trained, is mapped from a file, or numeric_type is another one of FAISS's.
+        AssertionError, TypeError, ValueError
+            If x has other than d columns, a dtype that is no number, or other than two dimensions.
         """
         x = self._checked_vectors(x, "add", numeric_type)
         all_or_nothing(lambda: self._add(x), contents, self)
 
     @accepts_tensors()
     def add_with_ids(self, x: npt.ArrayLike, ids: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
-        """Encode vectors, shape (n, d), and store their codes under the given ids, shape (n,), int64; all, or none."""
+        """Encode vectors, shape (n, d), and store their codes under the given ids, shape (n,), int64; all, or none.
+
+        Errors are those of `add`, an AssertionError if there are not as many ids as vectors, and a RuntimeError if the
+        index stores no ids, as IndexDPQ by itself.
+        """
         x = self._checked_vectors(x, "add_with_ids", numeric_type)
         ids = self._checked_ids(ids, len(x))
         all_or_nothing(lambda: self._add_with_ids(x, ids), contents, self)

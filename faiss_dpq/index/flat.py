@@ -280,7 +280,18 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
     # ---- storage, as FAISS has it, without its traps ------------------------------------------------------------
 
     def permute_entries(self, perm: npt.NDArray[np.int64]) -> None:
-        """Put the vectors in another order: the i-th will be the one that perm[i] was."""
+        """Put the vectors in another order.
+
+        Parameters
+        ----------
+        perm : array, shape (ntotal,), int64
+            The i-th vector will be the one that perm[i] was.
+
+        Raises
+        ------
+        RuntimeError
+            If the index is mapped from a file.
+        """
         self._check_writable("permute_entries")
         try:
             super().permute_entries(perm)

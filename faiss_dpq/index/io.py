@@ -27,6 +27,15 @@ def write_index(index: faiss.Index, f: Any, io_flags: int = 0) -> None:
     What exists at the path is respected: links are followed, devices and pipes written straight, owner and permissions
     kept. What goes to a faiss.IOWriter is FAISS's bytes alone, since another index may follow.
 
+    Parameters
+    ----------
+    index : faiss.Index
+        Any index, of this package or FAISS's.
+    f : str, os.PathLike or faiss.IOWriter
+        Where to write.
+    io_flags : int
+        FAISS's.
+
     Raises
     ------
     OSError
@@ -62,6 +71,19 @@ def _prepare(index: faiss.Index) -> None:
 def read_index(f: Any, io_flags: int = 0) -> faiss.Index:
     """faiss.read_index, then `downcast_index`; with the settings that `write_index` put into the file.
 
+    Parameters
+    ----------
+    f : str, os.PathLike or faiss.IOReader
+        What to read.
+    io_flags : int
+        FAISS's: with faiss.IO_FLAG_MMAP_IFC, codes stay in the file, the index cannot be changed, and the checksum is
+        not compared.
+
+    Returns
+    -------
+    index : faiss.Index
+        Of this package's class where there is one, else of FAISS's.
+
     Raises
     ------
     RuntimeError
@@ -71,7 +93,24 @@ def read_index(f: Any, io_flags: int = 0) -> faiss.Index:
 
 
 def serialize_index(index: faiss.Index, io_flags: int = 0) -> npt.NDArray[np.uint8]:
-    """faiss.serialize_index: the bytes of the file, as an array; FAISS's deserialize_index reads them too."""
+    """faiss.serialize_index: the bytes of the file, as an array; FAISS's deserialize_index reads them too.
+
+    Parameters
+    ----------
+    index : faiss.Index
+        Any index, of this package or FAISS's.
+    io_flags : int
+        FAISS's.
+
+    Returns
+    -------
+    data : array, shape (number of bytes,), uint8
+
+    Raises
+    ------
+    RuntimeError
+        If FAISS has no file format for the index.
+    """
     _prepare(index)
     plain = faiss.serialize_index(index, io_flags)
     end = trailer.make(settings_of(index), zlib.crc32(plain))
@@ -80,6 +119,17 @@ def serialize_index(index: faiss.Index, io_flags: int = 0) -> npt.NDArray[np.uin
 
 def deserialize_index(data: npt.NDArray[np.uint8], io_flags: int = 0) -> faiss.Index:
     """faiss.deserialize_index, then `downcast_index`; with the settings that `serialize_index` put into the bytes.
+
+    Parameters
+    ----------
+    data : array, shape (number of bytes,), uint8
+    io_flags : int
+        FAISS's.
+
+    Returns
+    -------
+    index : faiss.Index
+        Of this package's class where there is one, else of FAISS's.
 
     Raises
     ------
@@ -90,7 +140,23 @@ def deserialize_index(data: npt.NDArray[np.uint8], io_flags: int = 0) -> faiss.I
 
 
 def clone_index(index: faiss.Index) -> faiss.Index:
-    """faiss.clone_index, then `downcast_index`; all settings are kept, in wrappers too."""
+    """faiss.clone_index, then `downcast_index`; all settings are kept, in wrappers too.
+
+    Parameters
+    ----------
+    index : faiss.Index
+        Any index, of this package or FAISS's.
+
+    Returns
+    -------
+    clone : faiss.Index
+        An index of the same class that shares nothing with it.
+
+    Raises
+    ------
+    RuntimeError
+        If FAISS cannot clone an index of this class.
+    """
     try:
         clone = downcast_index(faiss.clone_index(index))
     except RuntimeError as error:

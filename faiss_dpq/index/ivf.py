@@ -201,12 +201,12 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
             )
 
     def add(self, x: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
-        """`Base.add`; after one vector, further ones are added with less around it."""
+        """As `IndexDPQ.add`; after one vector, further ones are added with less around it."""
         if not self._added_directly(x, None, numeric_type):
             super().add(x, numeric_type)
 
     def add_with_ids(self, x: npt.ArrayLike, ids: npt.ArrayLike, numeric_type: int = faiss.Float32) -> None:
-        """`Base.add_with_ids`; after one vector, further ones are added with less around it."""
+        """As `IndexDPQ.add_with_ids`; after one vector, further ones are added with less around it."""
         if ids is None or not self._added_directly(x, ids, numeric_type):
             super().add_with_ids(x, ids, numeric_type)
 

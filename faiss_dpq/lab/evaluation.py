@@ -161,9 +161,11 @@ def precision_at(
 
     Parameters
     ----------
+    index, xq, query_labels, database_labels
+        As `evaluate`.
     ranks : int or sequence of int
         Each between 1 and `index.ntotal`.
-    index, xq, query_labels, database_labels, params
+    params
         As `evaluate`.
 
     Returns

@@ -245,11 +245,15 @@ class RPQN(PQN):
 
     Parameters
     ----------
+    backbone, num_classes, d, M
+        As of `PQN`.
     depth : int
         Codebooks of each sub-space; a code has M * depth numbers.
+    nbits, alpha
+        As of `PQN`.
     subtract : "soft" or "hard"
         What of a level is subtracted before the next one.
-    backbone, num_classes, d, M, nbits, alpha, feature_dim, mean, std, image_size
+    feature_dim, mean, std, image_size
         As of `PQN`.
     """
 

@@ -50,11 +50,11 @@ class QBlock(nn.Module):
         Sharpness of the assignment; towards infinity q becomes the codeword that is most similar (Eq. 13).
     similarity : "cosine" or "l2"
         d(x, c) is the negative cosine of the two (Eq. 15), or ||x - c||^2 / scale (Eq. 13).
-    unit : bool
-        Keep the codewords on the unit sphere, as PQN does.
     assign : "l2" or "similarity"
         Which codeword the hard value is: the L2-nearest one (Eq. 17), as retrieval chooses it, or the one with the
         largest weight in the soft value, as the authors' program does in training.
+    unit : bool
+        Keep the codewords on the unit sphere, as PQN does.
 
     Attributes
     ----------

@@ -41,10 +41,12 @@ def train_codebooks_sgd(
         Training vectors.
     codebooks : array, shape (M, K, d), float32
         Where to start, such as residual k-means finds; K a power of two up to 4096.
-    epochs, batch_size : int
-        Passes through the vectors, and vectors a step.
+    epochs : int
+        Passes through the vectors.
     lr : float
         Adam's learning rate; it falls to zero as a cosine.
+    batch_size : int
+        Vectors a step.
     gamma, similarity, subtract
         Of the soft assignment; see `ProgressiveQuantization`. L2 distances are in units of what each level is given.
     soft, mu, nu : float

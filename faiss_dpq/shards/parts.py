@@ -33,7 +33,7 @@ def encode_part(folder: BuildFolder, part: Part) -> dict[str, Any]:
     Returns
     -------
     record : dict
-        What part-*.json says.
+        What the part's JSON file says.
 
     Raises
     ------
