@@ -21,6 +21,7 @@ import faiss
 import numpy as np
 
 import faiss_dpq
+from faiss_dpq import _kernels
 from faiss_dpq.lab.datasets import Vectors
 
 from . import data, timing
@@ -31,6 +32,7 @@ OURS = "IndexDPQ"
 PEERS = ("pq", "fastscan", "rq", "scann")
 
 _MIN_FRACTION = 8  # queries a thread: fewer would leave FAISS's threads unequal work
+_ONE_BY_ONE = 32  # single queries before any are timed
 _VERIFIED = 4  # queries compared with the plain search
 _VERIFIED_K = 100
 
@@ -199,6 +201,8 @@ def job(search: Search, threads: int, queries: Vectors, nq: int, k: int, budget:
     """Calls of nq queries each, filling about `budget` seconds; of a slow contender, one call with fewer queries."""
     faiss.omp_set_num_threads(threads)
     size = min(nq, _MIN_FRACTION * threads)
+    for query in queries[:_ONE_BY_ONE] if nq == 1 else ():  # what is made once, after some single queries
+        search(query[None], k)
     while True:
         search(queries[:size], k)  # allocations and caches
         took = timing.seconds(partial(search, queries[:size], k))
@@ -293,9 +297,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=["pq", "fastscan"])
     parser.add_argument("--budget", type=float, default=0.3, help="seconds a contender and round, about")
     parser.add_argument("--cache", type=Path, help="folder for built indexes, read by later runs")
+    parser.add_argument("--simd", choices=_kernels.available_simd_levels(), help="instruction set of ours; FAISS's stays")
     parser.add_argument("--clock", choices=timing.CLOCKS, default="wall", help="cpu: for one thread on a busy machine")
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
+    if args.simd:
+        _kernels.set_simd_level(args.simd)
     if args.clock == "cpu" and args.threads != [1]:
         parser.error("--clock cpu adds up the time of all threads: use it with --threads 1")
     if max(args.nq) > data.QUERIES:
