@@ -13,7 +13,7 @@ from .merge import merge_ranges, merge_results
 from .parts import encode_part
 from .plan import Part, Plan, plan_parts
 from .reading import read_shards
-from .sampling import sample_sources
+from ..vectors import sample_sources
 from .to_one import to_one
 
 __all__ = [

@@ -18,7 +18,7 @@ from .manifest import Manifest, read_manifest, write_manifest
 from .parts import encode_part
 from .plan import ROWS_PER_PART, Part, plan_parts
 from .records import Refused, check_file
-from .sources import Sources
+from ..vectors import Sources
 
 ATTEMPTS = 3  # at a part, after which the build stops
 
