@@ -46,8 +46,6 @@ else:
 __version__ = "0.1.0"
 
 
-
-
 # `train(x, trainer="sgd")` works without an import of faiss_dpq.nn; torch is loaded then, and not before.
 registry.announce("sgd", module="faiss_dpq.nn.unlabelled")
 del registry

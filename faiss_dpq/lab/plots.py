@@ -97,18 +97,18 @@ def of_benchmark(name: str, rows: Sequence[Row], path: Path, rank: int = 10) -> 
                 marker=_marker(method),
                 markersize=4,
             )
-            _draw(by_speed, method, of_method, place, sizes)
+            _draw(by_speed, method, of_method, place, sizes, "-")
         by_bytes.set(xscale="log", xlabel="bytes a vector", ylabel=f"recall@{rank}", title="exhaustive search")
         shown = sorted({row.size for row in flat})
         by_bytes.set_xticks(shown, [str(size) for size in shown], minor=False)
         by_bytes.minorticks_off()
-        _finish_speed(by_speed, "exhaustive search", rank, sizes)
+        finish_speed(by_speed, "exhaustive search", rank, sizes)
     for method, of_method in _by_method(lists):
         for size in sorted({row.size for row in of_method}):
-            _draw(panels[-1], method, [row for row in of_method if row.size == size], place, sizes, linestyle="--")
+            _draw(panels[-1], method, [row for row in of_method if row.size == size], place, sizes, "--")
     if lists:
         probes = ", ".join(str(nprobe) for nprobe in sorted({row.nprobe for row in lists}))
-        _finish_speed(panels[-1], f"inverted lists, nprobe {probes}", rank, sizes)
+        finish_speed(panels[-1], f"inverted lists, nprobe {probes}", rank, sizes)
     save(figure, path, f"{name}: how often the true nearest neighbour\nis among the first {rank} results")
 
 
@@ -117,17 +117,27 @@ def _by_method(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return [(method, [row for row in rows if row.method == method]) for method in methods]
 
 
-def _draw(axes: "Axes", method: str, rows: list[Row], place: int, sizes: list[int], **style: Any) -> None:
+def _draw(axes: "Axes", method: str, rows: list[Row], place: int, sizes: list[int], linestyle: str) -> None:
+    style = {"marker": _marker(method), "linestyle": linestyle, "label": method}
     speeds, heights = [row.qps for row in rows], [row.recalls[place] for row in rows]
-    axes.plot(speeds, heights, color=color(method), label=method, linewidth=1.2, **style)
-    for row in rows:
-        axes.plot(
-            row.qps,
-            row.recalls[place],
-            marker=_marker(method),
-            markersize=_marker_size(row.size, sizes),
-            color=color(method),
-        )
+    draw_by_size(axes, method, speeds, heights, [row.size for row in rows], sizes, style)
+
+
+def draw_by_size(
+    axes: "Axes",
+    method: str,
+    x: Sequence[float],
+    y: Sequence[float],
+    lengths: Sequence[int],
+    sizes: list[int],
+    style: dict[str, Any],
+) -> None:
+    """A line through points whose size tells the bytes of each, `lengths`, among all `sizes`."""
+    of_points = {"marker": style["marker"], "fillstyle": style.get("fillstyle", "full")}
+    of_line = {name: value for name, value in style.items() if name not in of_points}
+    axes.plot(x, y, color=color(method), linewidth=1.2, **of_line)
+    for speed, height, length in zip(x, y, lengths, strict=True):
+        axes.plot(speed, height, color=color(method), markersize=_marker_size(length, sizes), **of_points)
 
 
 def _marker(method: str) -> str:
@@ -139,6 +149,7 @@ def _marker_size(size: int, sizes: list[int]) -> float:
     return most if len(sizes) == 1 else least + (most - least) * sizes.index(size) / (len(sizes) - 1)
 
 
-def _finish_speed(axes: "Axes", title: str, rank: int, sizes: list[int]) -> None:
-    legend = f"; {' < '.join(map(str, sizes))} bytes by the marker's size" if len(sizes) > 1 else f"; {sizes[0]} bytes"
-    axes.set(xscale="log", xlabel="queries a second", ylabel=f"recall@{rank}", title=title + legend)
+def finish_speed(axes: "Axes", title: str, rank: int, sizes: list[int]) -> None:
+    """Name the axes of a panel of `draw_by_size`, and tell what the sizes mean."""
+    lengths = " < ".join(map(str, sizes)) + " bytes by the marker's size" if len(sizes) > 1 else f"{sizes[0]} bytes"
+    axes.set(xscale="log", xlabel="queries a second", ylabel=f"recall@{rank}", title=f"{title}; {lengths}".lstrip("; "))

@@ -188,6 +188,10 @@ def _suggest(trial: Trial, asked: list[int] | None, recall: float | None, metric
         f"true share lies, 95 times in 100, as far as the choice of queries goes. R@k: how often the true nearest "
         f"neighbour is among the first k results."
     )
+    notes.append(
+        f"Memory is that of codes and of what is derived from them. The codebooks of {best.size} levels and the tables "
+        f"of their products take {_in_units(best.fixed_memory)} more, however many vectors there are."
+    )
     if trial.n > trial.n_measured:
         notes.append(
             f"~: expected among {trial.n:,} vectors by continuing what a quarter, half and all of the "

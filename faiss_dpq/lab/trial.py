@@ -47,7 +47,9 @@ class Measured:
     expected_at_1, expected_at_k : Share
         What is to be expected among all n vectors.
     memory : int
-        Bytes of an index of n vectors: codes, what is derived from them for searches, codebooks.
+        Bytes of n codes, and of what is derived from them for searches.
+    fixed_memory : int
+        Bytes of the codebooks and of the tables of their products, whatever n is.
     queries_per_second : float
         In one batch, among the vectors that were measured on.
     hits : array, shape (2, nq)
@@ -62,6 +64,7 @@ class Measured:
     expected_at_1: Share
     expected_at_k: Share
     memory: int
+    fixed_memory: int
     queries_per_second: float
     hits: Hits = field(repr=False, compare=False)
 
@@ -104,7 +107,7 @@ class Trial:
         self.k, self.n, self.d, self._seed, self._bar = k, n, x.shape[1], seed, bar
         order = np.random.default_rng(seed).permutation(len(x))[: vectors_needed(self.d)]
         if queries is None:
-            held_out = min(_QUERIES, len(order) // 10)
+            held_out = min(_QUERIES, len(x) // 10)
             self._queries, order = _rows(x, order[:held_out], "x"), order[held_out:]
         else:
             given = np.asarray(queries)
@@ -144,7 +147,6 @@ class Trial:
             hits.append(self._hits(index, nearest))
         usage = index.memory_usage()
         per_vector = (usage["codes"] + usage["derived"]) / index.ntotal
-        memory = int(per_vector * self.n) + usage["codebooks"] + usage["tables"]
         found = np.stack(hits, axis=1)  # [rank 1 or k][number of vectors][query]
         at_1, at_k = (intervals.share(of_rank[-1]) for of_rank in found)
         expected_at_1, expected_at_k = (intervals.expected(of_rank, self._counts, self.n) for of_rank in found)
@@ -156,7 +158,8 @@ class Trial:
             at_k,
             expected_at_1,
             expected_at_k,
-            memory,
+            int(per_vector * self.n),
+            usage["codebooks"] + usage["tables"],
             self._speed(index),
             found[:, -1],
         )

@@ -117,8 +117,7 @@ def _converted(raw: npt.NDArray[Any]) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Some rows as float32, and which of them are finite."""
     with np.errstate(over="ignore"):
         x = np.array(raw, np.float32, order="C")
-    finite: npt.NDArray[np.bool_] = np.isfinite(x).all(axis=1)
-    return x, finite
+    return x, np.asarray(np.isfinite(x).all(axis=1))
 
 
 class NotFinite(ValueError):
