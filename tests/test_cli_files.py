@@ -215,10 +215,13 @@ def test_an_interrupt_ends_with_130_and_one_line(files, capsys, monkeypatch):
 def test_control_c_in_a_long_training(files):
     x = np.random.default_rng(0).standard_normal((20000, 64)).astype(np.float32)
     np.save("large.npy", x)
-    command = [sys.executable, "-m", "faiss_dpq", "train", "large.npy", "--index", "DPQ8x8", "-o", "f"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    code = "import sys, faiss_dpq.cli as c; print('ready', flush=True); sys.exit(c.main(sys.argv[1:]))"
-    command[1:3] = ["-c", code]
+    # A process that was started in the background ignores the signal, and so do those that it starts.
+    code = (
+        "import signal, sys, faiss_dpq.cli as c; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "print('ready', flush=True); sys.exit(c.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "train", "large.npy", "--index", "DPQ8x8", "-o", "f"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
         assert run.stdout.readline() == "ready\n"
         try:

@@ -23,7 +23,16 @@ COLORS = {
     "LSQ": "#3f7cc4",
     "PRQ": "#8e5ea2",
     "RaBitQ": "#8c5a3c",
+    # with networks; inverted lists of DPQ have its colour, too
     "DPQ": "#c1121f",
+    "E": "#7f858b",
+    "E+LS": "#d98a00",
+    "E+LC": "#2a9d8f",
+    "Two-Step": "#8c5a3c",
+    "No-Soft": "#e8734a",
+    "PQN": "#3f7cc4",
+    "RPQN": "#1d3f72",
+    "TPQN": "#8e5ea2",
 }
 
 _WIDTH = 6.0  # inches; with _DPI twice as many pixels as a narrow page shows, and text of 11 to 13 pixels there
@@ -151,5 +160,5 @@ def _marker_size(size: int, sizes: list[int]) -> float:
 
 def finish_speed(axes: "Axes", title: str, rank: int, sizes: list[int]) -> None:
     """Name the axes of a panel of `draw_by_size`, and tell what the sizes mean."""
-    lengths = " < ".join(map(str, sizes)) + " bytes by the marker's size" if len(sizes) > 1 else f"{sizes[0]} bytes"
-    axes.set(xscale="log", xlabel="queries a second", ylabel=f"recall@{rank}", title=f"{title}; {lengths}".lstrip("; "))
+    lengths = f"{' < '.join(map(str, sizes))} bytes by the marker's size" if len(sizes) > 1 else f"{sizes[0]} bytes"
+    axes.set(xscale="log", xlabel=f"queries a second; {lengths}", ylabel=f"recall@{rank}", title=title)
