@@ -19,6 +19,7 @@ LADDER = (4, 8, 12, 16, 24, 32, 48, 64, 96)
 
 _DEFAULT_SIZES = (4, 8, 16, 32)
 _WANTED = 0.95  # recall@k, where none is asked for
+_FAR = 20  # times as many vectors as were measured: what is expected of more is a guess
 _METRICS = {faiss.METRIC_L2: "l2", faiss.METRIC_INNER_PRODUCT: "ip"}
 
 
@@ -153,55 +154,62 @@ def _checked_sizes(sizes: Any) -> list[int] | None:
 
 
 def _suggest(trial: Trial, asked: list[int] | None, recall: float | None, metric: int | None) -> Suggestion:
-    one = asked[0] if asked and len(asked) == 1 else None
-    if recall is not None:
-        sizes = asked if asked and not one else sorted({s for s in LADDER if s <= (one or MOST_BYTES)} | {one or 4})
-    elif one:
-        sizes = sorted({max(LEAST_BYTES, one // 2), one, min(MOST_BYTES, 2 * one)})
-    else:
-        sizes = asked or list(_DEFAULT_SIZES)
+    afforded = asked[0] if asked and len(asked) == 1 else None
+    sizes = _sizes(asked, afforded, recall)
     notes = []
     if metric is None:
         metric = faiss.METRIC_L2
         if trial.is_unit:
-            metric, note = _better_metric(trial, one or sizes[len(sizes) // 2])
+            metric, note = _better_metric(trial, afforded or sizes[len(sizes) // 2])
             notes.append(note)
 
     def measured(size: int) -> Measured:
         return trial.measure(size, metric)
 
-    wanted = _WANTED if recall is None else recall
     if recall is not None:
-        best = _fewest(sizes, measured, wanted)
+        best = _fewest(sizes, measured, recall)
+        notes.insert(0, _reason(best, trial, recall))
     else:
         rows = [measured(size) for size in sizes]
-        reaching = [row for row in rows if row.expected_at_k.value >= wanted]
-        best = measured(one) if one else (reaching or rows[-1:])[0]
-    notes.insert(0, _reason(best, wanted, trial, one if recall is None else None))
+        reaching = [row for row in rows if row.expected_at_k.value >= _WANTED]
+        best = measured(afforded) if afforded else (reaching or rows[-1:])[0]
+        notes.insert(0, _reason(best, trial, None if afforded else _WANTED))
     factory = best.factory
     if trial.n >= IVF_FROM:
         factory, note = trial.with_lists(best)
         notes.append(note)
-    notes.append(
-        f"Measured on {trial.n_measured:,} vectors with {trial.n_queries:,} queries, after short trainings on "
-        f"{trial.n_trained:,} vectors; training on more, at the default effort, finds more. In brackets: where the "
-        f"true share lies, 95 times in 100, as far as the choice of queries goes. R@k: how often the true nearest "
-        f"neighbour is among the first k results."
-    )
-    notes.append(
-        f"Memory is that of codes and of what is derived from them. The codebooks of {best.size} levels and the tables "
-        f"of their products take {_in_units(best.fixed_memory)} more, however many vectors there are."
-    )
-    if trial.n > trial.n_measured:
-        notes.append(
-            f"~: expected among {trial.n:,} vectors by continuing what a quarter, half and all of the "
-            f"{trial.n_measured:,} gave; "
-            + ("a rough guess, " if trial.n > 20 * trial.n_measured else "")
-            + f"for the suggested code R@{trial.k} {best.expected_at_k}."
-        )
+    notes += _caveats(trial, best)
     rows = sorted(trial.rows, key=lambda row: (row.size, row.metric))
     counts = trial.n_measured, trial.n_trained, trial.n_queries
     return Suggestion(rows, best, factory, best.metric, notes, trial.n, trial.k, trial.d, *counts)
+
+
+def _sizes(asked: list[int] | None, afforded: int | None, recall: float | None) -> list[int]:
+    """The bytes that are measured, or searched for the fewest that do."""
+    if afforded and recall is not None:
+        return sorted({size for size in LADDER if size < afforded} | {afforded})
+    if afforded:
+        return sorted({max(LEAST_BYTES, afforded // 2), afforded, min(MOST_BYTES, 2 * afforded)})
+    return asked or list(_DEFAULT_SIZES if recall is None else LADDER)
+
+
+def _caveats(trial: Trial, best: Measured) -> list[str]:
+    """What the numbers are of, and what they do not say."""
+    notes = [
+        f"Measured on {trial.n_measured:,} vectors with {trial.n_queries:,} queries, after short trainings on "
+        f"{trial.n_trained:,} vectors; training on more, at the default effort, finds more. In brackets: where the "
+        "true share lies, 95 times in 100, as far as the choice of queries goes. R@k: how often the true nearest "
+        "neighbour is among the first k results.",
+        f"Memory is that of codes and of what is derived from them. The codebooks of {best.size} levels and the tables "
+        f"of their products take {_in_units(best.fixed_memory)} more, however many vectors there are.",
+    ]
+    if trial.n > trial.n_measured:
+        rough = "a rough guess, " if trial.n > _FAR * trial.n_measured else ""
+        notes.append(
+            f"~: expected among {trial.n:,} vectors by continuing what a quarter, half and all of the "
+            f"{trial.n_measured:,} gave; {rough}for the suggested code R@{trial.k} {best.expected_at_k}."
+        )
+    return notes
 
 
 def _better_metric(trial: Trial, size: int) -> tuple[int, str]:
@@ -236,9 +244,9 @@ def _fewest(sizes: list[int], measured: Callable[[int], Measured], wanted: float
     return measured(sizes[low])
 
 
-def _reason(best: Measured, wanted: float, trial: Trial, afforded: int | None) -> str:
+def _reason(best: Measured, trial: Trial, wanted: float | None) -> str:
     found, k = best.expected_at_k, trial.k
-    if afforded:
+    if wanted is None:
         return f"{best.size} bytes are what was asked for: R@{k} {found} among {trial.n:,} vectors."
     if found.value < wanted:
         return f"No length that was tried reaches R@{k} {wanted:g}; {best.size} bytes come nearest, with {found}."
