@@ -94,7 +94,7 @@ def of_benchmark(name: str, rows: Sequence[Row], path: Path, rank: int = 10) -> 
     flat = [row for row in rows if not row.nprobe]
     lists = [row for row in rows if row.nprobe]
     figure, panels = new_figure(2 * bool(flat) + bool(lists))
-    sizes = sorted({row.size for row in rows})
+    sizes, sizes_of_lists = (sorted({row.size for row in part}) for part in (flat, lists))
     if flat:
         by_bytes, by_speed = panels[:2]
         for method, of_method in _by_method(flat):
@@ -108,16 +108,15 @@ def of_benchmark(name: str, rows: Sequence[Row], path: Path, rank: int = 10) -> 
             )
             _draw(by_speed, method, of_method, place, sizes, "-")
         by_bytes.set(xscale="log", xlabel="bytes a vector", ylabel=f"recall@{rank}", title="exhaustive search")
-        shown = sorted({row.size for row in flat})
-        by_bytes.set_xticks(shown, [str(size) for size in shown], minor=False)
+        by_bytes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
         by_bytes.minorticks_off()
         finish_speed(by_speed, "exhaustive search", rank, sizes)
     for method, of_method in _by_method(lists):
         for size in sorted({row.size for row in of_method}):
-            _draw(panels[-1], method, [row for row in of_method if row.size == size], place, sizes, "--")
+            _draw(panels[-1], method, [row for row in of_method if row.size == size], place, sizes_of_lists, "--")
     if lists:
         probes = ", ".join(str(nprobe) for nprobe in sorted({row.nprobe for row in lists}))
-        finish_speed(panels[-1], f"inverted lists, nprobe {probes}", rank, sizes)
+        finish_speed(panels[-1], f"inverted lists, nprobe {probes}", rank, sizes_of_lists)
     save(figure, path, f"{name}: how often the true nearest neighbour\nis among the first {rank} results")
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..training import progress
 from . import intervals
-from .trial import IVF_FROM, LEAST_VECTORS, Measured, Trial
+from .trial import IVF_FROM, LEAST_VECTORS, Measured, Trial, is_continued
 
 LEAST_BYTES, MOST_BYTES = 2, 96
 #: What is tried to find the fewest bytes for a recall.
@@ -58,13 +58,13 @@ class Suggestion:
 
     def __str__(self) -> str:
         head = ["bytes", "metric", "R@1", f"R@{self.k}", f"memory, {self.n:,}", "queries/s"]
-        extrapolated = self.n > self.n_measured
-        if extrapolated:
+        continued = is_continued(self.n, self.n_measured)
+        if continued:
             head[4:4] = [f"R@1 of {self.n:,}", f"R@{self.k} of {self.n:,}"]
         cells = [head]
         for row in self.rows:
             cells.append([str(row.size), _METRICS[row.metric], str(row.recall_at_1), str(row.recall_at_k)])
-            if extrapolated:
+            if continued:
                 cells[-1] += [f"~{row.expected_at_1.value:.2f}", f"~{row.expected_at_k.value:.2f}"]
             cells[-1] += [_in_units(row.memory), f"{row.queries_per_second:,.0f}"]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -203,7 +203,7 @@ def _caveats(trial: Trial, best: Measured) -> list[str]:
         f"Memory is that of codes and of what is derived from them. The codebooks of {best.size} levels and the tables "
         f"of their products take {_in_units(best.fixed_memory)} more, however many vectors there are.",
     ]
-    if trial.n > trial.n_measured:
+    if is_continued(trial.n, trial.n_measured):
         rough = "a rough guess, " if trial.n > _FAR * trial.n_measured else ""
         notes.append(
             f"~: expected among {trial.n:,} vectors by continuing what a quarter, half and all of the "

@@ -20,8 +20,9 @@ LEAST_VECTORS = 1000
 _QUERIES = 1000
 # Numbers (vectors times dimensions) that are stored and trained on: for 384 dimensions 52,000 and 10,400 vectors.
 _STORED_NUMBERS, _STORED = 20_000_000, (20_000, 100_000)
-_TRAINED_NUMBERS, _TRAINED = 4_000_000, (5_120, 40_960)
-_EFFORT = Effort(iterations=4, beam_size=2, max_points_per_centroid=640, kmeans_iterations=3)
+_TRAINED_NUMBERS, _TRAINED = 4_000_000, (5_120, 20_480)
+_EFFORT = Effort(iterations=4, beam_size=2, max_points_per_centroid=320, kmeans_iterations=3)
+_MORE = 1.1  # times as many vectors as were measured: below, what is to be expected of them is the same
 _UNIT = 1e-3  # by how much the length of a unit vector may differ from 1
 _GRAPH_FROM = 16_384  # lists, of which a graph finds the nearest faster than a comparison with all
 _NPROBES = (4, 8, 16, 32, 64)
@@ -74,6 +75,11 @@ def vectors_needed(d: int) -> int:
     return _within(_STORED_NUMBERS // d, _STORED) + _QUERIES
 
 
+def is_continued(n: int, n_measured: int) -> bool:
+    """Whether there are so many more vectors than were measured that less is to be expected of them."""
+    return n > _MORE * n_measured
+
+
 def _within(count: int, limits: tuple[int, int]) -> int:
     return max(limits[0], min(limits[1], count))
 
@@ -121,6 +127,7 @@ class Trial:
             bool((abs(np.linalg.norm(part, axis=1) - 1) < _UNIT).all()) for part in (self._base, self._queries)
         )
         self._counts = np.array([self.n_measured // 4, self.n_measured // 2, self.n_measured])
+        self._expected_of = n if is_continued(n, self.n_measured) else self.n_measured
         self._nearest: dict[int, npt.NDArray[np.int64]] = {}
         self._measured: dict[tuple[int, int], Measured] = {}
 
@@ -149,7 +156,9 @@ class Trial:
         per_vector = (usage["codes"] + usage["derived"]) / index.ntotal
         found = np.stack(hits, axis=1)  # [rank 1 or k][number of vectors][query]
         at_1, at_k = (intervals.share(of_rank[-1]) for of_rank in found)
-        expected_at_1, expected_at_k = (intervals.expected(of_rank, self._counts, self.n) for of_rank in found)
+        expected_at_1, expected_at_k = (
+            intervals.expected(of_rank, self._counts, self._expected_of) for of_rank in found
+        )
         return Measured(
             f"DPQ{size}x8",
             size,
