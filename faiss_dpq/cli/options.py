@@ -83,7 +83,7 @@ def check_output(path: Path, option: str = "--output") -> None:
         raise CommandError(f"{option}: {path} is a directory")
     folder = path.resolve().parent  # of a link's target
     if not folder.is_dir():
-        raise CommandError(f"{option}: there is no directory {folder}")
+        raise CommandError(f"{option}: there is no directory {folder if path.is_symlink() else path.parent}")
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise CommandError(f"{option}: {path} cannot be written: permission denied")
 

@@ -1,5 +1,6 @@
 """Where vectors come from: paths, folders, globs and arrays, in order."""
 
+import errno
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ def _file(path: str, column: str | None) -> Source:
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: expected a file of vectors, {', '.join(SUFFIXES)}, or a folder or glob of them")
+    if not os.path.exists(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     if os.path.isfile(path) and not os.path.getsize(path):
         raise ValueError(f"{path}: the file is empty, it has 0 bytes")
     if suffix in (".parquet", ".pq"):
