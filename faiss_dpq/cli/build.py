@@ -42,8 +42,9 @@ def _build(arguments: argparse.Namespace) -> None:
     if arguments.shards:
         _build_shards(arguments)
         return
-    if arguments.ray is not None:
-        raise CommandError("--ray: --shards is missing; Ray builds a folder of shards")
+    if arguments.ray is not None or arguments.output.is_dir():
+        what = "--ray builds" if arguments.ray is not None else f"{arguments.output} is a directory, as for"
+        raise CommandError(f"--shards: how many? {what} a folder of shards")
     check_output(arguments.output)
     index, sources = read_index(arguments.index), vectors.open_sources(arguments.vectors, arguments.column)
     check_dimensions(index, sources[0].d, sources[0].name)
