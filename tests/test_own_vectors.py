@@ -1,6 +1,9 @@
 """`faiss-dpq bench` on a user's own vectors: files, true neighbours, methods beside, report."""
 
 import json
+import os
+import subprocess
+import sys
 
 import faiss
 import numpy as np
@@ -167,3 +170,17 @@ def test_a_method_has_one_colour_and_no_other_has_it():
     assert len({plots.color(method) for method in flat}) == len(flat)
     assert plots.color("IVF OPQ") == plots.color("OPQ")
     assert plots.color("IVF DPQ") == plots.color("IndexDPQ")
+
+
+def test_what_draws_is_asked_for_before_the_work(files):
+    code = "import sys; sys.modules['matplotlib'] = None\nfrom faiss_dpq.cli import main; sys.exit(main(sys.argv[1:]))"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "bench", "--data", "base.npy", "--output", "out"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("faiss-dpq bench: ")
+    assert result.stderr.endswith(": pip install 'faiss-dpq[bench]'\n")
+    assert not benchmark.Path("out").exists()

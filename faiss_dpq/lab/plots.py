@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 #: Of methods. Those with inverted lists have the colour of the one without, and are drawn in a panel of their own.
 COLORS = {
@@ -56,10 +55,8 @@ def color(method: str) -> str:
     return COLORS[method.removeprefix("IVF ")]
 
 
-def new_figure(n_panels: int, height: float = 3.4) -> "tuple[Figure, list[Axes]]":
+def new_figure(n_panels: int, height: float = 3.4) -> tuple[Figure, list[Axes]]:
     """A figure of panels below each other."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(_WIDTH, height * n_panels + 0.9), layout="constrained", facecolor="white")
     panels = list(figure.subplots(n_panels, 1, squeeze=False)[:, 0])
     for axes in panels:
@@ -70,7 +67,7 @@ def new_figure(n_panels: int, height: float = 3.4) -> "tuple[Figure, list[Axes]]
     return figure, panels
 
 
-def save(figure: "Figure", path: Path, title: str) -> None:
+def save(figure: Figure, path: Path, title: str) -> None:
     """Write a figure with one legend below all panels, and close what it holds."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
@@ -125,14 +122,14 @@ def _by_method(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return [(method, [row for row in rows if row.method == method]) for method in methods]
 
 
-def _draw(axes: "Axes", method: str, rows: list[Row], place: int, sizes: list[int], linestyle: str) -> None:
+def _draw(axes: Axes, method: str, rows: list[Row], place: int, sizes: list[int], linestyle: str) -> None:
     style = {"marker": _marker(method), "linestyle": linestyle, "label": method}
     speeds, heights = [row.qps for row in rows], [row.recalls[place] for row in rows]
     draw_by_size(axes, method, speeds, heights, [row.size for row in rows], sizes, style)
 
 
 def draw_by_size(
-    axes: "Axes",
+    axes: Axes,
     method: str,
     x: Sequence[float],
     y: Sequence[float],
@@ -157,7 +154,7 @@ def _marker_size(size: int, sizes: list[int]) -> float:
     return most if len(sizes) == 1 else least + (most - least) * sizes.index(size) / (len(sizes) - 1)
 
 
-def finish_speed(axes: "Axes", title: str, rank: int, sizes: list[int]) -> None:
+def finish_speed(axes: Axes, title: str, rank: int, sizes: list[int]) -> None:
     """Name the axes of a panel of `draw_by_size`, and tell what the sizes mean."""
     lengths = f"{' < '.join(map(str, sizes))} bytes by the marker's size" if len(sizes) > 1 else f"{sizes[0]} bytes"
     axes.set(xscale="log", xlabel=f"queries a second; {lengths}", ylabel=f"recall@{rank}", title=title)
