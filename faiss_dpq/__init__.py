@@ -1,5 +1,7 @@
 """Deep Progressive Quantization for FAISS: IndexDPQ stands where faiss.IndexPQ stood."""
 
+from typing import TYPE_CHECKING, Any
+
 from ._kernels import simd_level
 from .codec import ProgressiveQuantizer
 from .index import IndexDPQ, IndexIVFDPQ, SearchParametersDPQ, SearchParametersIVFDPQ
@@ -28,7 +30,21 @@ from .index.wrappers import (
 )
 from .training import Effort, TrainStats, registry, train_codebooks
 
+if TYPE_CHECKING:
+    from .lab.suggest import suggest
+else:
+
+    def __getattr__(name: str) -> Any:
+        # Loaded when it is asked for: what measures is no part of an index.
+        if name == "suggest":
+            from .lab.suggest import suggest
+
+            return suggest
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __version__ = "0.1.0"
+
 
 # `train(x, trainer="sgd")` works without an import of faiss_dpq.nn; torch is loaded then, and not before.
 registry.announce("sgd", module="faiss_dpq.nn.unlabelled")
@@ -61,6 +77,7 @@ __all__ = [
     "read_index",
     "serialize_index",
     "simd_level",
+    "suggest",
     "train_codebooks",
     "tune_coarse",
     "uninstall",

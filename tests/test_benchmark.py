@@ -6,7 +6,7 @@ import pytest
 
 import faiss_dpq
 from faiss_dpq.cli import main
-from faiss_dpq.lab import benchmark
+from faiss_dpq.lab import benchmark, methods
 from faiss_dpq.lab.datasets import VectorSet
 
 
@@ -16,7 +16,7 @@ def small(monkeypatch):
     x = rng.standard_normal((1700, 16)).astype(np.float32)
     vectors = VectorSet(train=x[:600], base=x[600:1600], queries=x[1600:])
     monkeypatch.setattr(benchmark, "DATA", {"small": lambda: vectors})
-    monkeypatch.setattr(benchmark, "NLIST", 4)
+    monkeypatch.setattr(methods, "NLIST", 4)
     monkeypatch.setattr(benchmark, "NPROBES", (1, 4))
     return vectors
 
@@ -62,13 +62,16 @@ def test_peers_with_inverted_lists_are_searched_in_more_and_more_of_them(small, 
 
 def test_every_method_stores_the_asked_bytes():
     for name, make in benchmark.METHODS.items():
-        index = make(32, 4)
-        if isinstance(index, faiss.IndexIVFPQFastScan):
+        index = make(32, 4 if name != "RaBitQ" else 12)
+        if name == "RaBitQ":
+            assert index.sa_code_size() == 12
+        elif isinstance(index, faiss.IndexIVFPQFastScan):
             assert index.M2 * 4 // 8 == 4  # its codes are stored in blocks
         else:
             ivf = faiss.try_extract_index_ivf(index)
             assert (ivf.code_size if ivf else index.sa_code_size()) == 4, name
     assert benchmark.METHODS["PQ"](50, 4) is None
+    assert benchmark.METHODS["RaBitQ"](50, 8) is None
     assert benchmark.METHODS["PQFastScan"](50, 4) is None
 
 

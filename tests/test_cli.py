@@ -201,6 +201,6 @@ def test_file_commands_say_what_is_wrong(arguments, message, capsys):
 def test_failed_commands_leave_the_output_alone(tmp_path, vector_file, capsys):
     output = tmp_path / "output"
     assert main(["train", str(vector_file), "--index", "DPQ3x99", "-o", str(output)]) == 1
-    assert main(["train", str(vector_file), "--index", "PCA8,DPQ2x4", "--effort", "best", "-o", str(output)]) == 1
+    assert main(["train", str(vector_file), "--index", "PCA8,PQ2x4", "--effort", "best", "-o", str(output)]) == 1
     assert "--effort" in capsys.readouterr().err
     assert not output.exists()

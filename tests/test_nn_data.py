@@ -185,6 +185,13 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
     (tmp_path / "a.png").write_text("not an image")
     with pytest.raises(ValueError, match=r"a\.png is not an image"):
         image_sets.ImageFiles([tmp_path / "a.png"], np.array([0]), 8)[0]
+    for name in ("cut.jpg", "cut.png"):
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ValueError, match=rf"{name} is not an image that Pillow can read: .*truncated"):
+            image_sets.ImageFiles([tmp_path / name], np.array([0]), 8)[0]
 
 
 def write_lists(folder, **lines):

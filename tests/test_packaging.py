@@ -60,8 +60,8 @@ def test_shards_load_neither_ray_nor_pyarrow():
 
 @pytest.mark.parametrize(("missing", "extra"), [("ray", "ray"), ("pyarrow", "parquet")])
 def test_what_is_not_installed_is_named_with_its_extra(missing, extra):
-    module = {"ray": "ray", "pyarrow": "parquet"}[missing]
-    code = f"import sys; sys.modules[{missing!r}] = None\nimport faiss_dpq.shards.{module}"
+    module = {"ray": "shards.ray", "pyarrow": "vectors.parquet"}[missing]
+    code = f"import sys; sys.modules[{missing!r}] = None\nimport faiss_dpq.{module}"
     failed = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     assert failed.returncode
     assert f"{missing} is not installed" in failed.stderr

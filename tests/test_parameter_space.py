@@ -85,6 +85,8 @@ def test_parameters_reach_the_index_within(space, wrap):
     space.set_index_parameters(wrap(inner), "levels=2, beam_size=5")
     assert (inner.levels, inner.beam_size) == (2, 5)
     inner = ivf_dpq()
+    space.set_index_parameters(wrap(inner), "prefix_weight = 0.25 , parallel_weight= 1.5")
+    assert (inner.prefix_weight, inner.parallel_weight) == (0.25, 1.5)
     space.set_index_parameters(wrap(inner), "levels=3,beam_size=7,nprobe=11 max_codes=100")
     assert (inner.levels, inner.beam_size, inner.nprobe, inner.max_codes) == (3, 7, 11, 100)
     space.set_index_parameter(wrap(inner), "max_codes", float("inf"))

@@ -187,7 +187,7 @@ def test_an_interrupt_leaves_what_the_same_command_goes_on_from(tmp_path, traine
         return shards.encode_part(folder, part)
 
     monkeypatch.setattr(build, "encode_part", interrupted)
-    assert main(command) == 1
+    assert main(command) == 130
     assert "interrupted; the same command goes on from what is done" in capsys.readouterr().err
     assert len(list(tmp_path.glob("out/parts/*/part-*.json"))) == 3
     monkeypatch.undo()

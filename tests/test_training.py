@@ -418,3 +418,13 @@ def test_a_shrinkage_outside_its_range_is_refused(directions, shrinkage):
     if shrinkage == shrinkage:  # not NaN, which says 1
         with pytest.raises(RuntimeError, match=r"rq.norm_max, the shrinkage, is"):
             faiss_dpq.deserialize_index(faiss.serialize_index(index))
+
+
+def test_more_iterations_of_k_means_leave_less_error(digits):
+    few, many = (
+        training.train_codebooks(digits, 2, 5, weights=[2, 1], effort=training.Effort(0, 1, 256, kmeans_iterations=n))
+        for n in (1, 10)
+    )
+    assert few[1].mse[0] > many[1].mse[0]
+    default = training.train_codebooks(digits, 2, 5, weights=[2, 1], effort=training.Effort(0, 1, 256))
+    np.testing.assert_array_equal(default[0], many[0])

@@ -15,7 +15,14 @@ from .ivf import IndexIVFDPQ
 from .wrappers import IndexIDMap, IndexPreTransform, IndexRefine, IndexReplicas, IndexShards
 
 #: Parameters of indexes of this package, which C++ does not know.
-_OURS = {"levels": int, "beam_size": int, "coarse_levels": int, "k_factor": float}
+_OURS = {
+    "levels": int,
+    "beam_size": int,
+    "coarse_levels": int,
+    "k_factor": float,
+    "prefix_weight": float,
+    "parallel_weight": float,
+}
 _K_FACTORS = ("k_factor_rf", "k_factor")
 
 
@@ -23,8 +30,8 @@ class ParameterSpace(faiss.ParameterSpace):
     """faiss.ParameterSpace: search parameters by name, and which combinations of their values are worth using.
 
     Beside FAISS's names (`nprobe`, `ht`, `efSearch`, `k_factor_rf`, `quantizer_nprobe`, ...) it knows `levels`,
-    `coarse_levels`, `k_factor` and `beam_size` of IndexDPQ and IndexIVFDPQ, and `k_factor` of IndexRefine, which comes
-    before that of the index within; all also within this package's wrappers.
+    `coarse_levels`, `k_factor`, `beam_size`, `prefix_weight` and `parallel_weight` of IndexDPQ and IndexIVFDPQ, and
+    `k_factor` of IndexRefine, which comes before that of the index within; all also within this package's wrappers.
     `explore` calls the Python `search`, so that what it measures is what a Python program gets. The settings are
     FAISS's: `verbose`, `n_experiments`, `batchsize`, `thread_over_batches`, `min_test_duration`.
     """
@@ -211,7 +218,7 @@ class ParameterSpace(faiss.ParameterSpace):
 
 
 def _parsed(parameters: str) -> Iterator[tuple[str, float]]:
-    for token in re.split("[ ,]+", parameters.strip(" ,")):
+    for token in re.split("[ ,]+", re.sub(" *= *", "=", parameters.strip(" ,"))):
         if not token:
             continue
         name, equals, value = token.partition("=")

@@ -152,7 +152,7 @@ def load_wordnet(
     ValueError
         If a part is empty or there are not that many sentences.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faiss-dpq" / "wordnet-minilm.npy"
+    cache = cache_folder() / "wordnet-minilm.npy"
     if not cache.exists():
         embeddings = _embedded(wordnet_sentences(folder))
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +160,11 @@ def load_wordnet(
         np.save(unfinished, embeddings)
         unfinished.replace(cache)
     return _split("load_wordnet", np.load(cache, mmap_mode="r"), train, base, queries, seed)
+
+
+def cache_folder() -> Path:
+    """Where computed data are kept for this user: ``$XDG_CACHE_HOME/faiss-dpq`` or ``~/.cache/faiss-dpq``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faiss-dpq"
 
 
 def wordnet_sentences(folder: Path = WORDNET) -> list[str]:

@@ -14,10 +14,9 @@ from typing import Any
 import faiss
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 
 import faiss_dpq
-from faiss_dpq.lab import benchmark
+from faiss_dpq.lab import benchmark, plots
 from faiss_dpq.lab.datasets import Vectors, VectorSet
 from faiss_dpq.training import progress
 
@@ -32,28 +31,15 @@ FAISS_RQ_BEAM = 5
 FAISS_RQ_TIMED_QUERIES = 20
 
 PREFIXES = f"prefixes of one IndexDPQ {CODE_SIZES[-1]}x8"
-_STYLES: dict[str, dict[str, Any]] = {
-    "IndexPQ": {"color": "C7", "marker": "v", "linestyle": ":"},
-    "OPQ": {"color": "C1", "marker": "s", "linestyle": ":"},
-    "FAISS RQ": {"color": "C2", "marker": "^", "linestyle": ":"},
-    # Hollow: it lies on or beside the prefix of the same length.
-    "IndexDPQ": {
-        "color": "C3",
-        "marker": "D",
-        "linestyle": "none",
-        "fillstyle": "none",
-        "markersize": 10,
-    },
-    PREFIXES: {"color": "C0", "marker": "o", "linestyle": "-"},
+# What `plots` calls a family, and how its points look. IndexDPQ is hollow: it lies on its prefix of that length.
+_DRAWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "IndexPQ": ("PQ", {"marker": "v", "linestyle": ":"}),
+    "OPQ": ("OPQ", {"marker": "s", "linestyle": ":"}),
+    "FAISS RQ": ("RQ beam 5", {"marker": "^", "linestyle": ":"}),
+    "IndexDPQ": ("IndexDPQ", {"marker": "D", "linestyle": "none", "fillstyle": "none"}),
+    PREFIXES: ("prefixes", {"marker": "o", "linestyle": "-"}),
 }
 _BAR = "{desc} |{bar}| {n_fmt}/{total_fmt} [{elapsed}]"
-_BESIDE: dict[str, Any] = {
-    "xytext": (8, 0),
-    "textcoords": "offset points",
-    "va": "center",
-    "fontsize": 8,
-}
-
 Ids = npt.NDArray[np.int64]
 
 
@@ -218,24 +204,19 @@ def _cells(run: Run) -> list[str]:
 
 def plot(runs: Sequence[Run], path: Path) -> None:
     """Draw recall against bytes and against speed into the PNG file `path`."""
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    by_bytes, by_speed = figure.subplots(1, 2, sharey=True)
+    figure, (by_bytes, by_speed) = plots.new_figure(2)
+    sizes = sorted({run.code_size for run in runs})
     for family, members in _families(runs).items():
-        style = _STYLES[family]
+        method, style = _DRAWN[family]
         recall = [run.recalls[1] for run in members]
-        by_bytes.plot([run.code_size for run in members], recall, label=family, **style)
-        by_speed.plot([run.qps for run in members], recall, **style)
-        if family != "IndexDPQ":  # its points lie beside those of the prefixes
-            for run in members:
-                by_speed.annotate(f"{run.code_size} B", (run.qps, run.recalls[1]), **_BESIDE)
-    by_bytes.set(xlabel="bytes a vector", ylabel=f"1-recall@{RANKS[1]}", ylim=(-0.04, 1))
-    by_bytes.legend(loc="upper left")
-    by_speed.set(xscale="log", xlabel="queries per second (log scale)")
-    by_speed.margins(x=0.12)
-    for axes in (by_bytes, by_speed):
-        axes.grid(alpha=0.3)
-    figure.suptitle(f"How often the true nearest neighbour is among the first {RANKS[1]}: GloVe 6B 50-d")
-    figure.savefig(path, dpi=150, format="png")
+        lengths = [run.code_size for run in members]
+        by_bytes.plot(lengths, recall, label=family, color=plots.color(method), **style)
+        plots.draw_by_size(by_speed, method, [run.qps for run in members], recall, lengths, sizes, style)
+    by_bytes.set(xlabel="bytes a vector", ylabel=f"recall@{RANKS[1]}", ylim=(-0.04, 1.04))
+    plots.finish_speed(by_speed, "", RANKS[1], sizes)
+    plots.save(
+        figure, path, f"GloVe 6B, 50-d: how often the true nearest\nneighbour is among the first {RANKS[1]} results"
+    )
 
 
 def _families(runs: Sequence[Run]) -> dict[str, list[Run]]:

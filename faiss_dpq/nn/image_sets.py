@@ -36,13 +36,15 @@ class ImageFiles(Dataset[Item]):
         return len(self.files)
 
     def __getitem__(self, i: int) -> Item:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         try:
             with Image.open(self.files[i]) as opened:
                 image = opened.convert("RGB")
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{self.files[i]} is not an image that Pillow can read") from error
+        except FileNotFoundError:
+            raise
+        except (OSError, SyntaxError) as error:  # a cut file is an OSError without a name, a damaged PNG the latter
+            raise ValueError(f"{self.files[i]} is not an image that Pillow can read: {error}") from error
         scale = round(self.size * _RESIZE) / min(image.size)
         width, height = (max(self.size, round(side * scale)) for side in image.size)
         left, top = (width - self.size) // 2, (height - self.size) // 2

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from ..lab import plots
 from .config import ABLATIONS
 from .runs import FEATURES, MODELS, RunConfig
 
@@ -186,7 +187,10 @@ def _all_bits(results: Sequence[Result]) -> list[int]:
 # ---- plots -------------------------------------------------------------------------------------------------------
 
 
-def _style(number: int) -> dict[str, Any]:
+def _style(number: int, label: str) -> dict[str, Any]:
+    """A method's own colour in every figure; that of a number for what is no method."""
+    if label in plots.COLORS:
+        return {"color": plots.COLORS[label], "linestyle": "-"}
     colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
     turn, colour = divmod(number, len(colours))
     return {"color": colours[colour], "linestyle": ("-", ":")[turn % 2]}
@@ -217,7 +221,12 @@ def _draw_map(axes: Axes, results: Sequence[Result]) -> None:
     step = int(min(np.diff(bits), default=8))
     end = bits[-1] + step
     for number, result in enumerate(results):
-        style = {**_style(number), "marker": _MARKERS[number % len(_MARKERS)], "markersize": 5, "capsize": 2}
+        style = {
+            **_style(number, result.label),
+            "marker": _MARKERS[number % len(_MARKERS)],
+            "markersize": 5,
+            "capsize": 2,
+        }
         # Side by side, since many lie on each other.
         aside = 0.3 * step * ((number + 0.5) / len(results) - 0.5)
         last = str(result.bits[-1])
@@ -267,7 +276,8 @@ def _curves_to_draw(results: Sequence[Result]) -> list[tuple[str, dict[str, Any]
         chosen.append(("unquantized", result, FEATURES))
     lines = []
     for number, (label, result, length) in enumerate(chosen):
-        style = {**_style(number), "linewidth": 1.6}
+        # Curves of one result are of its code lengths.
+        style = {**_style(number, result.label if len(results) > 1 else label), "linewidth": 1.6}
         lines.append((label, style | {"linestyle": "--"} if length == FEATURES else style, result, length))
     return lines
 

@@ -5,6 +5,7 @@ concurrent.futures.Executor runs it, `faiss_dpq.shards.ray.RayExecutor` on many 
 result on one machine, `faiss_dpq.shards.ray.RayIndex` on many. Nothing but that module needs Ray.
 """
 
+from ..vectors import sample_sources
 from .assembly import assemble_shard, plan_shards
 from .build import BuildError, build_shards
 from .folder import BuildFolder, open_build
@@ -13,7 +14,6 @@ from .merge import merge_ranges, merge_results
 from .parts import encode_part
 from .plan import Part, Plan, plan_parts
 from .reading import read_shards
-from .sampling import sample_sources
 from .to_one import to_one
 
 __all__ = [

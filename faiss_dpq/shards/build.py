@@ -12,13 +12,13 @@ import faiss
 import numpy.typing as npt
 
 from ..training import progress
+from ..vectors import Sources
 from .assembly import ShardPlan, assemble_shard, plan_shards
 from .folder import BuildFolder, open_build
 from .manifest import Manifest, read_manifest, write_manifest
 from .parts import encode_part
 from .plan import ROWS_PER_PART, Part, plan_parts
 from .records import Refused, check_file
-from .sources import Sources
 
 ATTEMPTS = 3  # at a part, after which the build stops
 

@@ -19,13 +19,14 @@ def build(
     rows_per_part: int,
     column: str | None,
     ray_address: str | None,
+    ids: Path | None = None,
 ) -> str:
     """`build_shards` by this process, or on Ray; warnings are printed as lines. A line about what was built.
 
     Raises
     ------
-    RuntimeError
-        If it is interrupted from the keyboard.
+    KeyboardInterrupt
+        If it is interrupted from the keyboard; its text says how to go on.
     """
     executor = None
     if ray_address is not None:
@@ -43,10 +44,11 @@ def build(
                 n_shards,
                 rows_per_part=rows_per_part,
                 column=column,
+                ids=ids,
                 executor=executor,
             )
         except KeyboardInterrupt:
-            raise RuntimeError("interrupted; the same command goes on from what is done") from None
+            raise KeyboardInterrupt("interrupted; the same command goes on from what is done") from None
     return f"{output}: {_described(manifest)}"
 
 

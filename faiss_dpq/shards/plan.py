@@ -6,14 +6,12 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..search.selection import Labels
-from .rows import ArrayRows, Description, Source
-from .sources import Sources, open_sources
+from ..vectors import ArrayRows, Description, Source, Sources, checked_ids, open_sources
 
 ROWS_PER_PART = 500_000
 
@@ -95,14 +93,14 @@ def plan_parts(
     Parameters
     ----------
     sources : str, path, array, or a sequence of them
-        Files (.npy, .fvecs, .bvecs, .parquet), folders and globs of files (in the order of their names), arrays of
-        shape (n, d).
+        Files (.npy, .npz, .fvecs, .bvecs, .ivecs, .parquet), folders and globs of files (in the order of their names),
+        arrays of shape (n, d).
     rows_per_part : int
         The most rows of a part.
     ids : array or path of an .npy file, shape (n,), integers >= 0, optional
         Of the vectors, in the order of the sources; by default 0, 1, 2, ...
     column : str, optional
-        Of parquet files, the column with the vectors; needed only where there are several of lists.
+        Of parquet and .npz files, the column (array) with the vectors; needed only where there are several.
 
     Raises
     ------
@@ -127,7 +125,7 @@ def plan_parts(
     for source in opened:
         if source.dtype != "float32":
             warnings.warn(f"{source.name}: {source.dtype} is converted to float32", stacklevel=2)
-    labels = _checked_ids(ids, n)
+    labels = checked_ids(ids, n, "plan_parts: ids")
     parts: list[Part] = []
     described, first = [], 0
     for source in opened:
@@ -141,19 +139,6 @@ def plan_parts(
         first += source.n
     description = {"sources": described, "rows_per_part": rows_per_part, "n": n, "d": opened[0].d, "ids": _hash(labels)}
     return Plan(parts, description, n, opened[0].d, labels is None or bool((labels[1:] > labels[:-1]).all()))
-
-
-def _checked_ids(ids: Any, n: int) -> Labels | None:
-    if ids is None:
-        return None
-    labels = np.load(ids, mmap_mode="r") if isinstance(ids, str | os.PathLike) else np.asarray(ids)
-    if labels.shape != (n,) or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"plan_parts: ids are {labels.dtype} of shape {labels.shape}, expected integers of shape ({n},)"
-        )
-    if labels.min() < 0:
-        raise ValueError(f"plan_parts: ids hold {labels.min()}, expected numbers >= 0")
-    return labels
 
 
 def _hash(labels: Labels | None) -> str | None:

@@ -72,7 +72,7 @@ def _short_code(
         seed,
         own.beam_size,
         own.progress,
-        _KMEANS_ITERATIONS,
+        min(_KMEANS_ITERATIONS, own.kmeans_iterations),
         _KMEANS_VECTORS,
     )
     temperatures = np.linspace(_TEMPERATURE, 0, turns if len(held_out) else 0, dtype=np.float32)

@@ -99,7 +99,21 @@ def train_codebooks(
     stats = TrainStats(len(x), layout=layout)
     lengths_count = weights is not None
     with Steps(M + turns + 1, verbose) as progress:
-        task = registry.Task(x, M, K, layout, w, iterations, beam_size, seed, rng, stats, progress, lengths_count)
+        task = registry.Task(
+            x,
+            M,
+            K,
+            layout,
+            w,
+            iterations,
+            beam_size,
+            effort.kmeans_iterations,
+            seed,
+            rng,
+            stats,
+            progress,
+            lengths_count,
+        )
         codebooks = outliers.given_codewords(registry.method(trainer)(task), x, far, seed)
         quantizer = ProgressiveQuantizer(codebooks)
         judged = x[:: -(-len(x) // _JUDGED)]

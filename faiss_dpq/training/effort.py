@@ -23,11 +23,14 @@ class Effort:
         error .01923 and .01921).
     max_points_per_centroid : int
         At most this many times 2**nbits vectors are used, a random choice; for codes with blocks, a fourth of it.
+    kmeans_iterations : int
+        Of the k-means that training starts from, in each of its six numbers of dimensions; in blocks, at most 4.
     """
 
     iterations: int
     beam_size: int
     max_points_per_centroid: int
+    kmeans_iterations: int = 10
 
     def of_levels(self, M: int) -> tuple[int, int]:
         """Iterations and beam size for M levels."""

@@ -1,19 +1,33 @@
 """Progress bars: one way to show them, and one way to turn all of them off.
 
-Every bar of this package is tqdm's, on standard error. None is shown where standard error is no terminal, or where the
-environment variable TQDM_DISABLE is set to anything but 0.
+Every bar of this package is tqdm's, on standard error. None is shown where standard error is no terminal, where the
+environment variable TQDM_DISABLE is set to anything but 0, or within `hidden`.
 """
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+_hidden = 0  # calls of `hidden` under way
 
 
 def shown() -> bool:
     """Whether progress bars are shown now."""
     disabled = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
-    return not disabled and sys.stderr is not None and sys.stderr.isatty()
+    return not disabled and not _hidden and sys.stderr is not None and sys.stderr.isatty()
+
+
+@contextmanager
+def hidden(hide: bool = True) -> Iterator[None]:
+    """No bar is shown meanwhile, in any thread; `hide` False changes nothing."""
+    global _hidden
+    _hidden += hide
+    try:
+        yield
+    finally:
+        _hidden -= hide
 
 
 def bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:

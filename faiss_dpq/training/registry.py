@@ -33,6 +33,8 @@ class Task:
         w_l, the weight of the error at prefix length l.
     iterations, beam_size : int
         How much work to do: turns of the alternation, and the beam of the encoder in training.
+    kmeans_iterations : int
+        Of the k-means that a training starts from.
     seed : int
     rng : numpy.random.Generator
         Made from the seed.
@@ -51,6 +53,7 @@ class Task:
     weights: npt.NDArray[np.float64]
     iterations: int
     beam_size: int
+    kmeans_iterations: int
     seed: int
     rng: np.random.Generator
     stats: TrainStats

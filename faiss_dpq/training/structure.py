@@ -11,6 +11,7 @@ from .alternation import annealed, coding_error
 from .blocks import block_codebooks
 from .kmeans import residual_kmeans
 from .product import product_codebooks
+from .progress import Steps
 from .registry import Task, register
 
 # Every 20th vector is held out, but not more than 2,048 vectors.
@@ -34,17 +35,21 @@ def train(task: Task) -> Floats:
         task.stats.structure = "blocks"
         codebooks = block_codebooks(task, x, unseen)
     elif task.iterations:
-        start = residual_kmeans(x, task.M, task.K, task.seed, task.beam_size, task.progress)
+        start = _kmeans(task, x, task.progress)
         temperatures = np.linspace(1, 0, task.iterations, endpoint=False, dtype=np.float32)
         codebooks = annealed(task, x, unseen, start, temperatures)
     elif may_be_product:  # only to be compared: none of so few vectors can be spared
-        codebooks = residual_kmeans(x, task.M, task.K, task.seed, task.beam_size)
+        codebooks = _kmeans(task, x)
     if may_be_product and _product_is_better(task, x[: _COMPARED * task.K] if in_blocks else x, unseen, codebooks):
         task.stats.structure = "product"
         return product_codebooks(task.x, task.M, task.K, task.seed)
     if in_blocks or task.iterations:
         return codebooks
-    return residual_kmeans(task.x, task.M, task.K, task.seed, task.beam_size, task.progress)
+    return _kmeans(task, task.x, task.progress)
+
+
+def _kmeans(task: Task, x: Floats, progress: Steps | None = None) -> Floats:
+    return residual_kmeans(x, task.M, task.K, task.seed, task.beam_size, progress, task.kmeans_iterations)
 
 
 def _product_is_better(task: Task, x: Floats, unseen: Floats, codebooks: Floats) -> bool:

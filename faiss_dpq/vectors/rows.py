@@ -1,10 +1,9 @@
-"""Vectors of which a range of rows is read at a time: arrays, and files that can be mapped."""
+"""Vectors of which a range of rows is read at a time."""
 
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ Description = dict[str, Any]  # what is written down of a source, as JSON
 BLOCK = 1 << 16  # rows read at a time
 _SAMPLED = 16  # pieces of a file, or rows of an array, whose contents tell whether it has changed
 _PIECE = 4096  # bytes
+_NAMED = 10  # rows that an error names
 
 
 class Source(ABC):
@@ -68,16 +68,73 @@ class Source(ABC):
         """Some rows, given in ascending order, checked and as float32: array, shape (len(rows), d)."""
         return self._checked(self.raw_rows(rows), rows)
 
+    def check(self, done: Callable[[int], object]) -> None:
+        """Read all vectors, and raise an error that names the rows that hold NaN or infinity.
+
+        Parameters
+        ----------
+        done : callable
+            Told how many vectors have been read.
+
+        Raises
+        ------
+        ValueError
+            If there is such a row.
+        """
+        bad, has_nan, at = [np.empty(0, np.int64)], False, 0
+        for raw in self.raw_blocks(0, self.n):
+            for first in range(0, len(raw), BLOCK):
+                x, finite = _converted(raw[first : first + BLOCK])
+                bad.append(at + np.flatnonzero(~finite))
+                has_nan |= bool(np.isnan(x[~finite]).any())
+                at += len(x)
+                done(len(x))
+        rows = np.concatenate(bad)
+        if len(rows):
+            raise NotFinite(self.name, rows, has_nan)
+
     def _checked(self, raw: npt.NDArray[Any], numbers: int | npt.NDArray[np.int64]) -> Floats:
-        with np.errstate(over="ignore"):
-            x = np.array(raw, np.float32, order="C")
-        finite = np.isfinite(x).all(axis=1)
+        x, finite = _converted(raw)
         if not finite.all():
-            place = int(np.flatnonzero(~finite)[0])
-            row = numbers + place if isinstance(numbers, int) else int(numbers[place])
-            kind = "NaN" if np.isnan(x[place]).any() else "infinity, or a number too large for float32"
-            raise ValueError(f"{self.name}: row {row} holds {kind}")
+            places = np.flatnonzero(~finite)
+            rows = places + numbers if isinstance(numbers, int) else numbers[places]
+            raise NotFinite(self.name, rows, bool(np.isnan(x[places]).any()))
         return x
+
+    def _rows_among_blocks(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """`raw_rows` of a source that is read in order: everything between the first and the last row is read."""
+        if not len(rows):
+            return np.empty((0, self.d), self.dtype)
+        found, at = [], int(rows[0])
+        for block in self.raw_blocks(at, int(rows[-1]) + 1):
+            here = rows[np.searchsorted(rows, at) : np.searchsorted(rows, at + len(block))]
+            found.append(block[here - at])
+            at += len(block)
+        return np.concatenate(found)
+
+
+def _converted(raw: npt.NDArray[Any]) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Some rows as float32, and which of them are finite."""
+    with np.errstate(over="ignore"):
+        x = np.array(raw, np.float32, order="C")
+    return x, np.asarray(np.isfinite(x).all(axis=1))
+
+
+class NotFinite(ValueError):
+    """Rows that hold NaN or infinity: their source's name, and their numbers."""
+
+    def __init__(self, name: str, rows: npt.NDArray[np.int64], has_nan: bool) -> None:
+        self.name, self.rows, self.has_nan = name, rows, has_nan
+        kind = "NaN" if has_nan else "infinity, or a number too large for float32"
+        if len(rows) == 1:
+            what = f"row {rows[0]} holds {kind}"
+        else:
+            more = f" and {len(rows) - _NAMED:,} more" if len(rows) > _NAMED else ""
+            what = f"rows {', '.join(map(str, rows[:_NAMED]))}{more} hold {'NaN or infinity' if has_nan else kind}"
+        super().__init__(f"{name}: {what}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NotFinite, (self.name, self.rows, self.has_nan)  # by default, a pickle has the text as the only argument
 
 
 class ArrayRows(Source):
@@ -122,36 +179,6 @@ class File(Source):
                 file.seek(max(0, status.st_size - _PIECE) * i // (_SAMPLED - 1))
                 sample.update(file.read(_PIECE))
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sample": sample.hexdigest()}
-
-
-class MappedFile(File):
-    """A file that can be mapped: .npy, .fvecs, .bvecs. It is mapped anew for each block, and so takes no memory."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        x = self._mapped()
-        check_matrix(x, self.name)
-        (self.n, self.d), self.dtype = x.shape, str(x.dtype)
-
-    def _mapped(self) -> npt.NDArray[Any]:
-        from faiss.contrib.vecs_io import bvecs_mmap, fvecs_mmap
-
-        readers = {".npy": lambda path: np.load(path, mmap_mode="r"), ".fvecs": fvecs_mmap, ".bvecs": bvecs_mmap}
-        try:
-            return readers[Path(self.name).suffix](self.name)
-        except FileNotFoundError:
-            raise
-        except (ValueError, EOFError, IndexError) as error:
-            raise ValueError(f"{self.name}: not a file of vectors: {error}") from error
-
-    def raw_blocks(self, start: int, stop: int) -> Iterator[npt.NDArray[Any]]:
-        """As Source says."""
-        for first in range(start, stop, BLOCK):
-            yield self._mapped()[first : min(first + BLOCK, stop)]
-
-    def raw_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """As Source says."""
-        return self._mapped()[rows]
 
 
 def check_matrix(x: npt.NDArray[Any], name: str) -> None:

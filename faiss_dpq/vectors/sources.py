@@ -1,5 +1,6 @@
 """Where vectors come from: paths, folders, globs and arrays, in order."""
 
+import errno
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -8,24 +9,31 @@ from typing import Any
 
 import numpy as np
 
-from .rows import ArrayRows, MappedFile, Source, check_matrix
+from ..codec import Floats
+from .mapped import MappedFile
+from .npz import NpzFile
+from .rows import ArrayRows, Source, check_matrix
 
 Sources = Any  # a path, a folder, a glob, an array, or a sequence of them
 
 
+#: Of files of vectors, in lower case; upper case is as good.
+SUFFIXES = (".npy", ".fvecs", ".bvecs", ".ivecs", ".npz", ".parquet", ".pq")
+
+
 def _file(path: str, column: str | None) -> Source:
-    suffix = Path(path).suffix
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path}: expected a file of vectors, {', '.join(SUFFIXES)}, or a folder or glob of them")
+    if not os.path.exists(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    if os.path.isfile(path) and not os.path.getsize(path):
+        raise ValueError(f"{path}: the file is empty, it has 0 bytes")
     if suffix in (".parquet", ".pq"):
         from .parquet import ParquetFile  # loads pyarrow
 
         return ParquetFile(path, column)
-    if suffix not in SUFFIXES:
-        raise ValueError(f"{path}: expected a file of vectors, {', '.join(SUFFIXES)}, or a folder or glob of them")
-    return MappedFile(path)
-
-
-#: Of files of vectors.
-SUFFIXES = (".npy", ".fvecs", ".bvecs", ".parquet", ".pq")
+    return NpzFile(path, column) if suffix == ".npz" else MappedFile(path)
 
 
 def open_sources(sources: Sources, column: str | None = None) -> list[Source]:
@@ -34,9 +42,9 @@ def open_sources(sources: Sources, column: str | None = None) -> list[Source]:
     Parameters
     ----------
     sources : str, path, array, or a sequence of them
-        Files (.npy, .fvecs, .bvecs, .parquet), folders and globs of files, arrays of shape (n, d).
+        Files (.npy, .npz, .fvecs, .bvecs, .ivecs, .parquet), folders and globs of files, arrays of shape (n, d).
     column : str, optional
-        Of parquet files, the column with the vectors; needed only where there are several of lists.
+        Of parquet and .npz files, the column (array) with the vectors; needed only where there are several.
 
     Raises
     ------
@@ -56,6 +64,17 @@ def open_sources(sources: Sources, column: str | None = None) -> list[Source]:
     return found
 
 
+def read(path: str | os.PathLike[str], column: str | None = None) -> Floats:
+    """All vectors of a file, folder or glob, checked and as float32: array, shape (n, d).
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As `open_sources`, and if a row holds NaN or infinity.
+    """
+    return np.concatenate([block for source in open_sources(path, column) for block in source.blocks(0, source.n)])
+
+
 def _opened(sources: Sources, column: str | None, name: str) -> Iterator[Source]:
     if isinstance(sources, np.ndarray):
         check_matrix(sources, name)
@@ -73,7 +92,7 @@ def _opened(sources: Sources, column: str | None, name: str) -> Iterator[Source]
 def _paths(path: str) -> list[str]:
     if os.path.isdir(path):
         with os.scandir(path) as entries:
-            found = sorted(entry.path for entry in entries if entry.is_file() and entry.name.endswith(SUFFIXES))
+            found = sorted(entry.path for entry in entries if entry.is_file() and entry.name.lower().endswith(SUFFIXES))
         if not found:
             raise ValueError(f"{path}: the folder holds no file of vectors, {', '.join(SUFFIXES)}")
         return found

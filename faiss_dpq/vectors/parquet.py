@@ -72,14 +72,7 @@ class ParquetFile(File):
 
     def raw_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """As Source says; everything between the first and the last row is read for it."""
-        if not len(rows):
-            return np.empty((0, self.d), self.dtype)
-        found, at = [], int(rows[0])
-        for block in self.raw_blocks(at, int(rows[-1]) + 1):
-            here = rows[np.searchsorted(rows, at) : np.searchsorted(rows, at + len(block))]
-            found.append(block[here - at])
-            at += len(block)
-        return np.concatenate(found)
+        return self._rows_among_blocks(rows)
 
     def _matrix(self, lists: Any, first: int) -> npt.NDArray[Any]:
         lengths = np.full(len(lists), self.d)
