@@ -1,4 +1,4 @@
-"""Build of the Cython extension; everything else is in pyproject.toml."""
+"""Build of the Cython extensions; everything else is in pyproject.toml."""
 
 from glob import glob
 
@@ -16,6 +16,8 @@ kernels = Extension(
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     extra_compile_args=["-O3", "-std=gnu11"],
 )
+# The only C++. Without a compiler of C++ all works, but a removal from an IndexIDMap2 takes FAISS's time.
+rev_map = Extension("faiss_dpq._rev_map", sources=["cython_kernels/rev_map.pyx"], language="c++", optional=True)
 
 # The generated C stays out of cython_kernels, where the glob above would compile it twice.
-setup(ext_modules=cythonize([kernels], language_level=3, build_dir="build/cython"))
+setup(ext_modules=cythonize([kernels, rev_map], language_level=3, build_dir="build/cython"))

@@ -80,6 +80,65 @@ class DerivedCodes:
                     known = self._known = _Known(version, _kernels.Sample(packed), view)
         return known.view
 
+    # ---- codes that are changed in place: see search/stored.py -------------------------------------------------------
+
+    def given_up(self, codes: _kernels.FaissVector, version: int) -> _kernels.CodeView | None:
+        """The view of the codes as they are, if it is known; from now on, nothing is."""
+        with self._lock:
+            known, self._known = self._known, None
+        return known.view if known is not None and known.is_of(codes, version) else None
+
+    def follow(
+        self,
+        view: _kernels.CodeView,
+        packed: Bytes,
+        version: int,
+        touched: npt.NDArray[np.int64],
+        behind: bool = False,
+    ) -> None:
+        """Know `packed`, whose bins and terms the arrays of a view have been made to hold.
+
+        touched : the ascending places whose codes are not those that the view had there; with `behind`, all places
+            from the first of them on.
+        """
+        n = len(packed)
+        terms, bins = (None if array is None else array[:n] for array in (view.terms, view.bins))
+        new = view.of(packed, terms, bins)
+        if view.columns is not None:
+            new = new.with_columns(self._changed_columns(new, view.columns, touched, behind))
+        self._known = _Known(version, _kernels.Sample(packed), new)
+
+    def replace(self, view: _kernels.CodeView, packed: Bytes, version: int, places: npt.NDArray[np.int64]) -> None:
+        """Know `packed`, which are the codes of a view with others at ascending places."""
+        others = np.flatnonzero(places != np.arange(len(places)))
+        other = int(others[0]) if len(others) else len(places)
+        if other == len(packed):  # nothing is left of the view
+            return
+        # As codes that were appended to another one of the view, so that they have to fit into its grid.
+        some = view.taken(np.append(other, places))
+        some = self._derive(some.packed, some.part(0, 1))
+        if (some.term_min, some.term_step) != (view.term_min, view.term_step):
+            return
+        for array, new in ((view.bins, some.bins), (view.terms, some.terms)):
+            if array is not None:
+                array[places] = new[1:]
+        columns = view.columns
+        view = some.of(packed, view.terms, view.bins)
+        self.follow(view if columns is None else view.with_columns(columns), packed, version, places)
+
+    def _changed_columns(
+        self, view: _kernels.CodeView, columns: Bytes, touched: npt.NDArray[np.int64], behind: bool
+    ) -> Bytes:
+        """Columns of codes, from those of as many or more that differ only as `follow` says."""
+        n, width = len(view), _kernels.COLUMN
+        if behind:
+            return self._columns(view, min(int(touched[0]), n), columns)
+        columns = _resized(columns, _kernels.column_bytes(view), np.uint8)
+        # The last block, too: it may have become shorter.
+        for block in np.unique(np.append(touched, n) // width).tolist():
+            _kernels.fill_columns(view, block * width, min((block + 1) * width, n), columns)
+        return columns
+
     def with_columns(self, view: _kernels.CodeView) -> _kernels.CodeView:
         """The same view with what a search of one query needs besides: codes of many levels by columns, kept too.
 
