@@ -1,7 +1,11 @@
 # A hash table from ids to numbers.
 
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void *address) noexcept nogil
+
 cdef enum:
     LEAST_SLOTS = 16
+    AHEAD = 16  # ids whose slots are fetched before they are needed
 
 
 cdef class IdTable:
@@ -70,6 +74,14 @@ cdef class IdTable:
         self.slots[at, 0], self.slots[at, 1] = id, number
         self.n += 1
 
+    cdef void enter_all(self, const int64_t *ids, size_t n, int64_t number, int64_t step) noexcept nogil:
+        """Add ids, for which there is room, with the numbers `number`, number + step, ..."""
+        cdef size_t i
+        for i in range(n):
+            if i + AHEAD < n:
+                prefetch(&self.slots[self.home(ids[i + AHEAD]), 0])
+            self.enter(ids[i], number + <int64_t>i * step)
+
     cdef void change(self, int64_t id, int64_t number) noexcept nogil:
         """Give an id that is there another number."""
         cdef size_t at = self.slot(id)
@@ -93,11 +105,9 @@ cdef class IdTable:
 
     def add(self, const int64_t[::1] ids, size_t first):
         """Enter ids with the numbers `first`, first + 1, ..."""
-        cdef size_t i
         self.reserve(ids.shape[0])
         with nogil:
-            for i in range(<size_t>ids.shape[0]):
-                self.enter(ids[i], first + i)
+            self.enter_all(&ids[0], ids.shape[0], first, 1)
 
     def numbers_of(self, const int64_t[::1] ids, int64_t[::1] out):
         """out[i] = the number of ids[i]; -1 where there is none."""

@@ -78,7 +78,7 @@ cdef class ListedIds:
 
     cdef bint enter_added(self, bint thorough) except -1:
         """False if lists have changed by more than additions."""
-        cdef size_t number, i
+        cdef size_t number
         cdef int64_t known, size
         cdef uint64_t codes
         cdef const int64_t *ids
@@ -91,8 +91,7 @@ cdef class ListedIds:
                 return False
             self.table.reserve(size - known)
             with nogil:
-                for i in range(<size_t>known, <size_t>size):
-                    self.table.enter(ids[i], number)
+                self.table.enter_all(ids + known, size - known, number, 0)
             self.note(number, ids, size)
         return True
 
@@ -164,7 +163,10 @@ cdef class ListedIds:
             self.noted(known, numbers[i], codes, listed, size)
 
     def keep(self, const int64_t[::1] numbers, const uint8_t[::1] kept, list scans):
-        """Remove from lists, one after the other, the vectors that `kept` has 0 for. The table is no longer true then."""
+        """Remove from lists, one after the other, the vectors that `kept` has 0 for.
+
+        After it the table is not true, and must not be used.
+        """
         cdef size_t i, first = 0
         cdef int64_t size, at, end
         cdef uint64_t codes

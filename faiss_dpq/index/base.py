@@ -101,7 +101,8 @@ class Base(faiss.Index):
 
     def _check_writable(self, method: str, index: faiss.Index | None = None) -> None:
         """Raise a RuntimeError if this index, or another one that `method` would change, is mapped from a file."""
-        # To look takes as long as an addition to lists or a removal; one that was put within since is asked by its own method.
+        # To look takes as long as an addition to lists, or a removal. What was put within since is asked by its own
+        # method.
         if index is None and method in _OFTEN and self._writable is self.this:
             return
         mapped = mapped_part(self if index is None else index)

@@ -1,5 +1,7 @@
 """Which vectors a removal is asked for, and the steps that all removals have in common."""
 
+from typing import TypeAlias
+
 import faiss
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,7 @@ from ..search.stored import Step
 _FEW = 64  # vectors in all to one that is removed, from which on a removal goes one by one; below, in one pass
 _SHORT_RANGE = 1 << 12  # ids: a range of more is asked what it admits
 
-Removed = npt.NDArray[np.int64] | faiss.IDSelector
+Removed: TypeAlias = npt.NDArray[np.int64] | faiss.IDSelector
 
 
 def listed_ids(x: Removed, call: str) -> Labels | None:

@@ -82,6 +82,6 @@ def set_ids(index: faiss.IndexIDMap, ids: Labels) -> None:
         if isinstance(inner, faiss.IndexPreTransform):
             inner.ntotal = len(ids)
     faiss.copy_array_to_vector(ids, index.id_map)
-    if isinstance(index, faiss.IndexIDMap2):
-        index.construct_rev_map()
     index.ntotal = len(ids)
+    if isinstance(index, faiss.IndexIDMap2):
+        index.construct_rev_map()  # of `ntotal` ids

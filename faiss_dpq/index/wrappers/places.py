@@ -23,22 +23,22 @@ from .listed_ids import behind_transforms
 from .pre_transform import IndexPreTransform
 
 try:
-    from ... import _rev_map
+    from ..._rev_map import find, is_as_expected, remove, size
 except ImportError:  # built without a compiler of C++
-    _rev_map = None  # type: ignore[assignment]
+    is_as_expected = None  # type: ignore[assignment]
 
 
 @functools.cache
 def _reads_rev_maps() -> bool:
     """Whether FAISS's map is where and what the module of C++ was compiled for; asked of small ones."""
-    if _rev_map is None:
+    if is_as_expected is None:
         return False
     index, places = faiss.IndexIDMap2(faiss.IndexFlatL2(1)), np.empty(3, np.int64)
     for id_ in (7, -2, 1 << 40):
         index.add_with_ids(np.zeros((1, 1), np.float32), np.array([id_]))
-        if not _rev_map.is_as_expected(int(index.id_map.this)):
+        if not is_as_expected(int(index.id_map.this)):
             return False
-    _rev_map.find(int(index.id_map.this), np.array([-2, 8, 1 << 40]), places)
+    find(int(index.id_map.this), np.array([-2, 8, 1 << 40]), places)
     return places.tolist() == [1, -1, 2]
 
 
@@ -49,8 +49,8 @@ class Places:
         self._table = _kernels.IdTable()
         self._sample: _kernels.Sample | None = None  # of the ids that the table is of
         self._ids = _kernels.FaissVector(index.id_map, np.int64)
-        has_map = isinstance(index, faiss.IndexIDMap2)
-        self._id_map = int(index.id_map.this) if has_map and _reads_rev_maps() else None
+        self._has_map = isinstance(index, faiss.IndexIDMap2)
+        self._id_map = int(index.id_map.this) if self._has_map and _reads_rev_maps() else None
         self.this = index.this
 
     @property
@@ -64,12 +64,17 @@ class Places:
         return self._ids.rows(1)[:, 0]
 
     def of(self, ids: Labels) -> Labels | None:
-        """Places of ids, -1 of those that are not there; None where some vectors share an id."""
+        """Places of ids, -1 of those that are not there.
+
+        None where some vectors share an id, or FAISS has a map from ids that this cannot change.
+        """
+        if self._has_map and self._id_map is None:
+            return None
         places = np.empty(len(ids), np.int64)
         if self._id_map is not None:
-            if _rev_map.size(self._id_map) != len(self.ids):
+            if size(self._id_map) != len(self.ids):
                 return None
-            _rev_map.find(self._id_map, ids, places)
+            find(self._id_map, ids, places)
             return places
         self._update()
         if self._table.repeated:
@@ -97,9 +102,9 @@ class Places:
         """The steps by which the ids at the places `fillers` get those of `holes`, and `removed` places are no more."""
         ids = self.ids
         arguments = ids[removed], ids[fillers], holes
-        forget = (self._table.remove, *arguments)
+        forget: Step = (self._table.remove, *arguments)
         if self._id_map is not None:
-            forget = (_rev_map.remove, self._id_map, *arguments)
+            forget = (remove, self._id_map, *arguments)
         left = len(ids) - len(removed)
         return [forget, (_kernels.copy_rows, [ids], holes, fillers), (self._ids.resize, left)]
 
