@@ -37,11 +37,11 @@ class ListsChanged(ListsSearched):
         vector into the place of the removed one.
         """
         self._check_writable("remove_ids")
-        listed, ntotal = listed_ids(x, self._call("remove_ids")), self.ntotal
         found = self._found_ids()
         if found is None:
             with threads.without_openmp():
                 return faiss.IndexIVF.remove_ids(self, x)
+        listed, ntotal = listed_ids(x, self._call("remove_ids")), self.ntotal
         if listed is not None and are_few(len(listed), ntotal):
             numbers = found.lists_of(listed)
             if not found.repeated:

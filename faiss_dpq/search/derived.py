@@ -84,8 +84,8 @@ class DerivedCodes:
 
     def given_up(self, codes: _kernels.FaissVector, version: int) -> _kernels.CodeView | None:
         """The view of the codes as they are, if it is known; from now on, nothing is."""
-        with self._lock:
-            known, self._known = self._known, None
+        # Without the lock, which an interrupt on the way out of `with` would leave closed.
+        known, self._known = self._known, None
         return known.view if known is not None and known.is_of(codes, version) else None
 
     def follow(
