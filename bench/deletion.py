@@ -88,7 +88,7 @@ def pairs(n: int, n_bytes: int, nlist: int) -> dict[str, Callable[[], tuple[fais
 def measure(name: str, indexes: tuple[faiss.Index, faiss.Index], rounds: int, clock: str) -> dict[str, Any]:
     """Times of removals and of searches before and after them, in microseconds, of (ours, FAISS's)."""
     rng = np.random.default_rng(3)
-    removed = iter(rng.permutation(indexes[0].ntotal // 2))
+    removed = iter(rng.permutation(indexes[0].ntotal - 2 * (rounds + 1) * _AT_ONCE))  # ids that stay there till the end
     queries = rng.standard_normal((rounds, 1, _D)).astype(np.float32)
 
     def remove(index: faiss.Index, n: int) -> Callable[[], None]:

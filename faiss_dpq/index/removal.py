@@ -6,7 +6,6 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from .. import _kernels
 from ..search.selection import Labels, is_member
 from ..search.stored import Step
 
@@ -40,12 +39,7 @@ def listed_ids(x: Removed, call: str) -> Labels | None:
 
 def admitted(x: Removed, listed: Labels | None, ids: Labels) -> npt.NDArray[np.bool_]:
     """Which of some ids a removal takes; `listed`: what `listed_ids` gives of it."""
-    if listed is None:
-        return is_member(x, ids)
-    table, numbers = _kernels.IdTable(), np.empty(len(ids), np.int64)
-    table.add(listed, 0)
-    table.numbers_of(ids, numbers)
-    return numbers >= 0
+    return is_member(x if listed is None else faiss.IDSelectorBatch(listed), ids)
 
 
 def are_few(n: int, ntotal: int) -> bool:

@@ -54,11 +54,6 @@ class Places:
         self.this = index.this
 
     @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes."""
-        return self._table.nbytes
-
-    @property
     def ids(self) -> Labels:
         """The ids in FAISS's memory, by place."""
         return self._ids.rows(1)[:, 0]
