@@ -202,7 +202,7 @@ def test_the_file_is_that_of_an_index_built_anew(name, many):
 
 
 @pytest.mark.parametrize("metric", naive.METRICS)
-@pytest.mark.parametrize("name", ["flat", "IDMap", "IDMap2", "IDMap2 of rotated"])
+@pytest.mark.parametrize("name", ["flat", "rotated flat", "IDMap", "IDMap2", "IDMap2 of rotated"])
 def test_nothing_is_derived_anew_after_a_removal(name, metric, monkeypatch):
     model, rng = Model(name, metric), np.random.default_rng(1)
     model.add(rng, N)
