@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all set-up by themselves: Python >= 3.10, gcc, make are enough.
+# `make demo` and `make test` do all set-up by themselves: Python >= 3.10, gcc, g++, make are enough.
 
 PYTHON ?= python3
 VENV   := .venv

@@ -14,7 +14,7 @@ from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, sqrt
 from libc.stdint cimport SIZE_MAX, UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 cnp.import_array()
 
@@ -32,4 +32,7 @@ include "lists_memory.pxi"
 include "lists_growth.pxi"
 include "lists.pxi"
 include "addition.pxi"
+include "id_table.pxi"
+include "removal.pxi"
+include "lists_removal.pxi"
 include "training.pxi"

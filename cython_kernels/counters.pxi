@@ -9,6 +9,7 @@ cdef struct record:
     uint64_t most_threads  # of threads.c, the caller among them, that took part in the scan of one query
     uint64_t added_directly  # calls of DirectAddition
     uint64_t grown  # vectors that were added to what is derived from a list, in place of deriving all of it anew
+    uint64_t unlisted  # vectors that were removed from lists by their ids, and what is derived from them followed
     uint64_t guessed, repeated  # vectors, at each level, for which the encoder's guessed limit was enough, or too low
 
 cdef record counted

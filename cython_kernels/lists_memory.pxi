@@ -85,6 +85,12 @@ cdef class ListReader:
                 ids[number] = int(self.get_ids(self.this, number))
         return 0
 
+    cdef int64_t size_of(self, size_t number) except -1:
+        """The number of vectors in a list."""
+        if self.address:
+            return <int64_t>exported_list_size(self.address, number)
+        return self.list_size(self.this, number)
+
     def open(self, const int64_t[::1] numbers):
         """The lists of some numbers, ascending."""
         lists = OpenLists(numbers.base, self.nlist, self.code_size)

@@ -32,12 +32,13 @@ cdef class FaissVector:
     dtype : of the items.
     """
 
-    cdef object this, data, size, dtype
+    cdef object this, data, size, dtype, set_size
     cdef size_t item
 
     def __init__(self, object vector, dtype=np.uint8):
         cls = type(vector)
         self.this, self.data, self.size = vector.this, method_of(cls, "data"), method_of(cls, "size")
+        self.set_size = method_of(cls, "resize")
         self.dtype = np.dtype(dtype)
         self.item = self.dtype.itemsize
 
@@ -48,6 +49,10 @@ cdef class FaissVector:
         """Of the first item; NULL if there is none."""
         data = self.data(self.this)
         return NULL if data is None else <uint8_t *><uintptr_t>int(data)
+
+    def resize(self, size_t n):
+        """Make it n items long."""
+        self.set_size(self.this, n)
 
     def sampled(self, size_t width):
         """The vector and a sample of its rows of `width` items, as `Unchanged` takes them."""

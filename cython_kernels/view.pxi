@@ -77,8 +77,8 @@ cdef class CodeView:
         """No reconstruction is farther from the centre."""
         return self.db.radius
 
-    cdef CodeView of(self, packed, terms, bins, columns=None, size_t begin=0):
-        """Another view, of some of these codes."""
+    cpdef CodeView of(self, packed, terms, bins, columns=None, size_t begin=0):
+        """A view of other codes, with the same grid and radius."""
         return CodeView(packed, self.db.nbits, self.db.levels, self.cross, terms, bins, self.db.term_min,
                         self.db.term_step, self.db.radius, columns, self.db.column + begin)
 

@@ -25,6 +25,7 @@ from .tensors import accepts_tensors
 RangeResult = tuple[npt.NDArray[Any], Floats, Labels]
 _ADDING = ("add", "add_with_ids", "add_sa_codes")
 _CHANGING = ("train", "update_vectors", *_ADDING)  # of the methods that take vectors
+_OFTEN = ("remove_ids", *_ADDING)
 
 
 class Base(faiss.Index):
@@ -109,8 +110,9 @@ class Base(faiss.Index):
 
     def _check_writable(self, method: str, index: faiss.Index | None = None) -> None:
         """Raise a RuntimeError if this index, or another one that `method` would change, is mapped from a file."""
-        # To look takes as long as an addition to lists; one that was put within since is asked by its own method.
-        if index is None and method in _ADDING and self._writable is self.this:
+        # To look takes as long as an addition to lists, or a removal. What was put within since is asked by its own
+        # method.
+        if index is None and method in _OFTEN and self._writable is self.this:
             return
         mapped = mapped_part(self if index is None else index)
         if mapped is not None:

@@ -12,9 +12,11 @@ from ..search import coarse
 from ..search import flat as scan
 from ..search.derived import Bytes, DerivedCodes
 from ..search.selection import Labels, Selection, select, selector_of
+from ..search.stored import Step, StoredCodes
 from .base import RangeResult
 from .quantized import ADD_BLOCK, Quantized, has_fitting_codes, search_type
 from .registry import stands_for
+from .removal import Removed, counted, listed_ids
 from .tensors import accepts_tensors
 
 
@@ -276,6 +278,39 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
             **self._memory_of_codebooks(),
             "derived": sum(derived.nbytes for derived in (self._derived or {}).values()),
         }
+
+    # ---- remove, replace ---------------------------------------------------------------------------------------
+
+    def remove_ids(self, x: Removed) -> int:
+        """Remove the vectors that a selector admits, or of the given ids; those behind move up. Their number."""
+        self._check_writable("remove_ids")
+        ntotal, listed = self.ntotal, listed_ids(x, self._call("remove_ids"))
+        if listed is None:
+            admitted = select(x, ntotal)
+            places = np.arange(admitted.begin, admitted.end) if admitted.ids is None else admitted.ids
+        else:
+            places = listed[np.searchsorted(listed, 0) : np.searchsorted(listed, ntotal)]
+        if len(places):
+            self._stored().remove(places, [counted(self, ntotal - len(places))])
+            self._direct = None
+        return len(places)
+
+    def _put_last_into(self, removed: Labels, holes: Labels, fillers: Labels, more: list[Step]) -> bool:
+        """Take vectors out whose places an index around this one hides; the last ones fill the gaps."""
+        n = self.ntotal - len(removed)
+        self._stored().fill(holes, fillers, n, [counted(self, n), *more])
+        self._direct = None
+        return True
+
+    def _replace(self, places: Labels, x: Floats) -> None:
+        """Make x, shape (n, d), the vectors at some places."""
+        order = np.argsort(places)
+        self._stored().replace(places[order], self.sa_encode(x)[order])
+        self._direct = None
+
+    def _stored(self) -> StoredCodes:
+        derived = (self._derived or {}).values()
+        return StoredCodes(self._codes_in_memory, self.code_size, self._version, derived)
 
     # ---- storage, as FAISS has it, without its traps ------------------------------------------------------------
 

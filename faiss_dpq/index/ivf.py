@@ -12,9 +12,9 @@ from ..search import lists as scan
 from ..search.derived import Bytes
 from ..search.selection import Labels
 from .base import Base
-from .changes import all_or_nothing, list_sizes, under_way, whole_lists
+from .changes import list_sizes, under_way
 from .io import clone_index
-from .list_search import ListsSearched
+from .list_changes import ListsChanged
 from .quantized import ADD_BLOCK, Quantized, has_fitting_codes, search_type
 from .registry import stands_for
 from .tensors import accepts_tensors
@@ -24,7 +24,7 @@ _DIRECT_MAP = faiss.DirectMap.type.fget
 
 
 @stands_for(faiss.IndexIVFResidualQuantizer, lambda index: has_fitting_codes(index) and index.rq.norm_bits == 0)
-class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
+class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
     """Inverted lists of progressive codes of residuals, with FAISS's index interface.
 
     Takes the place of faiss.IndexIVFPQ: the same calls, code size, shapes, dtypes and padding. A vector is coded by its
@@ -299,67 +299,6 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
             raise RuntimeError("IndexIVFDPQ.sa_encode: x has vectors that belong to no list (NaN)")
         codes[:] = self._sa_codes(quantizer, x, lists)
 
-    def update_vectors(self, keys: npt.ArrayLike, x: npt.NDArray[Any]) -> None:
-        """Replace the vectors with ids `keys`, shape (n,), by `x`, shape (n, d); needs a direct map.
-
-        Raises
-        ------
-        RuntimeError
-            If there is no direct map, or no vector of one of the ids.
-        """
-        quantizer = self.residual_quantizer
-        x = self._checked_vectors(x, "update_vectors")
-        keys = self._checked_ids(keys, len(x), "update_vectors", "keys")
-        if self.direct_map.type == faiss.DirectMap.Hashtable:
-            self._replace_vectors(keys, x)
-            return
-        if self.direct_map.type != faiss.DirectMap.Array:
-            raise RuntimeError("IndexIVFDPQ.update_vectors: the index has no direct map; call make_direct_map() first")
-        if len(keys) and not (keys.min() >= 0 and keys.max() < self.ntotal):
-            raise RuntimeError(f"IndexIVFDPQ.update_vectors: keys are not all in [0, ntotal={self.ntotal})")
-        lists = self._assigned(x)
-        if (lists < 0).any():
-            raise RuntimeError("IndexIVFDPQ.update_vectors: x has vectors that belong to no list (NaN)")
-        codes = self._codes(quantizer, x, lists)
-        self.direct_map.update_codes(
-            self.invlists, len(keys), faiss.swig_ptr(keys), faiss.swig_ptr(lists), faiss.swig_ptr(codes)
-        )
-        self.invalidate()
-
-    def _replace_vectors(self, keys: Labels, x: Floats) -> None:
-        """Store new codes under ids that a hash table finds, then remove the old ones."""
-        if len(np.unique(keys)) < len(keys):
-            raise RuntimeError("IndexIVFDPQ.update_vectors: keys has an id twice")
-        # Raises where there is none.
-        old_lists = [lo >> 32 for lo in map(self.direct_map.get, keys.tolist())]
-        lists = self._assigned(x)
-        if (lists < 0).any():
-            raise RuntimeError("IndexIVFDPQ.update_vectors: x has vectors that belong to no list (NaN)")
-        codes = self._sa_codes(self.residual_quantizer, x, lists)
-
-        def replace() -> None:
-            self.remove_ids(faiss.IDSelectorArray(keys))
-            self.add_sa_codes(codes, keys)
-
-        all_or_nothing(replace, lambda index: whole_lists(index, np.union1d(old_lists, lists)), self)
-
-    def check_compatible_for_merge(self, otherIndex: faiss.Index) -> None:
-        """Raise a RuntimeError unless the other index has the same class in C++, lists, centres and codebooks."""
-        super().check_compatible_for_merge(otherIndex)
-        self._require_same_codebooks(faiss.downcast_index(otherIndex).rq)
-
-    def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
-        """Move the vectors of another index, with their ids plus `add_id`, into the lists of this one.
-
-        Raises
-        ------
-        RuntimeError
-            As `check_compatible_for_merge`.
-        """
-        self._require_another(otherIndex)
-        self.check_compatible_for_merge(otherIndex)
-        super().merge_from(otherIndex, add_id)
-
     # ---- prefixes, memory ------------------------------------------------------------------------------------------
 
     def truncate(self, levels: int) -> "IndexIVFDPQ":
@@ -401,14 +340,15 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         usage : dict
             "codes", "ids" and "codebooks", which a file holds too, the codebooks without the coarse quantizer; "tables"
             of the codebooks' products, FAISS's and ours; "derived" from the codes: about five bytes a vector (one, for
-            inner products none) for every prefix length that was searched.
+            inner products none) for every prefix length that was searched; and, once single vectors were removed,
+            about 40 bytes a vector to find them by.
         """
         derived = self._known.derived if self._known else {}
         return {
             "codes": self.ntotal * self.code_size,
             "ids": self.ntotal * 8,
             **self._memory_of_codebooks(),
-            "derived": sum(lists.nbytes for lists in derived.values()),
+            "derived": sum(lists.nbytes for lists in derived.values()) + self._bytes_to_find_ids(),
         }
 
     # ---- what Python needs -----------------------------------------------------------------------------------------

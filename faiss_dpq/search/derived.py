@@ -30,6 +30,7 @@ _OUTLIERS = 1e-3  # of the terms at either end, that the grid may leave out ...
 _FAR = 8  # ... if they are so many times as far apart as the others
 _GRID = 65535  # steps of the grid of terms, 16 bits
 _UNTIL_ORDER = 20  # queries searched one by one before codes are put in order: making it takes as long as some hundred
+_PAID_BY_ONE = 1 << 10  # codes put in order, by one search that is faster
 _LEAST_ORDERED = 1 << 13  # codes: fewer are scanned in float32
 _UNORDERED = 8  # an order is made anew when a share of 1 / so much of the codes is not in it
 
@@ -86,6 +87,65 @@ class DerivedCodes:
                     known = self._known = _Known(version, _kernels.Sample(packed), view)
         return known.view
 
+    # ---- codes that are changed in place: see search/stored.py -------------------------------------------------------
+
+    def given_up(self, codes: _kernels.FaissVector, version: int) -> _kernels.CodeView | None:
+        """The view of the codes as they are, if it is known; from now on, nothing is."""
+        # Without the lock, which an interrupt on the way out of `with` would leave closed.
+        known, self._known = self._known, None
+        return known.view if known is not None and known.is_of(codes, version) else None
+
+    def follow(
+        self,
+        view: _kernels.CodeView,
+        packed: Bytes,
+        version: int,
+        touched: npt.NDArray[np.int64],
+        behind: bool = False,
+    ) -> None:
+        """Know `packed`, whose bins and terms the arrays of a view have been made to hold.
+
+        touched : the ascending places whose codes are not those that the view had there; with `behind`, all places
+            from the first of them on.
+        """
+        n = len(packed)
+        terms, bins = (None if array is None else array[:n] for array in (view.terms, view.bins))
+        new = view.of(packed, terms, bins)
+        if view.columns is not None:
+            new = new.with_columns(self._changed_columns(new, view.columns, touched, behind))
+        self._known = _Known(version, _kernels.Sample(packed), new)
+
+    def replace(self, view: _kernels.CodeView, packed: Bytes, version: int, places: npt.NDArray[np.int64]) -> None:
+        """Know `packed`, which are the codes of a view with others at ascending places."""
+        others = np.flatnonzero(places != np.arange(len(places)))
+        other = int(others[0]) if len(others) else len(places)
+        if other == len(packed):  # nothing is left of the view
+            return
+        # As codes that were appended to another one of the view, so that they have to fit into its grid.
+        some = view.taken(np.append(other, places))
+        some = self._derive(some.packed, some.part(0, 1))
+        if (some.term_min, some.term_step) != (view.term_min, view.term_step):
+            return
+        for array, new in ((view.bins, some.bins), (view.terms, some.terms)):
+            if array is not None:
+                array[places] = new[1:]
+        columns = view.columns
+        view = some.of(packed, view.terms, view.bins)
+        self.follow(view if columns is None else view.with_columns(columns), packed, version, places)
+
+    def _changed_columns(
+        self, view: _kernels.CodeView, columns: Bytes, touched: npt.NDArray[np.int64], behind: bool
+    ) -> Bytes:
+        """Columns of codes, from those of as many or more that differ only as `follow` says."""
+        n, width = len(view), _kernels.COLUMN
+        if behind:
+            return self._columns(view, min(int(touched[0]), n), columns)
+        columns = _resized(columns, _kernels.column_bytes(view), np.uint8)
+        # The last block, too: it may have become shorter.
+        for block in np.unique(np.append(touched, n) // width).tolist():
+            _kernels.fill_columns(view, block * width, min((block + 1) * width, n), columns)
+        return columns
+
     def for_few(self, view: _kernels.CodeView, nq: int) -> _kernels.CodeView:
         """The same view with what a search of so few queries, which are scanned one by one, needs besides; kept too.
 
@@ -102,7 +162,8 @@ class DerivedCodes:
         if self.until_order.left > 0:
             self.until_order.left -= nq
             return view
-        self.until_order = _kernels.Countdown(_UNTIL_ORDER)
+        # Making it anew, after changes, is to be paid for by searches.
+        self.until_order = _kernels.Countdown(max(_UNTIL_ORDER, len(view) // _PAID_BY_ONE))
         return self._kept(view, self._with_order)
 
     def lacks_order(self, view: _kernels.CodeView) -> bool:

@@ -13,6 +13,7 @@ from ..changes import all_or_nothing, completed
 from ..registry import downcast_index, stands_for
 from ..tensors import accepts_tensors, if_any
 from .listed_ids import lists_within, numbered_lists, removal, remove_and_renumber, set_ids
+from .places import Places, remove_few, replace
 from .selectors import with_selector
 from .wrapper import WrapperOfOne, set_pointer
 
@@ -29,6 +30,8 @@ class IndexIDMap(WrapperOfOne, faiss.IndexIDMap):
     index : faiss.Index
         An empty index, of this package or FAISS's.
     """
+
+    _places: Places | None = None  # made for removals and replacements
 
     def __init__(self, index: faiss.Index) -> None:
         super().__init__(index)
@@ -72,6 +75,9 @@ class IndexIDMap(WrapperOfOne, faiss.IndexIDMap):
     def remove_ids(self, x: npt.NDArray[np.int64] | faiss.IDSelector) -> int:
         """Remove the vectors whose ids a selector admits, or that are given. Their number.
 
+        Where fewer than one in 64 is removed from an IndexDPQ or an IndexIVFDPQ within, or behind transforms, the last
+        vectors take the places of those that go; else those that stay keep their order.
+
         Raises
         ------
         RuntimeError
@@ -79,6 +85,9 @@ class IndexIDMap(WrapperOfOne, faiss.IndexIDMap):
         """
         self._check_writable("remove_ids")
         ivf = lists_within(self._agreeing("remove_ids"))
+        removed = remove_few(self, x)
+        if removed is not None:
+            return removed
         if ivf is None:
             return super().remove_ids(x)
         ids = faiss.vector_to_array(self.id_map)
@@ -92,6 +101,29 @@ class IndexIDMap(WrapperOfOne, faiss.IndexIDMap):
         all_or_nothing(remove, lambda index: removal(self, ivf), self)
         self.invalidate()
         return int((~kept).sum())
+
+    @accepts_tensors()
+    def update_vectors(self, ids: npt.ArrayLike, x: npt.ArrayLike) -> None:
+        """Replace the vectors with some ids, shape (n,), by `x`, shape (n, d); all, or none.
+
+        Needs an IndexDPQ or an IndexIVFDPQ within, or behind transforms. In lists, a replaced vector becomes the last
+        of its list, as with faiss.IndexIVF.update_vectors; no direct map is needed.
+
+        Raises
+        ------
+        RuntimeError
+            If the index holds no vector of one of the ids or several, an id is given twice, or the index within is of
+            another class.
+        """
+        x = self._checked_vectors(x, "update_vectors")
+        ids = self._checked_ids(ids, len(x), "update_vectors")
+        self._agreeing("update_vectors")
+        replace(self, ids, x)
+
+    def _known_places(self) -> Places:
+        if self._places is None or self._places.this is not self.this:
+            self._places = Places(self)
+        return self._places
 
     def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
         """Move the vectors of another IndexIDMap, with their ids plus `add_id`, behind those of this one.

@@ -17,11 +17,11 @@ from ..changes import Undo, entries, parts_of, renew_direct_map, whole_lists
 
 def lists_within(index: faiss.Index) -> faiss.IndexIVF | None:
     """The index with inverted lists that an index of an IDMap is, or has behind transforms; None if there is none."""
-    innermost = list(_behind_transforms(index))[-1]
+    innermost = list(behind_transforms(index))[-1]
     return innermost if isinstance(innermost, faiss.IndexIVF) else None
 
 
-def _behind_transforms(index: faiss.Index) -> Iterator[faiss.Index]:
+def behind_transforms(index: faiss.Index) -> Iterator[faiss.Index]:
     """An index, and those within it for as long as it only transforms vectors, as objects of their own classes."""
     index = faiss.downcast_index(index) if type(index) is faiss.Index else index
     yield index
@@ -78,10 +78,10 @@ def removal(index: faiss.IndexIDMap, ivf: faiss.IndexIVF) -> Iterator[Undo]:
 
 def set_ids(index: faiss.IndexIDMap, ids: Labels) -> None:
     """Make these the ids of the vectors within, whose number they are, and all counts that number."""
-    for inner in _behind_transforms(index.index):
+    for inner in behind_transforms(index.index):
         if isinstance(inner, faiss.IndexPreTransform):
             inner.ntotal = len(ids)
     faiss.copy_array_to_vector(ids, index.id_map)
-    if isinstance(index, faiss.IndexIDMap2):
-        index.construct_rev_map()
     index.ntotal = len(ids)
+    if isinstance(index, faiss.IndexIDMap2):
+        index.construct_rev_map()  # of `ntotal` ids

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ...codec import Floats
 from ...search.selection import Labels, selector_of
-from ..base import RangeResult
+from ..base import Base, RangeResult
 from ..changes import completed
 from ..registry import downcast_index, stands_for
 from ..tensors import accepts_tensors, if_any
@@ -123,6 +123,18 @@ class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
         inner = self._agreeing("add_with_ids")
         inner.add_with_ids(self._apply(x, "add_with_ids"), ids)
         self.ntotal = inner.ntotal
+
+    def remove_ids(self, x: npt.NDArray[np.int64] | faiss.IDSelector) -> int:
+        """Remove the vectors that a selector admits, or of the given ids. Their number."""
+        self._check_writable("remove_ids")
+        inner = self.index
+        if not isinstance(inner, Base):
+            return super().remove_ids(x)
+
+        def count() -> None:
+            self.ntotal = inner.ntotal
+
+        return completed(lambda: inner.remove_ids(x), count)
 
     def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
         """Move the vectors of another IndexPreTransform with the same transforms behind those of this one.
