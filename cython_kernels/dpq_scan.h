@@ -32,7 +32,8 @@ typedef struct {
     const uint8_t *columns;   /* codes by levels, of many levels: see many_lookups_impl.h; NULL: there are none */
     size_t column;            /* where the view's first vector is in these */
     float radius;             /* >= the norm of every reconstructed vector */
-    const uint8_t *allowed;   /* bit v & 7 of byte v >> 3: whether v takes part, as in IDSelectorBitmap; NULL: all do */
+    const uint64_t *allowed;  /* bit v & 63 of word v >> 6: whether v takes part (dpq_mask.h); NULL: all do */
+    const uint32_t *allowed_before; /* see dpq_mask.h; not read of lists */
 } dpq_database;
 
 typedef struct {

@@ -26,6 +26,7 @@ from .index.wrappers import (
     IndexRowwiseMinMaxFP16,
     IndexShards,
 )
+from .search.selection import Filter
 from .training import Effort, TrainStats, registry, train_codebooks
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ del registry
 
 __all__ = [
     "Effort",
+    "Filter",
     "IndexDPQ",
     "IndexIDMap",
     "IndexIDMap2",
