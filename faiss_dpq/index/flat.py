@@ -281,13 +281,16 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         usage : dict
             "codes" and "codebooks", which a file holds too; "tables" of the codebooks' products, FAISS's and ours;
             "derived" from the codes, for every prefix length that was searched: about a byte a vector; of more than 16
-            levels 4 bytes (none for inner products), and once single queries are searched as many as a code has.
+            levels 4 bytes (none for inner products), and once single queries are searched as many as a code has;
+            "masks" of the selectors searched with last, a bit a vector each, and copies of the codes that one lets
+            through, if these are few.
         """
+        scans = self._direct.scans.values() if self._direct else ()
         return {
             "codes": self.codes.size(),
             **self._memory_of_codebooks(),
             "derived": sum(each.nbytes for each in (self._derived or {}).values()),
-            "masks": self._masks.nbytes if self._masks else 0,
+            "masks": (self._masks.nbytes if self._masks else 0) + sum(scan.nbytes for scan in scans if scan),
         }
 
     # ---- storage, as FAISS has it, without its traps ------------------------------------------------------------

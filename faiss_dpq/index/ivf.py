@@ -401,7 +401,7 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
         usage : dict
             "codes", "ids" and "codebooks", which a file holds too, the codebooks without the coarse quantizer; "tables"
             of the codebooks' products, FAISS's and ours; "derived" from the codes: about five bytes a vector (one, for
-            inner products none) for every prefix length that was searched.
+            inner products none) for every prefix length that was searched; "masks" of the selectors searched with last.
         """
         derived = self._known.derived if self._known else {}
         return {
@@ -409,6 +409,7 @@ class IndexIVFDPQ(ListsSearched, faiss.IndexIVFResidualQuantizer):
             "ids": self.ntotal * 8,
             **self._memory_of_codebooks(),
             "derived": sum(lists.nbytes for lists in derived.values()),
+            "masks": self._list_masks.nbytes if self._list_masks else 0,
         }
 
     # ---- what Python needs -----------------------------------------------------------------------------------------
