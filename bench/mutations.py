@@ -56,9 +56,7 @@ MUTATIONS = [
     _c("batch without bytes", "scan_batch_impl.h", "g->bytes ? 0 : 0xff", "0xff", PATHS),
     _c("lists never grow", "lists_growth.pxi", "if not self.allowed:", "if True:", GROWTH),
     _c("never added directly", "addition.pxi", "if self.busy or", "if True or", ADDITIONS),
-    _c(
-        "single without bytes", "scan_single_impl.h", "search->bytes = n >=", "search->bytes = 0 && n >=", PATHS
-    ),
+    _c("single without bytes", "scan_single_impl.h", "search->bytes = n >=", "search->bytes = 0 && n >=", PATHS),
     _c("many levels in float", "many_bound.h", "return db->levels > DPQ_FEW_LEVELS", "return 0", MANY),
     _c("no look-ups of many", "many_lookups_impl.h", "return many_is_known(db) &&", "return 0 &&", MANY),
     _py("all terms anew", "search/derived.py", "range(len(before), len(packed)", "range(0, len(packed)", MANY),

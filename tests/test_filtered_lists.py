@@ -57,7 +57,9 @@ def test_lists_whose_ids_lie_together(indexes):
             assert_finds(D, I, model, xq[:nq], probed(index, xq[:nq], 6), members=np.flatnonzero(members).tolist())
         thresh = float(D[D < 1e30].max())
         lims, D, I = index.range_search(xq[:5], thresh, params=params)
-        ids, expected = model.distances(xq[:5], probed(index, xq[:5], 6), faiss.METRIC_L2, np.flatnonzero(members).tolist())
+        ids, expected = model.distances(
+            xq[:5], probed(index, xq[:5], 6), faiss.METRIC_L2, np.flatnonzero(members).tolist()
+        )
         for q in range(5):
             assert len(set(I[lims[q] : lims[q + 1]].tolist()) ^ set(ids[expected[q] < thresh].tolist())) <= 1
 

@@ -12,9 +12,16 @@ from naive import FLT_MAX, METRICS, normal
 import faiss_dpq
 from faiss_dpq import _kernels
 from faiss_dpq.search.selection import bits_of, is_member, unpacked
+from faiss_dpq.shards.sending import pack, unpack
 
 N = 12_000  # enough for a sample, byte sums and several chunks of a mask
-SHAPES = [(4, 8), (8, 8), (5, 4), (3, 6), (20, 8)]  # levels and bits: look-ups of whole codes, of columns, none, many levels
+SHAPES = [
+    (4, 8),
+    (8, 8),
+    (5, 4),
+    (3, 6),
+    (20, 8),
+]  # levels and bits: look-ups of whole codes, of columns, none, many levels
 MASKS = {
     "none": lambda rng, n: np.zeros(n, bool),
     "one": lambda rng, n: np.arange(n) == n - 1,
@@ -387,3 +394,10 @@ def test_shards_and_replicas(kind):
         for nq in (1, 40):
             expected = naive.search(index.codebooks, codes, xq[:nq], 9, members=within)
             assert_same_neighbours(*many.search(xq[:nq], 9, params=params), *expected)
+
+
+def test_a_filter_and_its_limits_are_sent_to_other_processes():
+    sel = faiss_dpq.Filter(faiss.IDSelectorRange(3, 9))
+    params = unpack(pack(faiss_dpq.SearchParametersIVFDPQ(nprobe=2, max_nprobe=7, ensure_topk_full=True, sel=sel)))
+    assert (params.nprobe, params.max_nprobe, params.ensure_topk_full) == (2, 7, True)
+    assert [i for i in range(20) if params.sel.is_member(i)] == list(range(3, 9))

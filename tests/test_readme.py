@@ -8,7 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/migrating.md", "docs/scaling.md", "docs/large.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/migrating.md", "docs/scaling.md", "docs/large.md", "docs/filters.md"]
+)
 def test_python_blocks_run(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / document).read_text()

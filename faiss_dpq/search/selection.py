@@ -115,7 +115,9 @@ def selectors_within(selector: faiss.IDSelector) -> list[faiss.IDSelector]:
 
     SWIG gives them back as plain IDSelectors; FAISS's wrapper keeps the objects themselves, in lists and tuples.
     """
-    held = {int(each.this): each for each in _flat(getattr(selector, "referenced_objects", ())) if hasattr(each, "this")}
+    held = {
+        int(each.this): each for each in _flat(getattr(selector, "referenced_objects", ())) if hasattr(each, "this")
+    }
     names = ("sel",) if hasattr(selector, "sel") else ("lhs", "rhs")
     return [held.get(int(each.this), each) for each in (getattr(selector, name) for name in names)]
 

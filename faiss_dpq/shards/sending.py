@@ -9,7 +9,7 @@ import numpy as np
 import faiss_dpq
 
 from ..index.wrappers.wrapper import inner_parameters
-from ..search.selection import selector_of
+from ..search.selection import Filter, selector_of, selectors_within
 
 Packed = tuple[str, dict[str, Any]]  # a class, and what its attributes are
 
@@ -84,6 +84,8 @@ def _fields(kind: type) -> list[str]:
 def _packed_selector(selector: faiss.IDSelector | None) -> Packed | None:
     if selector is None:
         return None
+    if isinstance(selector, Filter):
+        selector = selectors_within(selector)[1]
     name = type(selector).__name__
     if isinstance(selector, faiss.IDSelectorAll):
         return name, {}
