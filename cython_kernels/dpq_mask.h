@@ -1,8 +1,8 @@
 /* Which vectors take part in a search: a bit each, and how many they are.
  *
- * allowed[v >> 6] has the bit v & 63 of vector v; bits behind the last vector are 0. allowed_before[c] is how many vectors
- * take part before chunk c of DPQ_MASK_CHUNK vectors, plus what the view begins with; the last entry is that of all. So
- * a scan knows of every chunk, without a look at its bits, whether it can be skipped. */
+ * allowed[v >> 6] has the bit v & 63 of vector v; bits behind the last vector are 0. allowed_before[c] is how many
+ * vectors take part before chunk c of DPQ_MASK_CHUNK vectors, plus what the view begins with; the last entry is that of
+ * all. So a scan knows of every chunk, without a look at its bits, whether it can be skipped. */
 #ifndef DPQ_MASK_H
 #define DPQ_MASK_H
 

@@ -15,8 +15,8 @@
 #define GATHER_FIRST 32u  /* vectors that are scanned at once as long as there is no threshold */
 
 typedef struct {
-    uint8_t codes[GATHER_ROOM * GATHER_CODE];
-    uint8_t bins[GATHER_ROOM];
+    uint8_t codes[LOOKUPS_AT_ONCE * GATHER_CODE];
+    uint8_t bins[LOOKUPS_AT_ONCE];
     uint32_t vector[GATHER_ROOM];
     size_t n;
     size_t at_once;   /* how many are waited for before they are scanned, at most LOOKUPS_AT_ONCE */
@@ -36,66 +36,54 @@ static void gather_begin(gathered *g, const dpq_database *db, int copies, size_t
     }
 }
 
-/* size: bytes to copy of a code; stride: those of a copy. */
-DPQ_INLINE void gather_copies(gathered *g, const dpq_database *db, size_t first, size_t n, size_t size, size_t stride)
-{
-    const uint8_t *from = db->codes, *term_bins = db->term_bins;
-    const uint64_t *allowed = db->allowed;
-    uint8_t *codes = g->codes + g->n * stride, *bins = g->bins + g->n;
-    uint32_t *vector = g->vector + g->n;
-    size_t found = 0, code_size = db->code_size;
-    for (size_t at = first; at < first + n; at += 64)
-        for (uint64_t bits = allowed[at / 64]; bits; found++) {
-            size_t v = dpq_next_allowed(&bits, at);
-            memcpy(codes + found * stride, from + v * code_size, size);
-            if (term_bins)
-                bins[found] = term_bins[v];
-            vector[found] = (uint32_t)v;
-        }
-    g->n += found;
-}
-
-/* Their numbers alone; their codes are fetched meanwhile. */
-static void gather_numbers(gathered *g, const dpq_database *db, size_t first, size_t n)
-{
-    for (size_t at = first; at < first + n; at += 64)
-        for (uint64_t bits = db->allowed[at / 64]; bits;) {
-            size_t v = dpq_next_allowed(&bits, at);
-            dpq_prefetch_vector(db, v);
-            g->vector[g->n++] = (uint32_t)v;
-        }
-}
-
-/* Adds what takes part among n <= DPQ_MASK_CHUNK vectors from `first` on, a multiple of 64. */
+/* Adds what takes part among n <= DPQ_MASK_CHUNK vectors from `first` on, a multiple of 64. Codes are spread over
+ * memory: they are fetched while others are looked for, and copied later. */
 static void gather_chunk(gathered *g, const dpq_database *db, size_t first, size_t n)
 {
-    if (!g->code_size)
-        gather_numbers(g, db, first, n);
-    else if (db->code_size < g->code_size)
-        gather_copies(g, db, first, n, db->code_size, g->code_size);
-    else if (g->code_size == 4)
-        gather_copies(g, db, first, n, 4, 4);
-    else if (g->code_size == 8)
-        gather_copies(g, db, first, n, 8, 8);
-    else
-        gather_copies(g, db, first, n, GATHER_CODE, GATHER_CODE);
+    const uint64_t *allowed = db->allowed;
+    uint32_t *vector = g->vector + g->n;
+    size_t found = 0;
+    for (size_t at = first; at < first + n; at += 64)
+        for (uint64_t bits = allowed[at / 64]; bits;) {
+            size_t v = dpq_next_allowed(&bits, at);
+            dpq_prefetch_vector(db, v);
+            vector[found++] = (uint32_t)v;
+        }
+    g->n += found;
 }
 
 /* Takes the first n out. */
 static void gather_drop(gathered *g, size_t n)
 {
-    size_t left = g->n - n;
-    memmove(g->codes, g->codes + n * g->code_size, left * g->code_size);
-    memmove(g->bins, g->bins + n, left);
-    memmove(g->vector, g->vector + n, left * sizeof *g->vector);
-    g->n = left;
+    memmove(g->vector, g->vector + n, (g->n - n) * sizeof *g->vector);
+    g->n -= n;
+}
+
+/* Copies the codes of the first n. size: bytes to copy of a code; stride: those of a copy. */
+DPQ_INLINE void gather_copies(gathered *g, const dpq_database *db, size_t n, size_t size, size_t stride)
+{
+    const uint8_t *codes = db->codes, *bins = db->term_bins;
+    const uint32_t *vector = g->vector;
+    size_t code_size = db->code_size;
+    for (size_t i = 0; i < n; i++)
+        memcpy(g->codes + i * stride, codes + vector[i] * code_size, size);
+    for (size_t i = 0; bins && i < n; i++)
+        g->bins[i] = bins[vector[i]];
 }
 
 /* Those of the first n whose byte sum is within the limit: writes look->hits, and returns how many there are. */
-static size_t gather_look_up(const gathered *g, const dpq_database *db, dpq_lookups *look, size_t n)
+static size_t gather_look_up(gathered *g, const dpq_database *db, dpq_lookups *look, size_t n)
 {
     dpq_database copies = *db;
     size_t kept = 0;
+    if (db->code_size < g->code_size)
+        gather_copies(g, db, n, db->code_size, g->code_size);
+    else if (g->code_size == 4)
+        gather_copies(g, db, n, 4, 4);
+    else if (g->code_size == 8)
+        gather_copies(g, db, n, 8, 8);
+    else
+        gather_copies(g, db, n, GATHER_CODE, GATHER_CODE);
     copies.codes = g->codes;
     copies.code_size = (uint32_t)g->code_size;
     copies.term_bins = db->term_bins ? g->bins : NULL;

@@ -1,7 +1,7 @@
 /* Counts what a mask lets through (dpq_mask.h).
  *
- * In: bits of n vectors, those behind the last 0. Out: before[c] for every chunk, and for the end. Here because counting
- * bits takes a processor's own instruction: in portable C it takes as long as a search of few vectors. */
+ * In: bits of n vectors, those behind the last 0. Out: before[c] for every chunk, and for the end. Here because bits are
+ * counted by an instruction of the processor: in portable C that takes as long as a search of few vectors. */
 #ifndef DPQ_MASK_IMPL_H
 #define DPQ_MASK_IMPL_H
 

@@ -54,6 +54,16 @@ cdef class Mask:
         """Memory held, in bytes."""
         return self.bits.nbytes + self.before.nbytes
 
+    def as_bytes(self):
+        """The bits, as in a faiss.IDSelectorBitmap."""
+        return np.asarray(self.bits).view(np.uint8)
+
+    def begins_with(self, const uint8_t[::1] bitmap):
+        """Whether these bits are those of a bitmap, which may have fewer, those missing being 0."""
+        return bitmap.shape[0] <= 8 * self.bits.shape[0] and not memcmp(
+            &self.bits[0], &bitmap[0], <size_t>bitmap.shape[0]
+        )
+
     def ids(self):
         """The numbers of the vectors that take part, ascending: (admitted,), int64."""
         cdef int64_t[::1] ids = np.empty(self.admitted, np.int64)

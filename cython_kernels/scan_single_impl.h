@@ -32,9 +32,8 @@
 #define SINGLE_MIN_SAMPLED_N 8192u   /* smaller databases are scanned in float, without a sample */
 #define SINGLE_PIECE 16384u          /* vectors that a thread takes at a time */
 #define SINGLE_SHARE 4096u           /* a thread's share is a multiple of so many vectors */
-/* Where fewer than one in so many vectors of a chunk take part, they are put together, or scored one by one. Measured. */
-#define SINGLE_SPARSE 8u
-#define SINGLE_SPARSE_MANY 12u
+/* Where fewer than one in so many vectors of a chunk take part, they are put together, or scored one by one. */
+#define SINGLE_SPARSE 12u /* measured, with masks that change from search to search */
 
 /* What one thread works with. */
 typedef struct {
@@ -328,13 +327,12 @@ static void single_gathered_scan(single_search *search, single_worker *s, int al
 static void single_masked_scan(single_search *search, single_worker *s, size_t first, size_t end)
 {
     const dpq_database *db = search->db;
-    size_t sparse = search->has_many_levels ? SINGLE_SPARSE_MANY : SINGLE_SPARSE;
     for (size_t n, v = first; v < end; v += n) {
         size_t allowed = dpq_allowed_in(db, v / DPQ_MASK_CHUNK);
         n = dpq_min(end - v, DPQ_MASK_CHUNK);
         if (!allowed)
             continue;
-        if (search->bytes && allowed * sparse >= n)
+        if (search->bytes && allowed * SINGLE_SPARSE >= n)
             single_byte_scan(search, s, v, v + n);
         else {
             gather_chunk(&s->gathered, db, v, n);

@@ -1,4 +1,4 @@
-"""Searches with selectors find the nearest of what is admitted, whatever the selector, the index and how few are left."""
+"""Searches with selectors find the nearest of what is admitted, whatever the selector, the index and how few it is."""
 
 import gc
 

@@ -212,7 +212,7 @@ class Base(faiss.Index):
         return D, I, R
 
     def _plain(self, params: faiss.SearchParameters) -> tuple[int | None, _kernels.Mask | None]:
-        """The levels that a search compares, 0 for all, and a mask; no levels where its parameters say more than that."""
+        """The levels that a search compares, 0 for all, and its mask; no levels where parameters say more than that."""
         return None, None
 
     def search(

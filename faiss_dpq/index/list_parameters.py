@@ -18,8 +18,8 @@ class SearchParametersIVFDPQ(faiss.SearchParametersIVF):
         Lists that a query probes at most where `ensure_topk_full` makes it go on; 0: as many as there are.
     **parameters
         Of faiss.SearchParametersIVF: `nprobe` (1 unless given), `max_codes`, `sel`, `quantizer_params`, and
-        `ensure_topk_full`: a query whose `nprobe` lists have fewer than k vectors that `sel` admits probes further ones,
-        in the order of the coarse quantizer, until they have k.
+        `ensure_topk_full`: a query whose `nprobe` lists have fewer than k vectors that `sel` admits probes further
+        ones, in the order of the coarse quantizer, until they have k.
     """
 
     levels = 0

@@ -97,9 +97,14 @@ class _Kept(NamedTuple):
 
 
 class Recent(Generic[Derived]):
-    """What was derived from the selectors that came last."""
+    """What was derived from the selectors that came last.
 
-    def __init__(self) -> None:
+    of_masks : whether that is a Mask over 0, 1, ..., which holds what an IDSelectorBitmap does, and so serves as the
+        copy: one of its own would push others out of the processor's cache.
+    """
+
+    def __init__(self, of_masks: bool = False) -> None:
+        self._of_masks = of_masks
         self._kept: OrderedDict[tuple[Any, ...], _Kept] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -115,28 +120,36 @@ class Recent(Generic[Derived]):
                 self._kept.move_to_end(key)
         if kept is not None and kept.is_of(signature):
             return kept.value
-        # Copied before anything is derived: of what is written meanwhile, the next search sees that it changed.
-        copies = [contents.copy() for contents in signature.contents]
-        kept = _Kept([weakref.ref(each) for each in signature.objects], copies, derive())
+        kept = self._derived(signature, derive)
         with self._lock:
             self._kept[key] = kept
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return kept.value
 
+    def _derived(self, signature: Signature, derive: Callable[[], Derived]) -> _Kept:
+        objects = [weakref.ref(each) for each in signature.objects]
+        if self._of_masks and signature.key[0] is faiss.IDSelectorBitmap:
+            mask: Any = derive()
+            (bitmap,) = signature.contents
+            if mask.begins_with(bitmap):
+                return _Kept(objects, [mask.as_bytes()[: len(bitmap)]], mask)
+        # Copied before anything is derived: of what is written meanwhile, the next search sees that it changed.
+        return _Kept(objects, [contents.copy() for contents in signature.contents], derive())
+
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
         with self._lock:
             kept = list(self._kept.values())
-        return sum(each.value.nbytes + sum(copy.nbytes for copy in each.copies) for each in kept)
+        return sum(each.value.nbytes + sum(c.nbytes for c in each.copies if c.flags.owndata) for each in kept)
 
 
 class Masks:
     """Masks over the vectors 0, 1, ... of an index, of the selectors that it was searched with last."""
 
     def __init__(self) -> None:
-        self._recent: Recent[_kernels.Mask] = Recent()
+        self._recent: Recent[_kernels.Mask] = Recent(of_masks=True)
 
     def of(self, selector: faiss.IDSelector | None, n: int, version: int) -> _kernels.Mask | None:
         """Which of n vectors of an index of this version are searched; None for all."""

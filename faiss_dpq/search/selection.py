@@ -88,16 +88,13 @@ def bits_of(selector: faiss.IDSelector, n: int, ids: Labels | None = None) -> Bi
             return operation(*(bits_of(each, n, ids) for each in selectors_within(selector)))
     if isinstance(selector, faiss.IDSelectorTranslated):
         return _bits_of_translated(selector, n, ids)
+    if isinstance(selector, faiss.IDSelectorBitmap) and ids is None:
+        return _padded(array_at(selector.bitmap, selector.n, np.uint8)[: -(-n // 8)], n)
     bits = np.zeros(_kernels.mask_words(n), np.uint64)
     if isinstance(selector, faiss.IDSelectorRange):
         _set_range(bits, selector.imin, selector.imax, n, ids)
     elif isinstance(selector, faiss.IDSelectorBitmap):
-        bitmap = array_at(selector.bitmap, selector.n, np.uint8)
-        if ids is None:
-            whole = bitmap[: -(-n // 8)]
-            bits.view(np.uint8)[: len(whole)] = whole
-        else:
-            _kernels.test_bits(bitmap, 0, ids, bits)
+        _kernels.test_bits(array_at(selector.bitmap, selector.n, np.uint8), 0, ids, bits)
     elif isinstance(selector, faiss.IDSelectorArray):
         _set_array(bits, array_at(selector.ids, selector.n, np.int64), n, ids)
     elif isinstance(selector, faiss.IDSelectorBatch) and _kernels.knows_batches():
@@ -136,9 +133,14 @@ def array_at(pointer: object, n: int, dtype: npt.DTypeLike) -> npt.NDArray:
 
 
 def _packed(members: npt.NDArray[np.bool_]) -> Bits:
-    bits = np.zeros(_kernels.mask_words(len(members)), np.uint64)
-    packed = np.packbits(members, bitorder="little")
+    return _padded(np.packbits(members, bitorder="little"), len(members))
+
+
+def _padded(packed: npt.NDArray[np.uint8], n: int) -> Bits:
+    """At most n bits as words, with zeros behind. Every byte is written once, since masks are large."""
+    bits = np.empty(_kernels.mask_words(n), np.uint64)
     bits.view(np.uint8)[: len(packed)] = packed
+    bits.view(np.uint8)[len(packed) :] = 0
     return bits
 
 

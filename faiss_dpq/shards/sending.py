@@ -16,6 +16,7 @@ Packed = tuple[str, dict[str, Any]]  # a class, and what its attributes are
 _LEAST, _MOST = 256, 1024  # queries that a process gets at a time
 UNDER_WAY = 2  # blocks that every process has: one to search, one to go on with
 _PLAIN = (bool, int, float)
+_OWN = "levels", "max_nprobe"
 
 
 def cut_queries(n: int, n_replicas: int) -> list[slice]:
@@ -71,14 +72,14 @@ def _class(name: str) -> type:
 
 
 def _fields(kind: type) -> list[str]:
-    """What can be set: fields of the C++ object, and `levels` of this package's parameters."""
+    """What can be set: fields of the C++ object, and numbers of this package's parameters."""
     names = {
         name
         for base in kind.__mro__
         for name, value in vars(base).items()
         if isinstance(value, property) and value.fset is not None
     }
-    return sorted((names | ({"levels"} if hasattr(kind, "levels") else set())) - {"this", "thisown"})
+    return sorted((names | {own for own in _OWN if hasattr(kind, own)}) - {"this", "thisown"})
 
 
 def _packed_selector(selector: faiss.IDSelector | None) -> Packed | None:
