@@ -22,6 +22,7 @@ PATHS, EXACT = "tests/test_fast_paths.py", "tests/test_exactness.py"
 GROWTH, ADDITIONS = "tests/test_ivf_growth.py", "tests/test_single_additions.py"
 MANY = "tests/test_many_levels.py"
 STALE, TIES = "tests/test_staleness.py", "tests/test_ties.py"
+FILTERS, FILTERED_LISTS = "tests/test_filters.py", "tests/test_filtered_lists.py"
 SHARDS, INPUTS = "tests/test_shards.py", "tests/test_shards_inputs.py"
 
 
@@ -54,11 +55,26 @@ MUTATIONS = [
     _c("batch without sample", "scan_batch_impl.h", "if (g->buckets < k)", "if (1)", PATHS),
     _c("single without sample", "scan_single_impl.h", "dpq_topk_end(&search->top) == k", "0", PATHS),
     _c("batch without bytes", "scan_batch_impl.h", "g->bytes ? 0 : 0xff", "0xff", PATHS),
+    _c("few are not put together", "scan_single_impl.h", "allowed * SINGLE_SPARSE >= n", "1", FILTERS),
+    _c("few are not copied", "scan.pxi", "elif self.copies is None and", "elif False and", FILTERS),
+    _c(
+        "few of a list are not scored alone",
+        "scan_lists_impl.h",
+        "is_sparse = lists",
+        "is_sparse = 0 && lists",
+        FILTERED_LISTS,
+    ),
+    _py(
+        "masks are made anew",
+        "search/masks.py",
+        "is not None and kept.is_of(",
+        "is not None and 0 and kept.is_of(",
+        FILTERS,
+    ),
+    _py("bitmaps are not compared", "search/masks.py", "same_objects and all(", "same_objects or all(", FILTERS),
     _c("lists never grow", "lists_growth.pxi", "if not self.allowed:", "if True:", GROWTH),
     _c("never added directly", "addition.pxi", "if self.busy or", "if True or", ADDITIONS),
-    _c(
-        "single without bytes", "scan_single_impl.h", "search->bytes = db->n >=", "search->bytes = 0 && db->n >=", PATHS
-    ),
+    _c("single without bytes", "scan_single_impl.h", "search->bytes = n >=", "search->bytes = 0 && n >=", PATHS),
     _c("many levels in float", "many_bound.h", "return db->levels > DPQ_FEW_LEVELS", "return 0", MANY),
     _c("no look-ups of many", "many_lookups_impl.h", "return many_is_known(db) &&", "return 0 &&", MANY),
     _py("all terms anew", "search/derived.py", "range(len(before), len(packed)", "range(0, len(packed)", MANY),

@@ -297,7 +297,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=["pq", "fastscan"])
     parser.add_argument("--budget", type=float, default=0.3, help="seconds a contender and round, about")
     parser.add_argument("--cache", type=Path, help="folder for built indexes, read by later runs")
-    parser.add_argument("--simd", choices=_kernels.available_simd_levels(), help="instruction set of ours; FAISS's stays")
+    parser.add_argument(
+        "--simd", choices=_kernels.available_simd_levels(), help="instruction set of ours; FAISS's stays"
+    )
     parser.add_argument("--clock", choices=timing.CLOCKS, default="wall", help="cpu: for one thread on a busy machine")
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()

@@ -9,6 +9,7 @@
 #define DPQ_BATCH_SUMS_IMPL_H
 
 #include "batch_rows_impl.h"
+#include "dpq_mask.h"
 
 #define BATCH_CHUNK 256u /* vectors between two updates of the limits */
 

@@ -22,7 +22,8 @@ typedef struct {
     const uint64_t *codes;   /* addresses of rows of code_size bytes */
     const uint64_t *bins;    /* addresses of a byte a vector, the bin of its term; not read for inner products */
     const uint64_t *terms;   /* addresses of a float a vector; NULL: inner products */
-    const uint64_t *allowed; /* addresses of a byte a vector, 0: leave it out; NULL: all take part */
+    const uint64_t *allowed; /* addresses of a bit a vector, as in dpq_mask.h; NULL: all take part */
+    const int64_t *admitted; /* how many of each list take part; not read where all do */
     const int64_t *sizes;
     const float *term_min, *term_step; /* the grid of the list's bins; see scan_bound.h */
     const float *term_magnitude;       /* >= the magnitude of every term and bin edge */

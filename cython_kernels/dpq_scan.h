@@ -33,7 +33,8 @@ typedef struct {
     size_t column;            /* where the view's first vector is in these */
     float radius;             /* >= the norm of every reconstructed vector */
     const struct dpq_order *order; /* of the first vectors: see dpq_order.h; NULL: there is none */
-    const uint8_t *allowed;   /* bit v & 7 of byte v >> 3: whether v takes part, as in IDSelectorBitmap; NULL: all do */
+    const uint64_t *allowed;  /* bit v & 63 of word v >> 6: whether v takes part (dpq_mask.h); NULL: all do */
+    const uint32_t *allowed_before; /* see dpq_mask.h; not read of lists */
 } dpq_database;
 
 typedef struct {

@@ -2,6 +2,7 @@
  * both names and includes this file. */
 #include "encode_impl.h"
 #include "linear_impl.h"
+#include "mask_impl.h"
 #include "rescore_impl.h"
 #include "scan_batch_impl.h"
 #include "scan_lists_together_impl.h"
@@ -22,6 +23,7 @@ const dpq_kernels DPQ_KERNELS = {
     .scan_lists = scan_lists,
     .rescore_codes = rescore_codes,
     .rescore_lists = rescore_lists,
+    .mask_count = mask_count,
     .batch_width = DPQ_QW,
     .least_batch = DPQ_LEAST_BATCH,
     .least_batch_many = DPQ_LEAST_BATCH_MANY,

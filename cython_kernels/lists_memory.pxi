@@ -20,20 +20,21 @@ cdef class OpenLists:
 
     numbers : int64, ascending, of the lists that are open.
     sizes : (nlist,), int64.
-    codes, ids : (nlist,), uint64: addresses. allowed : likewise, of a byte a vector, 0: leave it out; None: all take
-        part.
+    codes, ids : (nlist,), uint64: addresses.
+    masks : by number, uint64, of a bit a vector: whether it takes part; None: all do. allowed : (nlist,), uint64: the
+        masks' addresses. admitted : (nlist,), int64: how many take part.
     code_size : of a vector.
     """
 
     cdef readonly object numbers, sizes, codes, ids
-    cdef public object allowed
+    cdef public object masks, allowed, admitted
     cdef readonly size_t code_size
 
     def __init__(self, numbers, size_t nlist, size_t code_size):
         self.numbers, self.code_size = numbers, code_size
         self.sizes = np.zeros(nlist, np.int64)
         self.codes, self.ids = np.zeros((2, nlist), np.uint64)
-        self.allowed = None
+        self.masks = self.allowed = self.admitted = None
 
 
 ctypedef size_t (*size_function)(const void *lists, size_t number) noexcept nogil

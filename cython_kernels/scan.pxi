@@ -99,6 +99,8 @@ def rescore(CodeView view, QueryBlock queries, const int64_t[:, ::1] candidates,
 
 cdef enum:
     MOST_RESULTS = 1 << 20  # of a search without checks: more may not fit in memory
+    COPIED = 8  # vectors beside one that a mask lets through, at least, where what it lets through is copied
+    WORK_OF_ONE = 8  # vectors that are scanned in the time that one of few takes that take part
 
 
 cdef class DirectSearch:
@@ -118,14 +120,17 @@ cdef class DirectSearch:
         """Whether it was made for this state of this index."""
         return this is self.this and version == self.version
 
-    def search(self, object this, object version, object x, object k, object levels):
-        """The k nearest of one query, (D, I); None where that takes a closer look at the arguments or the index."""
+    def search(self, object this, object version, object x, object k, object levels, Mask mask=None):
+        """The k nearest of one query, (D, I); None where that takes a closer look at the arguments or the index.
+
+        mask : of the vectors that take part, for a OneQueryCodeScan.
+        """
         scan = self.scans.get(levels)
         if scan is None or this is not self.this or version != self.version:
             return None
         if type(k) is not int or not 1 <= k <= MOST_RESULTS or not cnp.PyArray_Check(x):
             return None
-        return (<OneQueryScan>scan).search(x, k)
+        return (<OneQueryScan>scan).search(x, k, mask)
 
 
 cdef class OneQueryScan:
@@ -140,7 +145,7 @@ cdef class OneQueryScan:
         """Whether the index still is what this was made for."""
         return self.unchanged.holds()
 
-    cdef search(self, cnp.ndarray x, size_t k):
+    cdef search(self, cnp.ndarray x, size_t k, Mask mask):
         raise NotImplementedError
 
 
@@ -161,7 +166,9 @@ cdef class OneQueryCodeScan(OneQueryScan):
     countdown : of searches, after which the view is to be had with more; None where it has all.
     """
 
-    cdef CodeView view
+    cdef CodeView view, copies
+    cdef Mask mask  # of the search before
+    cdef const int64_t[::1] copied  # the numbers of the vectors in `copies`
     cdef QueryTables tables
     cdef const float[:, :, ::1] constant_panel
     cdef size_t worth_a_thread
@@ -175,19 +182,27 @@ cdef class OneQueryCodeScan(OneQueryScan):
     def is_good(self):
         return OneQueryScan.is_good(self) and (self.countdown is None or self.countdown.left > 0)
 
-    cdef search(self, cnp.ndarray x, size_t k):
+    cdef search(self, cnp.ndarray x, size_t k, Mask mask):
         cdef const float *query = query_of(x, self.tables.d)
-        if query == NULL or not self.unchanged.holds():
+        cdef dpq_database db = self.view.db
+        if query == NULL or not self.unchanged.holds() or (mask is not None and mask.n != db.n):
             return None
         if self.countdown is not None:
             if self.countdown.left <= 0:
                 return None
             self.countdown.left -= 1
+        cdef const int64_t[::1] copied = None
+        cdef CodeView copies = None  # held, since another thread's search may let go of them
+        if mask is not None:
+            mask.apply(&db)
+            if self.has_copies(mask):
+                copies, copied = self.copies, self.copied
+                db = copies.db
         # Before scratch is taken: an allocation may run other code of this thread, which takes it too.
         cdef float *distances = NULL
         cdef int64_t *labels = NULL
         results = empty_results(k, &distances, &labels)
-        cdef size_t n_threads = self.threads(), d = self.tables.d, i
+        cdef size_t n_threads = self.threads(&db), d = self.tables.d, i
         cdef size_t size = (d + self.tables.width + self.tables.scratch(1)) * sizeof(float) + k * sizeof(uint32_t)
         cdef Scratch scratch = scratch_of_thread(size + 4 * 64 + kernels.single_scratch(k, n_threads))
         cdef uint8_t *at = scratch.memory
@@ -198,20 +213,37 @@ cdef class OneQueryCodeScan(OneQueryScan):
         cdef dpq_counters counters
         memset(&counters, 0, sizeof(counters))
         with nogil:
-            self.scan(query, n_threads, moved, table, turned, at, k, distances, ids, &counters)
+            self.scan(&db, query, n_threads, moved, table, turned, at, k, distances, ids, &counters)
             for i in range(k):
-                labels[i] = -1 if ids[i] == UINT32_MAX else <int64_t>ids[i]
+                labels[i] = -1 if ids[i] == UINT32_MAX else copied[ids[i]] if copied is not None else <int64_t>ids[i]
         count_scan(&counters, &counted.single_scans)
         counted.direct += 1
         return results
 
-    cdef size_t threads(self) except 0:
+    cdef bint has_copies(self, Mask mask) except -1:
+        """Whether there are copies of what a mask lets through: they are made when a mask of few comes again."""
+        if self.mask is not mask:
+            self.mask, self.copies = mask, None
+        elif self.copies is None and COPIED * mask.admitted <= mask.n and self.view.levels <= DPQ_FEW_LEVELS:
+            ids = mask.ids()
+            self.copied, self.copies = ids, self.view.taken(ids)
+        return self.copies is not None
+
+    @property
+    def nbytes(self):
+        """Memory that it holds beside the view, in bytes."""
+        return 0 if self.copies is None else self.copied.nbytes + self.copies.packed.nbytes + (
+            0 if self.copies.bins is None else self.copies.bins.nbytes
+        )
+
+    cdef size_t threads(self, const dpq_database *db) except 0:
         """How many are worth taking; FAISS is asked, for 70 ns, only where its answer matters."""
-        cdef size_t most = self.view.db.n // self.worth_a_thread
+        cdef size_t most = min(db.n, WORK_OF_ONE * dpq_allowed_of(db)) // self.worth_a_thread
         return 1 if most <= 1 else max(1, min(most, <size_t>omp_get_max_threads()))
 
-    cdef void scan(self, const float *query, size_t n_threads, float *moved, float *table, float *turned,
-                   uint8_t *scratch, size_t k, float *distances, uint32_t *ids, dpq_counters *counters) noexcept nogil:
+    cdef void scan(self, const dpq_database *db, const float *query, size_t n_threads, float *moved, float *table,
+                   float *turned, uint8_t *scratch, size_t k, float *distances, uint32_t *ids,
+                   dpq_counters *counters) noexcept nogil:
         """Distances, as FAISS gives them, and ids."""
         cdef bint inner_product = self.tables.inner_product
         cdef dpq_queries queries
@@ -233,7 +265,7 @@ cdef class OneQueryCodeScan(OneQueryScan):
         queries.table_errors = &error
         queries.inner_product = inner_product
         queries.nq = 1
-        kernels.scan_single(&self.view.db, &queries, k, n_threads, distances, ids, scratch, counters)
+        kernels.scan_single(db, &queries, k, n_threads, distances, ids, scratch, counters)
         for i in range(k):
             if ids[i] == UINT32_MAX:
                 distances[i] = -FLT_MAX if inner_product else FLT_MAX

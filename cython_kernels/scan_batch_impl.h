@@ -188,6 +188,8 @@ static void batch_scan_span(const dpq_database *db, batch_group *g, batch_worksp
     memset(g->hits_in_span, 0, sizeof g->hits_in_span);
     for (size_t rows, end = first + n, v = first; v < end; v += rows) {
         rows = dpq_min(dpq_first_chunks(db->n >= BATCH_MIN_SAMPLED_N ? BATCH_CHUNK : v, BATCH_CHUNK), end - v);
+        if (dpq_none_allowed(db, v, rows))
+            continue;
         batch_byte_chunk(db, g, w, v, rows);
         batch_float_chunk(db, g, w, v, rows);
     }

@@ -78,16 +78,21 @@ DPQ_INLINE void dpq_prefetch_term(const dpq_database *db, const uint16_t *code)
         dpq_prefetch_cross(db->cross, dpq_codewords(db), code, db->levels);
 }
 
+/* Starts to fetch what the float sum of vector v begins with, and the beginning of its code. */
+static inline void dpq_prefetch_vector(const dpq_database *db, size_t v)
+{
+    __builtin_prefetch(dpq_row(db, v));
+    if (db->term_bins)
+        __builtin_prefetch(db->term_bins + v);
+    if (db->terms)
+        __builtin_prefetch(db->terms + v);
+}
+
 /* How many vectors to scan next where no sample has given a threshold. Until the first vectors have given one, all are
  * rescored: so chunks begin small and double. */
 static inline size_t dpq_first_chunks(size_t scanned, size_t chunk)
 {
     return scanned < 32 ? 32 : scanned < chunk ? scanned : chunk;
-}
-
-static inline int dpq_is_allowed(const dpq_database *db, size_t v)
-{
-    return !db->allowed || db->allowed[v >> 3] >> (v & 7) & 1;
 }
 
 #endif

@@ -24,11 +24,13 @@
 #define DPQ_SCAN_LISTS_IMPL_H
 
 #include "dpq_lists.h"
+#include "dpq_mask.h"
 #include "dpq_topk.h"
 #include "lookups_impl.h"
 
 #define LISTS_WORTH_BYTES 512u /* vectors left to scan, below which byte tables are not worth making */
 #define LISTS_FIRST 256u       /* vectors of the nearest list that are scanned in float */
+#define LISTS_SPARSE 16u       /* where fewer than one in so many vectors take part, they are scored one by one */
 #define LISTS_HIGH 1.4         /* the range of s that bytes resolve, over that of vectors scanned in float; measured */
 
 /* What a query knows of a list that it probes, before the list is scanned. */
@@ -61,7 +63,7 @@ typedef struct {
 /* A list as one query scans it. The limit of its byte sums is scale * above + constant: see the head. */
 typedef struct {
     dpq_database db;
-    const uint8_t *allowed;
+    int is_sparse; /* few of its vectors take part */
     size_t count;
     uint32_t position; /* of the list's first vector among all that the query scans */
     float offset;
@@ -78,6 +80,8 @@ static inline dpq_database lists_database(const dpq_lists *lists, size_t list)
     db.code_size = lists->code_size;
     db.nbits = lists->nbits;
     db.levels = lists->levels;
+    if (lists->allowed)
+        db.allowed = (const uint64_t *)(uintptr_t)lists->allowed[list];
     if (lists->terms) {
         db.terms = (const float *)(uintptr_t)lists->terms[list];
         db.term_bins = (const uint8_t *)(uintptr_t)lists->bins[list];
@@ -140,7 +144,9 @@ static inline int lists_is_out(const dpq_lists *lists, const lists_query *q, siz
 {
     lists_probed probed = q->probed[p];
     size_t list = (size_t)q->keys[p];
-    return !q->counts[p] || lists_above(q, probed.offset) + lists_sum_error(lists, q, list) < probed.low;
+    if (!q->counts[p] || (lists->allowed && !lists->admitted[list]))
+        return 1;
+    return lists_above(q, probed.offset) + lists_sum_error(lists, q, list) < probed.low;
 }
 
 /* Negative: no neighbour is left in the list. */
@@ -149,22 +155,26 @@ static inline double lists_limit(const lists_query *q, const lists_part *part)
     return part->scale * lists_above(q, part->offset) + part->constant;
 }
 
-static inline float lists_distance(const lists_part *part, const lists_query *q, size_t v)
+static inline float lists_sum(const lists_part *part, const lists_query *q, size_t v)
 {
     const float *terms = part->db.terms; /* NULL: inner products */
-    return dpq_distance(table_vector_sum(&part->db, q->table, v, terms ? terms[v] : 0.0f), part->offset, !terms);
+    return table_vector_sum(&part->db, q->table, v, terms ? terms[v] : 0.0f);
 }
 
-/* Computes a vector's distance and offers it. Returns 1 if the threshold moved. */
-static inline int lists_offer(const lists_part *part, lists_query *q, size_t v)
+/* Offers a vector by its s. Returns 1 if the threshold moved. */
+static inline int lists_offer_sum(const lists_part *part, lists_query *q, size_t v, float sum)
 {
-    if (part->allowed && !part->allowed[v])
-        return 0;
-    uint64_t key = dpq_result_key(lists_distance(part, q, v), part->position + (uint32_t)v);
+    uint64_t key = dpq_result_key(dpq_distance(sum, part->offset, !part->db.terms), part->position + (uint32_t)v);
     if (key >= q->top.limit || !dpq_topk_push(&q->top, key))
         return 0;
     q->threshold = dpq_topk_threshold(&q->top);
     return 1;
+}
+
+/* Computes a vector's distance, if it takes part, and offers it. Returns 1 if the threshold moved. */
+static inline int lists_offer(const lists_part *part, lists_query *q, size_t v)
+{
+    return dpq_is_allowed(&part->db, v) && lists_offer_sum(part, q, v, lists_sum(part, q, v));
 }
 
 static void lists_rescore(const lists_part *part, lists_scan *s, lists_query *q, size_t hits)
@@ -193,6 +203,21 @@ static size_t lists_float_scan(const lists_part *part, lists_scan *s, lists_quer
     }
     s->counters->floated += v - first;
     return v;
+}
+
+/* Scores those vectors of a masked list that take part. */
+static void lists_scan_sparse(const lists_part *part, lists_scan *s, lists_query *q)
+{
+    for (size_t at = 0; at < part->count; at += 64)
+        for (uint64_t bits = part->db.allowed[at / 64]; bits;) {
+            size_t v = dpq_next_allowed(&bits, at);
+            if (v >= part->count)
+                return;
+            float sum = lists_sum(part, q, v);
+            q->high = sum > q->high ? sum : q->high;
+            s->counters->floated++;
+            lists_offer_sum(part, q, v, sum);
+        }
 }
 
 /* ---- byte tables ---- */
@@ -236,7 +261,7 @@ static lists_part lists_part_of(const dpq_lists *lists, const lists_query *q, si
 {
     size_t list = (size_t)q->keys[p];
     lists_part part = {.db = lists_database(lists, list), .count = (size_t)q->counts[p], .position = position};
-    part.allowed = lists->allowed ? (const uint8_t *)(uintptr_t)lists->allowed[list] : NULL;
+    part.is_sparse = lists->allowed && (size_t)lists->admitted[list] * LISTS_SPARSE < part.db.n;
     part.offset = q->probed[p].offset;
     if (q->scale > 0) {
         double sum_error = lists_sum_error(lists, q, list), width = lists_width(lists, list);
@@ -278,6 +303,10 @@ static void lists_byte_scan(const lists_part *part, lists_scan *s, lists_query *
 {
     s->look.start = part->start;
     s->look.slope = part->slope;
+    if (part->is_sparse) {
+        lists_scan_sparse(part, s, q);
+        return;
+    }
     for (size_t n, v = first; v < part->count; v += n) {
         double limit = lists_limit(q, part);
         if (limit < 0)
@@ -299,6 +328,10 @@ static void lists_byte_scan(const lists_part *part, lists_scan *s, lists_query *
 static void lists_begin_list(const dpq_lists *lists, lists_scan *s, lists_query *q, size_t p, uint32_t position)
 {
     lists_part part = lists_part_of(lists, q, p, position);
+    if (part.is_sparse) {
+        lists_scan_sparse(&part, s, q);
+        return;
+    }
     int may_have_bytes = lists_may_have_bytes(lists);
     size_t v = lists_float_scan(&part, s, q, 0, may_have_bytes ? LISTS_FIRST : part.count);
     if (may_have_bytes && q->threshold < INFINITY)

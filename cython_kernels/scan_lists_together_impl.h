@@ -116,7 +116,7 @@ static size_t lists_collect(const dpq_database *db, lists_group *g, size_t first
 {
     size_t found = 0;
     for (size_t i = 0; i < n; i++)
-        for (uint32_t within = g->within[i] & live; within; within &= within - 1) {
+        for (uint32_t within = dpq_is_allowed(db, first + i) ? g->within[i] & live : 0; within; within &= within - 1) {
             uint32_t lane = (uint32_t)__builtin_ctz(within);
             const float *table = g->query[lane]->table;
             const uint8_t *row = dpq_row(db, first + i);
@@ -178,11 +178,12 @@ static void lists_scan_list(const dpq_lists *lists, lists_scan *s, lists_group *
             g->query[g->lanes] = q;
             g->part[g->lanes++] = lists_part_of(lists, q, pairs[i].probe, pairs[i].position);
         }
-        if (g->lanes >= LISTS_LEAST_GROUP && g->part[0].db.n >= LISTS_LEAST_SHARED)
+        if (g->lanes >= LISTS_LEAST_GROUP && g->part[0].db.n >= LISTS_LEAST_SHARED && !g->part[0].is_sparse)
             lists_scan_group(lists, s, g);
         else
             for (uint32_t lane = 0; lane < g->lanes; lane++) {
-                lists_load_tables(lists, g->query[lane], &s->look);
+                if (!g->part[lane].is_sparse)
+                    lists_load_tables(lists, g->query[lane], &s->look);
                 lists_byte_scan(&g->part[lane], s, g->query[lane], 0);
             }
     }

@@ -4,7 +4,8 @@
  *
  *   sample   float sums of vectors spaced evenly over the database, from the upper edges of their terms' bins. They
  *            give the first threshold, and the range that the bytes have to resolve.
- *   scan     chunks of vectors by byte look-ups (lookups_impl.h), or in float. What passes is a hit.
+ *   scan     chunks of vectors by byte look-ups (lookups_impl.h), or in float. What passes is a hit. Of a masked view,
+ *            chunks without a vector that takes part are skipped, and where few do, these are put together first.
  *   rescore  hits by their float sums from the lower edges of their bins, and those left by their distances.
  *
  * All threads offer what they find to one list of the k best, and the worst of these is the threshold for all. Why the
@@ -17,6 +18,7 @@
 #include "single_ordered_impl.h"
 
 #define SINGLE_SAMPLE_PIECE 128u     /* of the sample, that a thread takes at a time */
+#define SINGLE_AHEAD 16u             /* sampled vectors that are fetched before their turn */
 #define SINGLE_MIN_SAMPLED_N 8192u   /* smaller databases are scanned in float, without a sample */
 #define SINGLE_PIECE 16384u          /* vectors that a thread takes at a time */
 #define SINGLE_SHARE 4096u           /* a thread's share is a multiple of so many vectors */
@@ -64,9 +66,11 @@ static void single_rescore(single_search *search, single_worker *s, size_t hits)
     for (size_t h = 0; h < hits; h++) {
         uint16_t code[DPQ_MAX_LEVELS];
         uint32_t v = s->look.hits[h];
+        if (!dpq_is_allowed(db, v))
+            continue;
         dpq_unpack(db, v, code);
         float lower = table_sum(db, search->table, 1, code, dpq_term_bound(db, v, 0));
-        if (!(lower <= s->threshold) || !dpq_is_allowed(db, v))
+        if (!(lower <= s->threshold))
             continue;
         dpq_prefetch_term(db, code);
         s->pending[s->pendings++] = v;
@@ -79,14 +83,13 @@ static void single_rescore(single_search *search, single_worker *s, size_t hits)
 DPQ_INLINE void single_upper_of_shape(uint32_t nbits, uint32_t levels, dpq_database db, single_search *search,
                                       size_t first, size_t n)
 {
-    size_t stride = (db.n - search->begin) / SINGLE_SAMPLE;
     db.nbits = nbits;
     db.levels = levels;
     for (size_t i = first; i < first + n; i++) {
-        size_t v = search->begin + i * stride;
         uint16_t code[DPQ_MAX_LEVELS];
-        dpq_unpack(&db, v, code);
-        search->upper[i] = table_sum(&db, search->table, 1, code, dpq_term_bound(&db, v, 1));
+        dpq_prefetch_vector(&db, search->sampled[dpq_min(i + SINGLE_AHEAD, SINGLE_SAMPLE - 1)]);
+        dpq_unpack(&db, search->sampled[i], code);
+        search->upper[i] = table_sum(&db, search->table, 1, code, dpq_term_bound(&db, search->sampled[i], 1));
     }
 }
 
@@ -105,13 +108,17 @@ static float single_sample(single_search *search)
     const dpq_database *db = search->db;
     size_t stride = (db->n - search->begin) / SINGLE_SAMPLE, k = search->top.k;
     float high = -INFINITY, limit = search->begin ? -INFINITY : INFINITY; /* pushes are in vain from here on */
+    if (db->allowed)
+        dpq_sample_allowed(db, SINGLE_SAMPLE, search->sampled);
+    else
+        for (size_t i = 0; i < SINGLE_SAMPLE; i++)
+            search->sampled[i] = (uint32_t)(search->begin + i * stride);
     single_share(search, SINGLE_SAMPLE, SINGLE_SAMPLE_PIECE);
     dpq_run_together(search->n_threads, single_sample_pieces, search);
     for (size_t i = 0; i < SINGLE_SAMPLE; i++) {
         float upper = search->upper[i];
         high = upper > high ? upper : high;
-        if (upper < limit && dpq_is_allowed(db, i * stride) &&
-            dpq_topk_push(&search->top, dpq_key(upper, (uint32_t)(i * stride))))
+        if (upper < limit && dpq_topk_push(&search->top, dpq_key(upper, search->sampled[i])))
             limit = dpq_topk_threshold(&search->top);
     }
     if (search->begin)
@@ -160,6 +167,9 @@ static void single_begin_worker(const single_search *search, single_worker *s)
 {
     const dpq_lookups *built = &search->workers[0].look;
     s->pendings = 0;
+    if (search->db->allowed)
+        gather_begin(&s->gathered, search->db, search->bytes && !search->has_many_levels,
+                     atomic_load(&search->limit) < dpq_key(INFINITY, 0) ? LOOKUPS_AT_ONCE : GATHER_FIRST);
     if (search->has_many_levels)
         s->many = search->many;
     if (search->bytes && &s->look != built) {
@@ -207,6 +217,47 @@ static void single_float_scan(single_search *search, single_worker *s, size_t fi
     }
 }
 
+/* Scans as many of the vectors put together as are waited for, or all. */
+static void single_gathered_scan(single_search *search, single_worker *s, int all)
+{
+    gathered *g = &s->gathered;
+    while (g->n >= g->at_once || (all && g->n)) {
+        size_t found, n = dpq_min(g->n, g->at_once);
+        if (!g->code_size)
+            single_rescore_pending(search, s); /* now, as in a float scan */
+        single_follow(search, s);
+        if (g->code_size) {
+            found = gather_look_up(g, search->db, &s->look, n);
+            s->counters.bounded += n;
+            s->counters.rescored += found;
+        } else {
+            found = gather_float_hits(g, search->db, search->table, n, s->threshold, s->look.hits);
+            s->counters.floated += n;
+        }
+        single_rescore(search, s, found);
+        gather_drop(g, n);
+        g->at_once = dpq_min(2 * g->at_once, LOOKUPS_AT_ONCE);
+    }
+}
+
+/* The same of a masked view; first is a multiple of DPQ_MASK_CHUNK. */
+static void single_masked_scan(single_search *search, single_worker *s, size_t first, size_t end)
+{
+    const dpq_database *db = search->db;
+    for (size_t n, v = first; v < end; v += n) {
+        size_t allowed = dpq_allowed_in(db, v / DPQ_MASK_CHUNK);
+        n = dpq_min(end - v, DPQ_MASK_CHUNK);
+        if (!allowed)
+            continue;
+        if (search->bytes && allowed * SINGLE_SPARSE >= n)
+            single_byte_scan(search, s, v, v + n);
+        else {
+            gather_chunk(&s->gathered, db, v, n);
+            single_gathered_scan(search, s, 0);
+        }
+    }
+}
+
 static void single_work(void *context, size_t thread)
 {
     single_search *search = context;
@@ -214,11 +265,15 @@ static void single_work(void *context, size_t thread)
     single_begin_worker(search, s);
     for (size_t n, first; (n = single_take(search, thread, SINGLE_PIECE, &first));) {
         first += search->begin;
-        if (search->bytes)
+        if (search->db->allowed)
+            single_masked_scan(search, s, first, first + n);
+        else if (search->bytes)
             single_byte_scan(search, s, first, first + n);
         else
             single_float_scan(search, s, first, first + n);
     }
+    if (search->db->allowed)
+        single_gathered_scan(search, s, 1);
     single_rescore_pending(search, s);
 }
 
@@ -231,13 +286,13 @@ static void single_scan_query(single_search *search, const dpq_queries *qs, size
     for (size_t t = 0; t < search->n_threads; t++)
         search->workers[t].counters = (dpq_counters){0}; /* of threads that do not come */
     search->begin = single_scan_ordered(search, counters);
-    size_t n = db->n - search->begin;
+    size_t n = db->n - search->begin, taking_part = n && db->allowed ? dpq_allowed_of(db) : n;
     search->has_many_levels = many_lookups_know(db);
-    search->bytes = n >= SINGLE_MIN_SAMPLED_N
+    search->bytes = taking_part >= SINGLE_MIN_SAMPLED_N
                     && (search->has_many_levels
                         || (lookups_know(db->nbits, db->code_size, db->levels) && !many_is_known(db)));
     search->bound = (dpq_bound){0, 0, 0};
-    if (n >= SINGLE_MIN_SAMPLED_N)
+    if (taking_part >= SINGLE_MIN_SAMPLED_N)
         high = single_sample(search);
     if (search->bytes && search->has_many_levels)
         search->bytes = single_build_many(search);

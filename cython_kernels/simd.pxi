@@ -33,7 +33,8 @@ cdef extern from "kernels.h" nogil:
         float term_min
         float term_step
         float radius
-        const uint8_t *allowed
+        const uint64_t *allowed
+        const uint32_t *allowed_before
         const uint8_t *columns
         size_t column
         const dpq_order *order
@@ -51,6 +52,7 @@ cdef extern from "kernels.h" nogil:
         const uint64_t *bins
         const uint64_t *terms
         const uint64_t *allowed
+        const int64_t *admitted
         const int64_t *sizes
         const float *term_min
         const float *term_step
@@ -150,6 +152,7 @@ cdef extern from "kernels.h" nogil:
             const dpq_lists *lists, const dpq_probes *probes, const uint32_t *candidates, size_t n, size_t k,
             uint64_t *keys, float *distances, uint32_t *positions,
         ) noexcept nogil
+        void (*mask_count)(const uint64_t *bits, size_t n, uint32_t *before) noexcept nogil
         size_t batch_width
         size_t least_batch
         size_t least_batch_many

@@ -12,7 +12,7 @@
 
 #define SINGLE_FIRST 512u  /* vectors scored in float32 first, and two a result */
 #define SINGLE_BUCKETS 16u /* that a thread takes at a time */
-#define SINGLE_AHEAD 12u   /* blocks whose codes are fetched meanwhile */
+#define SINGLE_BLOCKS_AHEAD 12u   /* blocks whose codes are fetched meanwhile */
 
 static inline void single_ordered_follow(const single_search *search, single_worker *s)
 {
@@ -56,7 +56,7 @@ DPQ_INLINE void single_blocks_of(uint32_t levels, uint32_t known, single_search 
         if (limit < 0)
             break;
         for (uint32_t l = 0; l < levels; l++)
-            __builtin_prefetch(order->planes + ((block + SINGLE_AHEAD) * levels + l) * DPQ_ORDER_BLOCK, 0, 2);
+            __builtin_prefetch(order->planes + ((block + SINGLE_BLOCKS_AHEAD) * levels + l) * DPQ_ORDER_BLOCK, 0, 2);
         if (limit < 255)
             within = ordered_within(levels, known, &s->in, order->planes + block * DPQ_ORDER_BLOCK * levels,
                                     (uint8_t)limit);
@@ -109,6 +109,13 @@ static uint32_t single_first_blocks(single_search *search, single_worker *s, siz
     }
 }
 
+/* Whether codes are scanned in their order: not if few take part in a masked view, nor if such a view has codes that are
+ * not in the order, as a mask is looked at from its beginning. */
+static inline int single_may_be_ordered(const dpq_database *db)
+{
+    return !db->allowed || (db->order->n == db->n && dpq_allowed_of(db) * SINGLE_SPARSE >= db->n);
+}
+
 /* Scans the codes that have an order. Returns how many these are: 0 if there is no bound. */
 static size_t single_scan_ordered(single_search *search, dpq_counters *counters)
 {
@@ -117,7 +124,7 @@ static size_t single_scan_ordered(single_search *search, dpq_counters *counters)
     single_worker *s = search->workers;
     float bound;
     size_t first;
-    if (!order || !ordered_begin(order, search->table, q))
+    if (!order || !single_may_be_ordered(search->db) || !ordered_begin(order, search->table, q))
         return 0;
     search->bytes = 0;
     s->pendings = 0;

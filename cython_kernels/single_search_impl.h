@@ -8,6 +8,7 @@
 
 #include "dpq_threads.h"
 #include "dpq_topk.h"
+#include "gather_impl.h"
 #include "kernels.h"
 #include "lookups_impl.h"
 #include "many_lookups_impl.h"
@@ -17,6 +18,8 @@
 
 #define SINGLE_CHUNK LOOKUPS_AT_ONCE /* vectors between two updates of the limit */
 #define SINGLE_SAMPLE 1024u
+/* Where fewer than one in so many vectors of a chunk take part, they are put together, or scored one by one. */
+#define SINGLE_SPARSE 12u /* measured, with masks that change from search to search */
 
 /* What one thread works with. */
 typedef struct {
@@ -26,6 +29,7 @@ typedef struct {
     size_t pendings;
     float threshold; /* of float sums */
     many_query many; /* where levels are many */
+    gathered gathered;
     ordered_bucket in; /* where codes have an order */
     dpq_counters counters;
     _Atomic size_t next; /* of the thread's share, the first vector that no thread has taken */
@@ -46,6 +50,7 @@ typedef struct {
     many_query many;        /* but for the limit, which every worker has */
     size_t begin;           /* vectors before this one have been scanned in their order */
     ordered_query ordered;
+    uint32_t sampled[SINGLE_SAMPLE];
     float upper[SINGLE_SAMPLE]; /* upper bounds of the sampled vectors' sums */
     dpq_topk top;               /* if there are several threads, changed with the lock held */
     pthread_mutex_t lock;

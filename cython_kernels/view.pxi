@@ -63,6 +63,11 @@ cdef class CodeView:
         return self.db.n
 
     @property
+    def levels(self):
+        """The prefix length."""
+        return self.db.levels
+
+    @property
     def term_min(self):
         """The first edge of the bins."""
         return self.db.term_min
@@ -83,7 +88,7 @@ cdef class CodeView:
                         self.db.term_step, self.db.radius, columns, self.db.column + begin)
 
     def part(self, size_t begin, size_t end):
-        """The codes begin ... end - 1; begin is a multiple of 8 where the view is masked."""
+        """The codes begin ... end - 1; where the view is masked, multiples of MASK_CHUNK, but for the end of all."""
         cdef CodeView part = self.of(
             self.packed[begin:end],
             None if self.terms is None else self.terms[begin:end],
@@ -92,7 +97,8 @@ cdef class CodeView:
             begin,
         )
         if self.db.allowed:
-            part.mask, part.db.allowed = self.mask, self.db.allowed + begin // 8
+            part.mask, part.db.allowed = self.mask, self.db.allowed + begin // 64
+            part.db.allowed_before = self.db.allowed_before + begin // DPQ_MASK_CHUNK
         return part
 
     def taken(self, ids):
@@ -103,10 +109,11 @@ cdef class CodeView:
             None if self.bins is None else self.bins[ids],
         )
 
-    def masked(self, const uint8_t[::1] mask):
-        """The same codes, of which only those take part whose bit i & 7 of byte i >> 3 is set."""
+    def masked(self, Mask mask):
+        """The same codes, of which only those take part that a mask of as many vectors admits."""
         cdef CodeView masked = self.with_order(self.order)
-        masked.mask, masked.db.allowed = mask, &mask[0]
+        masked.mask = mask
+        mask.apply(&masked.db)
         return masked
 
     def with_columns(self, columns):

@@ -28,6 +28,7 @@ from .index.wrappers import (
     IndexRowwiseMinMaxFP16,
     IndexShards,
 )
+from .search.selection import Filter
 from .training import Effort, TrainStats, registry, train_codebooks
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ del registry
 
 __all__ = [
     "Effort",
+    "Filter",
     "IndexDPQ",
     "IndexIDMap",
     "IndexIDMap2",

@@ -5,6 +5,8 @@ import struct
 import faiss
 import numpy as np
 
+from faiss_dpq import _kernels
+
 FLT_MAX = np.finfo(np.float32).max
 METRICS = [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT]
 
@@ -63,6 +65,14 @@ def pack(codes, nbits):
     bits = (codes[:, :, None].astype(np.int64) >> np.arange(nbits)) & 1
     bits = bits.reshape(n, M * nbits).astype(np.uint8)
     return np.packbits(bits, axis=1, bitorder="little")
+
+
+def mask(members):
+    """A mask of the kernels, of an array of bools."""
+    bits = np.zeros(-(-len(members) // 64), np.uint64)
+    packed = np.packbits(members, bitorder="little")
+    bits.view(np.uint8)[: len(packed)] = packed
+    return _kernels.Mask(bits, len(members))
 
 
 def scan(tables, constants, terms, codes, ids, k, K, inner_product=False):

@@ -204,7 +204,7 @@ def scan(
         view = _kernels.CodeView(packed, nbits, levels, cross, terms, bins, *grid, scan.radius)
         _kernels.term_bins(view, bins)
     if allowed is not None:
-        view = view.masked(allowed)
+        view = view.masked(naive.mask(allowed))
     constants, errors = constants_of(norms, inner_product), np.full(len(tables), error, np.float32)
     queries = _kernels.QueryBlock(tables, constants, norms, errors, inner_product)
     D, I = np.empty((len(tables), k), np.float32), np.empty((len(tables), k), np.int64)
@@ -247,7 +247,7 @@ def test_scan_is_the_plain_loop_bit_for_bit(simd, shape, k, nq, kind, restricted
         levels,
         cross,
         given_terms,
-        np.packbits(mask, bitorder="little") if restricted else None,
+        mask if restricted else None,
         1000,
         k,
         n_threads=n_threads,
@@ -320,8 +320,7 @@ def test_sampled_thresholds_lose_no_neighbour(simd, k, allowed):
     scan.radius = _kernels.radius(
         _kernels.CodeView(packed, 8, M, quantizer.cross_tables), quantizer.codeword_norms, 1e-3
     )
-    bits = np.packbits(mask, bitorder="little")
-    D, I, _ = scan(tables, norms, False, packed, 8, M, quantizer.cross_tables, None, bits, 0, k, errors.max())
+    D, I, _ = scan(tables, norms, False, packed, 8, M, quantizer.cross_tables, None, mask, 0, k, errors.max())
     expected = naive.scan(tables, norms, terms[members], codes[members], members, k, K)
     found = expected[1] >= 0
     np.testing.assert_array_equal(I, expected[1])

@@ -11,7 +11,8 @@ from ..codec import Codes, Floats, Layout, ProgressiveQuantizer
 from ..search import coarse
 from ..search import flat as scan
 from ..search.derived import Bytes, DerivedCodes
-from ..search.selection import Labels, Selection, select, selector_of
+from ..search.masks import Masks
+from ..search.selection import Labels, bits_of, selector_of
 from ..search.stored import Step, StoredCodes
 from .base import RangeResult
 from .quantized import ADD_BLOCK, Quantized, has_fitting_codes, search_type
@@ -80,6 +81,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
 
     _derived: dict[int, DerivedCodes] | None = None  # by levels
     _vector: tuple[Any, _kernels.FaissVector] | None = None
+    _masks: Masks | None = None
 
     def __init__(self, d: int, M: int, nbits: int = 8, metric: int = faiss.METRIC_L2) -> None:
         self._check_shape("IndexDPQ", d, M, nbits, metric)
@@ -188,19 +190,28 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
 
     # ---- search ------------------------------------------------------------------------------------------------
 
-    def _plain_levels(self, params: faiss.SearchParameters) -> int | None:
-        if type(params) is SearchParametersDPQ and params.sel is None and not params.coarse_levels:
-            return params.levels or self._levels
-        return None
+    def _plain(self, params: faiss.SearchParameters) -> tuple[int | None, _kernels.Mask | None]:
+        if type(params) is SearchParametersDPQ and not params.coarse_levels:
+            return params.levels or self._levels, self._mask(params)
+        return (self._levels, self._mask(params)) if type(params) is faiss.SearchParameters else (None, None)
+
+    def _mask(self, params: faiss.SearchParameters | None) -> _kernels.Mask | None:
+        """Which vectors a search with these parameters looks at; None for all."""
+        selector = selector_of(params)
+        if selector is None:
+            return None
+        if self._masks is None:
+            self._masks = Masks()
+        return self._masks.of(selector, self.ntotal, self._version)
 
     def _search_finite(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
-        derived, view, selection = self._searched(params)
+        derived, view, mask = self._searched(params)
         narrowed = self._asked_coarse(params, derived.levels)
         if narrowed is not None:
             prefix = self._derived_codes(derived.quantizer, narrowed.levels, stores_terms=True)
             prefix_view = prefix.view(self._codes_in_memory, self.code_size, self._version)
-            return coarse.search(narrowed, (prefix, prefix_view), (derived, view), selection, x, k)
-        found = scan.search(derived, view, selection, x, k)
+            return coarse.search(narrowed, (prefix, prefix_view), (derived, view), mask, x, k)
+        found = scan.search(derived, view, mask, x, k)
         if len(x) == 1:
             self._prepare_direct(derived, view, params)
         return found
@@ -219,13 +230,15 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         R[found] = self.residual_quantizer.decode(_kernels.unpack_codes(codes, self._asked_levels(params), self._nbits))
         return D, I, R
 
-    def _searched(self, params: faiss.SearchParameters | None) -> tuple[DerivedCodes, _kernels.CodeView, Selection]:
+    def _searched(
+        self, params: faiss.SearchParameters | None
+    ) -> tuple[DerivedCodes, _kernels.CodeView, _kernels.Mask | None]:
         """What a search with these parameters compares."""
         if params is not None and not isinstance(params, faiss.SearchParameters):
             raise TypeError(f"IndexDPQ: params is a {type(params).__name__}, expected faiss.SearchParameters")
         derived = self._derived_codes(self.residual_quantizer, self._asked_levels(params))
         view = derived.view(self._codes_in_memory, self.code_size, self._version)
-        return derived, view, select(selector_of(params), len(view))
+        return derived, view, self._mask(params)
 
     def _derived_codes(self, quantizer: ProgressiveQuantizer, levels: int, stores_terms: bool = False) -> DerivedCodes:
         if self._derived is None:
@@ -240,7 +253,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         self, derived: DerivedCodes, view: _kernels.CodeView, params: faiss.SearchParameters | None
     ) -> None:
         """Let later searches of one query, with the same parameters, go to the kernels at once."""
-        levels = self._levels if params is None else self._plain_levels(params)
+        levels = self._levels if params is None else self._plain(params)[0]
         if levels is None or self._coarse_levels:  # which a direct search would not look at
             return
         direct = self._direct
@@ -271,12 +284,15 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
             "codes" and "codebooks", which a file holds too; "tables" of the codebooks' products, FAISS's and ours;
             "derived" from the codes, for every prefix length that was searched: about a byte a vector, and once some
             single queries were searched about levels + 9 more (8-bit codes); of more than 16 levels 4 bytes (none for
-            inner products), and once single queries are searched as many as a code has.
+            inner products), and once single queries are searched as many as a code has; "masks" of the selectors
+            searched with last, a bit a vector each, and copies of the codes that one lets through, if these are few.
         """
+        scans = self._direct.scans.values() if self._direct else ()
         return {
             "codes": self.codes.size(),
             **self._memory_of_codebooks(),
-            "derived": sum(derived.nbytes for derived in (self._derived or {}).values()),
+            "derived": sum(each.nbytes for each in (self._derived or {}).values()),
+            "masks": (self._masks.nbytes if self._masks else 0) + sum(scan.nbytes for scan in scans if scan),
         }
 
     # ---- remove, replace ---------------------------------------------------------------------------------------
@@ -286,8 +302,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         self._check_writable("remove_ids")
         ntotal, listed = self.ntotal, listed_ids(x, self._call("remove_ids"))
         if listed is None:
-            admitted = select(x, ntotal)
-            places = np.arange(admitted.begin, admitted.end) if admitted.ids is None else admitted.ids
+            places = _kernels.Mask(bits_of(x, ntotal), ntotal).ids()
         else:
             places = listed[np.searchsorted(listed, 0) : np.searchsorted(listed, ntotal)]
         if len(places):

@@ -341,7 +341,7 @@ class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
             "codes", "ids" and "codebooks", which a file holds too, the codebooks without the coarse quantizer; "tables"
             of the codebooks' products, FAISS's and ours; "derived" from the codes: about five bytes a vector (one, for
             inner products none) for every prefix length that was searched; and, once single vectors were removed,
-            about 40 bytes a vector to find them by.
+            about 40 bytes a vector to find them by; "masks" of the selectors searched with last.
         """
         derived = self._known.derived if self._known else {}
         return {
@@ -349,6 +349,7 @@ class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
             "ids": self.ntotal * 8,
             **self._memory_of_codebooks(),
             "derived": sum(lists.nbytes for lists in derived.values()) + self._bytes_to_find_ids(),
+            "masks": self._list_masks.nbytes if self._list_masks else 0,
         }
 
     # ---- what Python needs -----------------------------------------------------------------------------------------

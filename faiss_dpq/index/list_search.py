@@ -1,7 +1,9 @@
 """Searches of inverted lists: which lists a query probes, and what is known of them from search to search."""
 
+import contextlib
 import functools
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import faiss
@@ -13,9 +15,11 @@ from ..codec import Floats
 from ..search import lists as scan
 from ..search.coarse import Coarse, search_lists
 from ..search.derived import Bytes
-from ..search.selection import Labels, is_member, selector_of
+from ..search.list_masks import ListMasks
+from ..search.selection import Labels, selector_of
 from .base import RangeResult, delivered
 from .finite import nearest_of_finite, range_of_finite
+from .list_limits import probed_until_full, scanned_counts, stop_after_empty_lists
 from .quantized import Quantized
 from .registry import downcast_index
 from .tensors import accepts_tensors, if_any
@@ -39,6 +43,7 @@ class _Search:
     selector: faiss.IDSelector | None = None
     quantizer_params: faiss.SearchParameters | None = None
     ensure_topk_full: bool = False
+    max_nprobe: int = 0
     max_empty_result_buckets: int = 0
 
 
@@ -71,6 +76,7 @@ class ListsSearched(Quantized):
 
     _coarse: tuple[int, faiss.Index] | None = None
     _known: _Known | None = None
+    _list_masks: ListMasks | None = None
     _owned_lists: int | None = None  # the address of lists that are known not to be mapped from a file
 
     # ---- the coarse quantizer ------------------------------------------------------------------------------------
@@ -107,7 +113,7 @@ class ListsSearched(Quantized):
     def _search_finite(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         asked, known = self._asked(params), self._current()
         derived = self._derived_lists(known, asked.levels)
-        found = self._search_lists(known, derived, x, self._probed(x, asked, known, derived), k, asked)
+        found = self._search_lists(known, derived, x, self._probed_for(k, x, asked, known, derived), k, asked)
         if len(x) == 1 and params is None:
             self._prepare_direct(known, derived, asked)
         return found.D, found.I
@@ -231,10 +237,13 @@ class ListsSearched(Quantized):
                 selector_of(params),
                 getattr(params, "_sp_field_refs", {}).get("quantizer_params", params.quantizer_params),
                 bool(params.ensure_topk_full),
+                getattr(params, "max_nprobe", 0),
                 params.max_empty_result_buckets,
             )
         if asked.nprobe < 1:
             raise RuntimeError(f"IndexIVFDPQ: nprobe is {asked.nprobe}, expected at least 1")
+        if asked.max_nprobe < 0:
+            raise ValueError(f"IndexIVFDPQ: max_nprobe is {asked.max_nprobe}, expected 0 (all lists) or more")
         return asked
 
     def _probed(self, x: Floats, asked: _Search, known: _Known, derived: scan.DerivedLists) -> Labels:
@@ -243,6 +252,33 @@ class ListsSearched(Quantized):
         if asked.quantizer_params is None and self._has_plain_centres(known):
             return derived.nearest_lists(x, nprobe)
         return known.coarse.search(x, nprobe, **if_any(asked.quantizer_params))[1]
+
+    def _probed_for(self, k: int, x: Floats, asked: _Search, known: _Known, derived: scan.DerivedLists) -> Labels:
+        """The lists that a search for k results probes: with `ensure_topk_full`, until there are so many."""
+        probed = self._probed(x, asked, known, derived)
+        if not asked.ensure_topk_full:
+            return probed
+
+        def more(queries: npt.NDArray[np.intp], nprobe: int) -> Labels:
+            return self._probed(x[queries], replace(asked, nprobe=nprobe), known, derived)
+
+        def admitted(keys: Labels) -> Labels:
+            with self._opened(keys, derived, asked) as lists:
+                counts = lists.sizes if lists.admitted is None else lists.admitted
+                return np.where(keys >= 0, counts[keys], 0)
+
+        return probed_until_full(probed, k, min(asked.max_nprobe or self.nlist, self.nlist), more, admitted)
+
+    @contextlib.contextmanager
+    def _opened(self, keys: Labels, derived: scan.DerivedLists, asked: _Search) -> Iterator[_kernels.OpenLists]:
+        """The lists that `keys` name, with what the selector admits of them."""
+        with scan.opened(self._lists(), keys) as lists:
+            if asked.selector is not None:
+                derived.update(lists)
+                if self._list_masks is None:
+                    self._list_masks = ListMasks()
+                self._list_masks.apply(asked.selector, lists, derived.digests[:, 0], self._version)
+            yield lists
 
     def _has_plain_centres(self, known: _Known) -> bool:
         """Whether the lists' own centres, by their distances, are what the coarse quantizer goes by."""
@@ -256,8 +292,8 @@ class ListsSearched(Quantized):
             few = scan.search_few(derived, known.reader, x, keys, asked.max_codes, k)
             if few is not None:
                 return few
-        with scan.opened(self._lists(), keys) as lists:
-            counts = _scanned_counts(keys, lists, asked, k)
+        with self._opened(keys, derived, asked) as lists:
+            counts = scanned_counts(keys, lists, asked.max_codes, k if asked.ensure_topk_full else 0)
             found = self._search_open(known, derived, lists, x, keys, counts, k, asked)
         _count(counts)
         return found
@@ -275,19 +311,19 @@ class ListsSearched(Quantized):
         places: Labels | None = None,
     ) -> scan.Found:
         if asked.coarse is None:
-            return scan.search(derived, lists, asked.selector, x, keys, counts, k, places)
+            return scan.search(derived, lists, x, keys, counts, k, places)
         prefix = self._derived_lists(known, asked.coarse.levels)
-        return search_lists(asked.coarse, prefix, derived, lists, asked.selector, x, keys, counts, k, places)
+        return search_lists(asked.coarse, prefix, derived, lists, x, keys, counts, k, places)
 
     def _search_codes(self, x: Floats, k: int, asked: _Search) -> tuple[Floats, Labels, Labels, Bytes]:
         """A search's results D and I, list << 32 | offset of every one, and the codes there."""
         known = self._current()
         derived = self._derived_lists(known, asked.levels)
-        keys = self._probed(x, asked, known, derived)
+        keys = self._probed_for(k, x, asked, known, derived)
         places = np.empty((len(x), k), np.int64)
         codes = np.empty((len(x), k, self.code_size), np.uint8)
-        with scan.opened(self._lists(), keys) as lists:
-            counts = _scanned_counts(keys, lists, asked, k)
+        with self._opened(keys, derived, asked) as lists:
+            counts = scanned_counts(keys, lists, asked.max_codes, k if asked.ensure_topk_full else 0)
             found = self._search_open(known, derived, lists, x, keys, counts, k, asked, places)
             _kernels.gather_codes(places.ravel(), lists.codes, codes.reshape(-1, self.code_size))
         _count(counts)
@@ -296,11 +332,11 @@ class ListsSearched(Quantized):
     def _range_search_lists(
         self, derived: scan.DerivedLists, x: Floats, thresh: float, keys: Labels, asked: _Search
     ) -> RangeResult:
-        with scan.opened(self._lists(), keys) as lists:
+        with self._opened(keys, derived, asked) as lists:
             counts = scan.scanned_counts(keys, lists.sizes, 0)  # FAISS, too, limits no range search by max_codes
             if asked.max_empty_result_buckets:
-                _stop_after_empty_lists(counts, derived, lists, asked, x, keys, thresh)
-            lims, D, I = scan.range_search(derived, lists, asked.selector, x, keys, counts, thresh)
+                stop_after_empty_lists(counts, asked.max_empty_result_buckets, derived, lists, x, keys, thresh)
+            lims, D, I = scan.range_search(derived, lists, x, keys, counts, thresh)
         _count(counts)
         return lims.astype(np.uint64), D, I
 
@@ -366,53 +402,6 @@ class ListsSearched(Quantized):
         if keys.size and keys.max() >= self.nlist:
             raise RuntimeError(f"IndexIVFDPQ.{method}: Iq has {keys.max()}, the index has nlist={self.nlist}")
         return keys
-
-
-def _scanned_counts(keys: Labels, lists: _kernels.OpenLists, asked: _Search, k: int) -> Labels:
-    """How many vectors each query scans of each list, shape (nq, nprobe).
-
-    As in FAISS, only vectors that the selector admits count towards `max_codes`. With `ensure_topk_full`
-    it is at least k, and a list that has been begun is scanned to its end.
-    """
-    if not asked.max_codes or (asked.selector is None and not asked.ensure_topk_full):
-        return scan.scanned_counts(keys, lists.sizes, asked.max_codes)
-    sizes = lists.sizes[lists.numbers]
-    ids = np.empty(int(sizes.sum()), np.int64)
-    if len(ids):
-        _kernels.list_ids(lists.numbers, lists, ids)
-    members = np.ones(len(ids), bool) if asked.selector is None else is_member(asked.selector, ids)
-    admitted_before = np.concatenate([[0], np.cumsum(members)])
-    firsts = np.zeros(len(lists.sizes), np.int64)
-    firsts[lists.numbers] = np.cumsum(sizes) - sizes
-    limit = max(asked.max_codes, k) if asked.ensure_topk_full else asked.max_codes
-    counts = np.where(keys >= 0, lists.sizes[keys], 0)
-    admitted = np.zeros(len(keys), np.int64)
-    for probe in range(keys.shape[1]):
-        left = np.maximum(limit - admitted, 0)
-        count = np.where(left > 0, counts[:, probe], 0)
-        counts[:, probe] = count = count if asked.ensure_topk_full else np.minimum(count, left)
-        first = firsts[keys[:, probe]]
-        admitted += admitted_before[first + count] - admitted_before[first]
-    return counts
-
-
-def _stop_after_empty_lists(
-    counts: Labels,
-    derived: scan.DerivedLists,
-    lists: _kernels.OpenLists,
-    asked: _Search,
-    x: Floats,
-    keys: Labels,
-    thresh: float,
-) -> None:
-    """Set to 0 what a query would scan after `max_empty_result_buckets` lists in turn without a result."""
-    empty = np.zeros(len(keys), np.int64)
-    for probe in range(keys.shape[1] - 1):
-        going_on = np.flatnonzero(empty < asked.max_empty_result_buckets)
-        only = going_on, slice(probe, probe + 1)
-        lims = scan.range_search(derived, lists, asked.selector, x[going_on], keys[only], counts[only], thresh)[0]
-        empty[going_on] = np.where(np.diff(lims) > 0, 0, empty[going_on] + 1)
-        counts[empty == asked.max_empty_result_buckets, probe + 1 :] = 0
 
 
 def _count(counts: Labels) -> None:

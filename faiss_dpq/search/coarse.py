@@ -15,7 +15,7 @@ from .. import _kernels
 from ..codec import Floats, threads
 from . import flat, lists
 from .derived import DerivedCodes
-from .selection import Labels, Selection
+from .selection import Labels
 
 _WORTH_A_THREAD = 64  # queries
 
@@ -35,7 +35,7 @@ def search(
     coarse: Coarse,
     prefix: tuple[DerivedCodes, _kernels.CodeView],
     whole: tuple[DerivedCodes, _kernels.CodeView],
-    selection: Selection,
+    mask: _kernels.Mask | None,
     xq: Floats,
     k: int,
 ) -> tuple[Floats, Labels]:
@@ -46,13 +46,13 @@ def search(
     coarse : Coarse
     prefix, whole : tuples of DerivedCodes and CodeView
         The same codes at `coarse.levels` levels, and at those that results are compared by.
-    selection, xq, k
+    mask, xq, k
         As in `flat.search`.
     """
     D, I = np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64)
     derived, view = whole
-    vectors = flat.selected(prefix[0].for_few(prefix[1], 1) if len(xq) == 1 else prefix[1], selection)
-    candidates = np.empty((len(xq), coarse.candidates(k, len(vectors))), np.int64)
+    vectors = flat.selected(prefix[0].for_few(prefix[1], 1) if len(xq) == 1 else prefix[1], mask, len(xq))
+    candidates = np.empty((len(xq), coarse.candidates(k, vectors.admitted)), np.int64)
     for part in flat.blocks(derived, len(xq)):
         tables = flat.query_tables(derived, xq[part])
         found = candidates[part]
@@ -73,7 +73,6 @@ def search_lists(
     prefix: lists.DerivedLists,
     whole: lists.DerivedLists,
     opened: _kernels.OpenLists,
-    selector: faiss.IDSelector | None,
     xq: Floats,
     keys: Labels,
     counts: Labels,
@@ -83,4 +82,4 @@ def search_lists(
     """As `lists.search`, of those codes that are nearest by a prefix; `prefix` and `whole` as in `search`."""
     whole.update(opened)
     n = coarse.candidates(k, int(counts.sum(axis=1).max(initial=0)))
-    return lists.search(prefix, opened, selector, xq, keys, counts, k, places, refined_by=(whole, n))
+    return lists.search(prefix, opened, xq, keys, counts, k, places, refined_by=(whole, n))

@@ -13,11 +13,14 @@ import numpy.typing as npt
 from .. import _kernels
 from ..codec import Floats, threads
 from .derived import DerivedCodes
-from .selection import Labels, Selection
+from .selection import Labels
 
 _TABLE_BYTES = 64 << 20  # of distance tables held at a time
 _WORTH_A_THREAD = 1 << 17  # distances; 15 us of one query's scan, more of a batch's: what it costs to wake a thread
-_SPARSE = 1 / 8  # selections below this share of the vectors are copied together and scanned as a small index
+_SPARSE = 1 / 8  # of the vectors: for several queries, fewer are copied together and scanned as a small index
+_COPIED = 3 / 4  # likewise, if the copies ...
+_COPIED_BYTES = 64 << 20  # ... are no larger than this
+_WORK_OF_ONE = 8  # vectors that are scanned in the time that one of few takes that are let through
 _MOST_VECTORS = 1 << 31  # of one scan, which numbers them in 32 bits
 _PIECE = 4096  # vectors: no thread is given a part of one
 _FIRST_RANGE_K = 256  # results that a range search looks for at first
@@ -32,32 +35,38 @@ class _Selected(NamedTuple):
 
     view: _kernels.CodeView
     ids: Labels | int
+    admitted: int  # how many of the codes take part
 
     def __len__(self) -> int:
         return len(self.view)
 
+    @property
+    def work(self) -> int:
+        """How many vectors, all of which take part, are scanned in the same time."""
+        return min(len(self.view), _WORK_OF_ONE * self.admitted)
+
     def part(self, part: slice) -> _Selected:
-        """Some of them; part.start is a multiple of 8."""
+        """Some of them; part.start is a multiple of _PIECE."""
         ids = self.ids + part.start if isinstance(self.ids, int) else self.ids[part]
-        return _Selected(self.view.part(part.start, part.stop), ids)
+        return _Selected(self.view.part(part.start, part.stop), ids, min(self.admitted, part.stop - part.start))
 
 
-def selected(view: _kernels.CodeView, selection: Selection) -> _Selected:
-    """The codes of a view that a search is to look at."""
-    ids = selection.ids
-    if ids is None:
-        everything = _Selected(view, 0)
-        whole = (selection.begin, selection.end) == (0, len(view))
-        return everything if whole else everything.part(slice(selection.begin, selection.end))
-    if len(ids) < _SPARSE * len(view):
-        return _Selected(view.taken(ids), ids)
-    mask = np.zeros(len(view), bool)
-    mask[ids] = True
-    return _Selected(view.masked(np.packbits(mask, bitorder="little")), 0)
+def selected(view: _kernels.CodeView, mask: _kernels.Mask | None, nq: int) -> _Selected:
+    """The codes of a view that a search of nq queries is to look at."""
+    if mask is None:
+        return _Selected(view, 0, len(view))
+    first, n = mask.first, mask.admitted
+    if mask.last - first + 1 == n:  # a slice
+        return _Selected(view.part(first, first + n), first, n)
+    small = n < _COPIED * len(view) and n * view.packed.shape[1] <= _COPIED_BYTES
+    if nq >= _kernels.least_batch(view.levels) and (small or n < _SPARSE * len(view)):
+        ids = mask.ids()
+        return _Selected(view.taken(ids), ids, n)
+    return _Selected(view.masked(mask), 0, n)
 
 
 def search(
-    derived: DerivedCodes, view: _kernels.CodeView, selection: Selection, xq: Floats, k: int
+    derived: DerivedCodes, view: _kernels.CodeView, mask: _kernels.Mask | None, xq: Floats, k: int
 ) -> tuple[Floats, Labels]:
     """The k nearest codes of every query: exact float32 distances of Eq. 30, equal ones by ascending id.
 
@@ -67,7 +76,8 @@ def search(
         Of the quantizer, the prefix length and the metric to be used.
     view : CodeView
         That `derived` gave.
-    selection : Selection
+    mask : Mask, optional
+        Which codes take part; all without.
     xq : array, shape (nq, d), float32
     k : int
 
@@ -81,7 +91,7 @@ def search(
     I = np.empty((len(xq), k), np.int64)
     if len(xq) < _kernels.least_batch(derived.levels):
         view = derived.for_few(view, len(xq))
-    vectors = selected(view, selection)
+    vectors = selected(view, mask, len(xq))
     for part in blocks(derived, len(xq)):
         queries = query_tables(derived, xq[part]).block(derived.levels)
         scan_block(vectors, queries, D[part], I[part], derived.levels)
@@ -155,7 +165,7 @@ def one_query_scan(
 
 
 def range_search(
-    derived: DerivedCodes, view: _kernels.CodeView, selection: Selection, xq: Floats, thresh: float
+    derived: DerivedCodes, view: _kernels.CodeView, mask: _kernels.Mask | None, xq: Floats, thresh: float
 ) -> tuple[npt.NDArray[np.int64], Floats, Labels]:
     """All codes nearer than `thresh` (nearer: a larger product, for inner products), nearest first.
 
@@ -165,10 +175,10 @@ def range_search(
     D : array, shape (lims[-1],), float32
     I : array, shape (lims[-1],), int64
     """
-    searched = len(view) if selection.ids is None else len(selection.ids)
+    searched = len(view) if mask is None else mask.admitted
     nearer = np.less if derived.metric == faiss.METRIC_L2 else np.greater
     return grow_until_too_far(
-        lambda queries, k: search(derived, view, selection, xq[queries], k), len(xq), searched, nearer, thresh
+        lambda queries, k: search(derived, view, mask, xq[queries], k), len(xq), searched, nearer, thresh
     )
 
 
@@ -227,7 +237,7 @@ def scan_block(vectors: _Selected, queries: _kernels.QueryBlock, D: Floats, I: L
             I[found] = some.ids[I[found]]
 
     width = _kernels.batch_width()
-    n_threads = max(1, min(faiss.omp_get_max_threads(), len(vectors) * nq // _WORTH_A_THREAD))
+    n_threads = max(1, min(faiss.omp_get_max_threads(), vectors.work * nq // _WORTH_A_THREAD))
     if (nq < _kernels.least_batch(levels) or n_threads == 1) and len(vectors) <= _MOST_VECTORS:
         # Few queries are scanned one by one, with all threads each.
         scan(vectors, queries, D, I, n_threads)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from .. import _kernels
 from ..codec import Floats, ProgressiveQuantizer, centre_of, threads
 from .flat import grow_until_too_far
-from .selection import Labels, is_member
+from .selection import Labels
 
 _TABLE_BYTES = 32 << 20  # of distance tables held at a time by a thread
 _PRODUCT_LISTS = 64  # lists whose products with all codewords are held at a time
@@ -30,8 +30,6 @@ _FEW_PROBES = 256  # of all queries of a call, up to which it is not cut into th
 _WORTH_A_THREAD = 1 << 16  # distances; several times what it costs to start a task
 _SCORES = 1 << 18  # of vectors and centres held at a time: they stay in the cache
 _MOST_SCANNED = (1 << 32) - 1  # vectors by one query, which numbers them in 32 bits
-
-Addresses = npt.NDArray[np.uint64]
 
 
 @contextlib.contextmanager
@@ -350,7 +348,6 @@ def one_query_scan(
 def search(
     derived: DerivedLists,
     lists: _kernels.OpenLists,
-    selector: faiss.IDSelector | None,
     xq: Floats,
     keys: Labels,
     counts: Labels,
@@ -365,9 +362,7 @@ def search(
     derived : DerivedLists
         Of the quantizer, the centres and the prefix length; brought up to date here.
     lists : _kernels.OpenLists
-        All lists in `keys`.
-    selector : faiss.IDSelector, optional
-        Only ids that it admits are found.
+        All lists in `keys`; what `ListMasks` has let through of them.
     xq : array, shape (nq, d), float32
     keys, counts : array, shape (nq, nprobe), int64
         Lists, -1 for none, and how many vectors of each.
@@ -385,7 +380,6 @@ def search(
     if counts.sum(axis=1).max(initial=0) >= _MOST_SCANNED:
         raise RuntimeError(f"IndexIVFDPQ: a query scans at most {_MOST_SCANNED - 1} vectors; lower nprobe or max_codes")
     derived.update(lists)
-    lists.allowed, _keep = _allowed(selector, lists)
     found = Found(np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64))
     n_threads = min(faiss.omp_get_max_threads(), int(counts.sum()) // _WORTH_A_THREAD)
     most = max(1, _TABLE_BYTES // (4 * derived.levels * derived.quantizer.K))
@@ -406,7 +400,6 @@ def search(
 def range_search(
     derived: DerivedLists,
     lists: _kernels.OpenLists,
-    selector: faiss.IDSelector | None,
     xq: Floats,
     keys: Labels,
     counts: Labels,
@@ -422,25 +415,9 @@ def range_search(
     """
 
     def nearest(queries: npt.NDArray[np.intp], k: int) -> tuple[Floats, Labels]:
-        found = search(derived, lists, selector, xq[queries], keys[queries], counts[queries], k)
+        found = search(derived, lists, xq[queries], keys[queries], counts[queries], k)
         return found.D, found.I
 
     most = int(counts.sum(axis=1).max(initial=0))
     nearer = np.less if derived.centres.metric == faiss.METRIC_L2 else np.greater
     return grow_until_too_far(nearest, len(xq), most, nearer, thresh)
-
-
-def _allowed(
-    selector: faiss.IDSelector | None, lists: _kernels.OpenLists
-) -> tuple[Addresses | None, npt.NDArray[np.bool_] | None]:
-    """Addresses of a byte a vector for every open list, and the array that they point into."""
-    if selector is None or isinstance(selector, faiss.IDSelectorAll):
-        return None, None
-    sizes = lists.sizes[lists.numbers]
-    ids = np.empty(int(sizes.sum()), np.int64)
-    if len(ids):
-        _kernels.list_ids(lists.numbers, lists, ids)
-    members = is_member(selector, ids)
-    allowed = np.zeros(len(lists.sizes), np.uint64)
-    allowed[lists.numbers] = members.ctypes.data + (np.cumsum(sizes) - sizes).astype(np.uint64)
-    return allowed, members

@@ -1,24 +1,48 @@
-"""Which vectors a FAISS IDSelector admits, found by FAISS itself."""
+"""Which vectors a FAISS IDSelector admits, as bits.
+
+FAISS asks a selector about one id after the other. Here its own data are turned into bits at once: a bitmap is copied,
+a range filled, the ids of an array are set, and selectors of selectors are operations on words. What is left, such as
+callbacks, is asked by FAISS itself.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
-_CHUNK = 1 << 18  # ids asked for at a time: 1 MiB of stand-in vectors
+from .. import _kernels
+
+_CHUNK = 1 << 18  # ids that FAISS is asked about at a time: 1 MiB of stand-in vectors
+_SPARSE_SPAN = 64  # times as many numbers between an array's ids as there are ids: beyond, these are sorted instead
+_SMALL_SPAN = 1 << 20  # as long as a bitmap of the span is larger than this many bits
 
 Labels = npt.NDArray[np.int64]
+Bits = npt.NDArray[np.uint64]
+
+_OPERATIONS = {
+    faiss.IDSelectorAnd: np.bitwise_and,
+    faiss.IDSelectorOr: np.bitwise_or,
+    faiss.IDSelectorXOr: np.bitwise_xor,
+}
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The vectors to be searched: those numbered [begin, end), or ids[begin:end] (ascending) if ids are given."""
+class Filter(faiss.IDSelectorAnd):
+    """A selector that does not change: what it admits is found out once, for as long as the index stays the same.
 
-    begin: int
-    end: int
-    ids: Labels | None = None
+    It admits what `selector` does, in every index of this package and of FAISS. Without it, searches compare a
+    selector's bitmap or ids with those of the search before, and ask a selector of another class, such as a
+    PyCallbackIDSelector, about every id again.
+
+    Parameters
+    ----------
+    selector : faiss.IDSelector
+    """
+
+    def __init__(self, selector: faiss.IDSelector) -> None:
+        super().__init__(faiss.IDSelectorAll(), selector)
 
 
 def selector_of(params: faiss.SearchParameters | None) -> faiss.IDSelector | None:
@@ -31,47 +55,156 @@ def selector_of(params: faiss.SearchParameters | None) -> faiss.IDSelector | Non
     return getattr(params, "_sp_field_refs", {}).get("sel", params.sel)
 
 
-def select(selector: faiss.IDSelector | None, n: int) -> Selection:
-    """The vectors among range(n) that `selector` admits; all of them without one."""
-    if selector is None or isinstance(selector, faiss.IDSelectorAll):
-        return Selection(0, n)
-    if isinstance(selector, faiss.IDSelectorRange):
-        begin, end = (min(max(bound, 0), n) for bound in (selector.imin, selector.imax))
-        return Selection(begin, max(begin, end))
-    ids = np.concatenate([np.empty(0, np.int64), *_members(selector, n)])
-    return Selection(0, len(ids), ids)
-
-
-def _members(selector: faiss.IDSelector, n: int) -> Iterator[Labels]:
-    """Ascending ids below n that `selector` admits."""
-    for start in range(0, n, _CHUNK):
-        ids = np.arange(start, min(start + _CHUNK, n))
-        yield ids[is_member(selector, ids)]
-
-
 def is_member(selector: faiss.IDSelector, ids: Labels) -> npt.NDArray[np.bool_]:
-    """Which of some ids `selector` admits.
+    """Which of some ids `selector` admits."""
+    return unpacked(bits_of(selector, len(ids), ids), len(ids))
+
+
+def unpacked(bits: Bits, n: int) -> npt.NDArray[np.bool_]:
+    """The first n bits."""
+    return np.unpackbits(bits.view(np.uint8), count=n, bitorder="little").view(bool)
+
+
+def bits_of(selector: faiss.IDSelector, n: int, ids: Labels | None = None) -> Bits:
+    """A bit for each of n ids, 0 to n - 1 unless they are given: whether `selector` admits it.
+
+    Parameters
+    ----------
+    selector : faiss.IDSelector
+    n : int
+    ids : array, shape (n,), int64, optional
+
+    Returns
+    -------
+    bits : array, shape (ceil(n / 64),), uint64
+        Bit i & 63 of word i >> 6; those behind the last id may be anything.
+    """
+    if isinstance(selector, faiss.IDSelectorAll):
+        return np.full(_kernels.mask_words(n), ~np.uint64(0))
+    if isinstance(selector, faiss.IDSelectorNot):
+        return ~bits_of(selectors_within(selector)[0], n, ids)
+    for kind, operation in _OPERATIONS.items():
+        if isinstance(selector, kind):
+            return operation(*(bits_of(each, n, ids) for each in selectors_within(selector)))
+    if isinstance(selector, faiss.IDSelectorTranslated):
+        return _bits_of_translated(selector, n, ids)
+    if isinstance(selector, faiss.IDSelectorBitmap) and ids is None:
+        return _padded(array_at(selector.bitmap, selector.n, np.uint8)[: -(-n // 8)], n)
+    bits = np.zeros(_kernels.mask_words(n), np.uint64)
+    if isinstance(selector, faiss.IDSelectorRange):
+        _set_range(bits, selector.imin, selector.imax, n, ids)
+    elif isinstance(selector, faiss.IDSelectorBitmap):
+        _kernels.test_bits(array_at(selector.bitmap, selector.n, np.uint8), 0, ids, bits)
+    elif isinstance(selector, faiss.IDSelectorArray):
+        _set_array(bits, array_at(selector.ids, selector.n, np.int64), n, ids)
+    elif isinstance(selector, faiss.IDSelectorBatch) and _kernels.knows_batches():
+        _kernels.batch_bits(int(selector.this), ids, n, bits)
+    else:
+        for start in range(0, n, _CHUNK):
+            some = np.arange(start, min(start + _CHUNK, n)) if ids is None else ids[start : start + _CHUNK]
+            packed = np.packbits(_asked_by_faiss(selector, some), bitorder="little")
+            bits.view(np.uint8)[start // 8 : start // 8 + len(packed)] = packed
+    return bits
+
+
+def selectors_within(selector: faiss.IDSelector) -> list[faiss.IDSelector]:
+    """The selectors that a selector is made of, as the objects that it was given.
+
+    SWIG gives them back as plain IDSelectors; FAISS's wrapper keeps the objects themselves, in lists and tuples.
+    """
+    held = {
+        int(each.this): each for each in _flat(getattr(selector, "referenced_objects", ())) if hasattr(each, "this")
+    }
+    names = ("sel",) if hasattr(selector, "sel") else ("lhs", "rhs")
+    return [held.get(int(each.this), each) for each in (getattr(selector, name) for name in names)]
+
+
+def _flat(objects: object) -> Iterator[object]:
+    if isinstance(objects, list | tuple):
+        for each in objects:
+            yield from _flat(each)
+    else:
+        yield objects
+
+
+def array_at(pointer: object, n: int, dtype: npt.DTypeLike) -> npt.NDArray:
+    """What a pointer of SWIG points to, in place."""
+    return faiss.rev_swig_ptr(pointer, n) if n else np.empty(0, dtype)
+
+
+def _packed(members: npt.NDArray[np.bool_]) -> Bits:
+    return _padded(np.packbits(members, bitorder="little"), len(members))
+
+
+def _padded(packed: npt.NDArray[np.uint8], n: int) -> Bits:
+    """At most n bits as words, with zeros behind. Every byte is written once, since masks are large."""
+    bits = np.empty(_kernels.mask_words(n), np.uint64)
+    bits.view(np.uint8)[: len(packed)] = packed
+    bits.view(np.uint8)[len(packed) :] = 0
+    return bits
+
+
+def _bits_of_translated(selector: faiss.IDSelectorTranslated, n: int, ids: Labels | None) -> Bits:
+    """FAISS reads beyond the end of the map; what has no place in it is not admitted here."""
+    (within,) = selectors_within(selector)
+    vector = selector.id_map
+    names = array_at(vector.data(), vector.size(), np.int64)
+    if ids is None:
+        bits = np.zeros(_kernels.mask_words(n), np.uint64)
+        some = bits_of(within, min(n, len(names)), names[:n])
+        bits[: len(some)] = some
+        if len(names) < n:
+            bits &= _packed(np.arange(n) < len(names))
+        return bits
+    known = (ids >= 0) & (ids < len(names))
+    translated = np.zeros(n, np.int64)
+    translated[known] = names[ids[known]]
+    return bits_of(within, n, translated) & _packed(known)
+
+
+def _set_range(bits: Bits, imin: int, imax: int, n: int, ids: Labels | None) -> None:
+    if ids is not None:
+        bits[:] = _packed((imin <= ids) & (ids < imax))
+        return
+    begin, end = (min(max(bound, 0), n) for bound in (imin, imax))
+    if begin < end:
+        whole = slice(-(-begin // 64), end // 64)
+        bits[whole] = ~np.uint64(0)
+        edges = [range(begin, min(end, 64 * whole.start)), range(max(begin, 64 * whole.stop), end)]
+        _kernels.set_bits(np.concatenate([np.array(edge, np.int64) for edge in edges]), 0, n, bits)
+
+
+def _set_array(bits: Bits, admitted: Labels, n: int, ids: Labels | None) -> None:
+    if ids is None:
+        _kernels.set_bits(admitted, 0, n, bits)
+    elif len(admitted):
+        first, last = int(admitted.min()), int(admitted.max())
+        span = last - first + 1
+        if span > max(_SPARSE_SPAN * len(admitted), _SMALL_SPAN):
+            bits[:] = _packed(np.isin(ids, admitted))
+            return
+        of_span = np.zeros(_kernels.mask_words(span), np.uint64)
+        _kernels.set_bits(admitted, first, span, of_span)
+        _kernels.test_bits(of_span.view(np.uint8), first, ids, bits)
+
+
+def _asked_by_faiss(selector: faiss.IDSelector, ids: Labels) -> npt.NDArray[np.bool_]:
+    """Which of at most _CHUNK ids `selector` admits.
 
     FAISS has no call that applies a selector to many ids; a range search that finds every vector does so, for all
     selector classes, at C++ speed.
     """
-    if isinstance(selector, faiss.IDSelectorRange):
-        return (selector.imin <= ids) & (ids < selector.imax)
     members = np.zeros(len(ids), bool)
     stand_in = faiss.IndexFlatL2(1)
-    stand_in.add(np.zeros((min(len(ids), _CHUNK), 1), np.float32))
+    stand_in.add(np.zeros((len(ids), 1), np.float32))
     query = np.zeros((1, 1), np.float32)
     numbers = faiss.Int64Vector()
-    for start in range(0, len(ids), _CHUNK):
-        some = ids[start : start + _CHUNK]
-        if len(some) < stand_in.ntotal:
-            stand_in.remove_ids(faiss.IDSelectorRange(len(some), _CHUNK))
-        faiss.copy_array_to_vector(some, numbers)
-        params = faiss.SearchParameters(sel=faiss.IDSelectorTranslated(numbers, selector))
-        # The C++ call: range_search itself takes no params once faiss.contrib.torch_utils is imported.
-        result = faiss.RangeSearchResult(1)
-        stand_in.range_search_c(1, faiss.swig_ptr(query), 1.0, result, params)
-        n_found = int(faiss.rev_swig_ptr(result.lims, 2)[1])
-        if n_found:
-            members[start + faiss.rev_swig_ptr(result.labels, n_found)] = True
+    faiss.copy_array_to_vector(np.ascontiguousarray(ids), numbers)
+    params = faiss.SearchParameters(sel=faiss.IDSelectorTranslated(numbers, selector))
+    # The C++ call: range_search itself takes no params once faiss.contrib.torch_utils is imported.
+    result = faiss.RangeSearchResult(1)
+    stand_in.range_search_c(1, faiss.swig_ptr(query), 1.0, result, params)
+    n_found = int(faiss.rev_swig_ptr(result.lims, 2)[1])
+    if n_found:
+        members[faiss.rev_swig_ptr(result.labels, n_found)] = True
     return members

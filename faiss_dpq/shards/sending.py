@@ -9,13 +9,14 @@ import numpy as np
 import faiss_dpq
 
 from ..index.wrappers.wrapper import inner_parameters
-from ..search.selection import selector_of
+from ..search.selection import Filter, selector_of, selectors_within
 
 Packed = tuple[str, dict[str, Any]]  # a class, and what its attributes are
 
 _LEAST, _MOST = 256, 1024  # queries that a process gets at a time
 UNDER_WAY = 2  # blocks that every process has: one to search, one to go on with
 _PLAIN = (bool, int, float)
+_OWN = "levels", "max_nprobe"
 
 
 def cut_queries(n: int, n_replicas: int) -> list[slice]:
@@ -71,19 +72,21 @@ def _class(name: str) -> type:
 
 
 def _fields(kind: type) -> list[str]:
-    """What can be set: fields of the C++ object, and `levels` of this package's parameters."""
+    """What can be set: fields of the C++ object, and numbers of this package's parameters."""
     names = {
         name
         for base in kind.__mro__
         for name, value in vars(base).items()
         if isinstance(value, property) and value.fset is not None
     }
-    return sorted((names | ({"levels"} if hasattr(kind, "levels") else set())) - {"this", "thisown"})
+    return sorted((names | {own for own in _OWN if hasattr(kind, own)}) - {"this", "thisown"})
 
 
 def _packed_selector(selector: faiss.IDSelector | None) -> Packed | None:
     if selector is None:
         return None
+    if isinstance(selector, Filter):
+        selector = selectors_within(selector)[1]
     name = type(selector).__name__
     if isinstance(selector, faiss.IDSelectorAll):
         return name, {}

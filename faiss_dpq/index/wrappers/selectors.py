@@ -1,5 +1,6 @@
 """Selectors in the parameters of a wrapper's search, handed on to the index within."""
 
+import functools
 from typing import Any
 
 import faiss
@@ -48,11 +49,17 @@ def with_selector(params: faiss.SearchParameters, selector: faiss.IDSelector) ->
     swig_class: Any = next(c for c in type(params).__mro__ if c.__module__.startswith("faiss."))
     copy: Any = object.__new__(type(params))
     swig_class.original_init(copy)
-    for name in dir(swig_class):
-        if isinstance(getattr(swig_class, name), property) and name not in ("thisown", "sel"):
-            setattr(copy, name, inner_parameters(params, name))
+    for name in _fields(swig_class):
+        setattr(copy, name, inner_parameters(params, name))
     for name, value in vars(params).items():
         if name not in ("this", "_sp_field_refs"):
             setattr(copy, name, value)
     copy.sel = selector
     return copy
+
+
+@functools.cache
+def _fields(swig_class: type) -> list[str]:
+    """What parameters of a class hold beside a selector. To look takes as long as a short search."""
+    fields = (name for name in dir(swig_class) if isinstance(getattr(swig_class, name), property))
+    return [name for name in fields if name not in ("thisown", "sel")]

@@ -1,0 +1,76 @@
+/* Which vectors take part in a search: a bit each, and how many they are.
+ *
+ * allowed[v >> 6] has the bit v & 63 of vector v; bits behind the last vector are 0. allowed_before[c] is how many
+ * vectors take part before chunk c of DPQ_MASK_CHUNK vectors, plus what the view begins with; the last entry is that of
+ * all. So a scan knows of every chunk, without a look at its bits, whether it can be skipped. */
+#ifndef DPQ_MASK_H
+#define DPQ_MASK_H
+
+#include "dpq_base.h"
+#include "dpq_scan.h"
+#include <string.h>
+
+#define DPQ_MASK_CHUNK 1024u
+#define DPQ_MASK_WORDS (DPQ_MASK_CHUNK / 64)
+
+static inline int dpq_is_allowed(const dpq_database *db, size_t v)
+{
+    return !db->allowed || db->allowed[v >> 6] >> (v & 63) & 1;
+}
+
+static inline size_t dpq_mask_chunks(size_t n)
+{
+    return (n + DPQ_MASK_CHUNK - 1) / DPQ_MASK_CHUNK;
+}
+
+/* How many vectors of chunk c take part, of a view that is masked. */
+static inline size_t dpq_allowed_in(const dpq_database *db, size_t c)
+{
+    return db->allowed_before[c + 1] - db->allowed_before[c];
+}
+
+/* How many vectors take part. */
+static inline size_t dpq_allowed_of(const dpq_database *db)
+{
+    return db->allowed ? db->allowed_before[dpq_mask_chunks(db->n)] - db->allowed_before[0] : db->n;
+}
+
+/* Whether none of n vectors from `first` on takes part, nor of those before in the same word. */
+static inline int dpq_none_allowed(const dpq_database *db, size_t first, size_t n)
+{
+    uint64_t any = 0;
+    if (!db->allowed)
+        return 0;
+    for (size_t word = first / 64; word * 64 < first + n; word++)
+        any |= db->allowed[word];
+    return !any;
+}
+
+/* The next vector that takes part, of those whose bits are left in *bits; these are the bits from vector `first` on. */
+static inline size_t dpq_next_allowed(uint64_t *bits, size_t first)
+{
+    size_t v = first + (size_t)__builtin_ctzll(*bits);
+    *bits &= *bits - 1;
+    return v;
+}
+
+/* Writes n vectors that take part, spaced evenly over those that do, ascending but for those of one chunk; there are n
+ * at least. Of a chunk, words take turns to give one. n: a constant power of two, or the divisions take most of the
+ * time. */
+DPQ_INLINE void dpq_sample_allowed(const dpq_database *db, size_t n, uint32_t *sampled)
+{
+    size_t all = dpq_allowed_of(db), taken = 0;
+    for (size_t c = 0; taken < n; c++) {
+        size_t end = db->allowed_before[c + 1] - db->allowed_before[0];
+        size_t words = dpq_min(DPQ_MASK_WORDS, (db->n + 63) / 64 - c * DPQ_MASK_WORDS);
+        uint64_t left[DPQ_MASK_WORDS];
+        if (taken * all / n >= end) /* before the next one due, so many that take part have to go */
+            continue;
+        memcpy(left, db->allowed + c * DPQ_MASK_WORDS, words * sizeof *left);
+        for (size_t w = c % words; taken < n && taken * all / n < end; w = w + 1 < words ? w + 1 : 0)
+            if (left[w])
+                sampled[taken++] = (uint32_t)dpq_next_allowed(&left[w], c * DPQ_MASK_CHUNK + w * 64);
+    }
+}
+
+#endif

@@ -1,0 +1,167 @@
+# Masks: which vectors a search admits, as bits, and what makes bits of ids.
+
+cdef extern from "dpq_mask.h" nogil:
+    enum:
+        DPQ_MASK_CHUNK
+    size_t dpq_mask_chunks(size_t n)
+    size_t dpq_allowed_of(const dpq_database *db)
+
+MASK_CHUNK = DPQ_MASK_CHUNK
+
+ctypedef bint (*member_function)(const void *selector, int64_t id) noexcept nogil
+
+# faiss::IDSelectorBatch::is_member: of its ids Python sees none.
+cdef member_function exported_is_member = <member_function>exported("_ZNK5faiss15IDSelectorBatch9is_memberEl")
+
+
+def mask_words(size_t n):
+    """How many 64-bit words have a bit for each of n vectors."""
+    return (n + 63) // 64
+
+
+cdef class Mask:
+    """Which of n vectors take part: bit v & 63 of word v >> 6. Nothing of it changes.
+
+    bits : (mask_words(n),), uint64; those behind the last vector's are cleared here.
+    admitted : how many take part; first, last : of these, 0 and -1 if there are none.
+    """
+
+    cdef const uint64_t[::1] bits
+    cdef const uint32_t[::1] before
+    cdef readonly size_t n, admitted
+    cdef readonly int64_t first, last
+
+    def __init__(self, uint64_t[::1] bits, size_t n):
+        cdef uint32_t[::1] before = np.empty(dpq_mask_chunks(n) + 1, np.uint32)
+        cdef size_t word = 0
+        cdef uint64_t *words = &bits[0] if n else NULL
+        if n % 64:
+            words[n // 64] &= (<uint64_t>1 << n % 64) - 1
+        kernels.mask_count(words, n, &before[0])
+        self.bits, self.before, self.n, self.admitted = bits, before, n, before[before.shape[0] - 1]
+        self.first, self.last = 0, -1
+        if self.admitted:
+            while not bits[word]:
+                word += 1
+            self.first = 64 * word + lowest_bit(bits[word])
+            word = n // 64 if n % 64 else n // 64 - 1
+            while not bits[word]:
+                word -= 1
+            self.last = 64 * word + highest_bit(bits[word])
+
+    @property
+    def nbytes(self):
+        """Memory held, in bytes."""
+        return self.bits.nbytes + self.before.nbytes
+
+    def as_bytes(self):
+        """The bits, as in a faiss.IDSelectorBitmap."""
+        return np.asarray(self.bits).view(np.uint8)
+
+    def begins_with(self, const uint8_t[::1] bitmap):
+        """Whether these bits are those of a bitmap, which may have fewer, those missing being 0."""
+        return bitmap.shape[0] <= 8 * self.bits.shape[0] and not memcmp(
+            &self.bits[0], &bitmap[0], <size_t>bitmap.shape[0]
+        )
+
+    def ids(self):
+        """The numbers of the vectors that take part, ascending: (admitted,), int64."""
+        cdef int64_t[::1] ids = np.empty(self.admitted, np.int64)
+        cdef size_t word, found = 0
+        cdef uint64_t bits
+        with nogil:
+            for word in range(<size_t>self.bits.shape[0]):
+                bits = self.bits[word]
+                while bits:
+                    ids[found] = 64 * word + lowest_bit(bits)
+                    bits &= bits - 1
+                    found += 1
+        return ids.base
+
+    cdef int apply(self, dpq_database *db) except -1:
+        """Let only the vectors that take part be searched."""
+        db.allowed, db.allowed_before = &self.bits[0], &self.before[0]
+        return 0
+
+
+cdef extern from *:
+    """
+    #define lowest_bit(word) ((size_t)__builtin_ctzll(word))
+    #define highest_bit(word) (63u - (size_t)__builtin_clzll(word))
+    """
+    size_t lowest_bit(uint64_t word) noexcept nogil
+    size_t highest_bit(uint64_t word) noexcept nogil
+
+
+def set_bits(const int64_t[::1] ids, int64_t first, size_t n, uint64_t[::1] out):
+    """Set bit id - first of every id that is one of first, first + 1, ..., first + n - 1."""
+    cdef size_t i
+    cdef uint64_t at
+    with nogil:
+        for i in range(<size_t>ids.shape[0]):
+            at = <uint64_t>ids[i] - <uint64_t>first
+            if at < n:
+                out[at >> 6] |= <uint64_t>1 << (at & 63)
+
+
+def test_bits(const uint8_t[::1] bitmap, int64_t first, const int64_t[::1] ids, uint64_t[::1] out):
+    """Bit i of out = bit ids[i] - first of a bitmap, 0 beyond it. out : zeros."""
+    cdef size_t i
+    cdef uint64_t at, n = <uint64_t>bitmap.shape[0] * 8
+    with nogil:
+        for i in range(<size_t>ids.shape[0]):
+            at = <uint64_t>ids[i] - <uint64_t>first
+            if at < n:
+                out[i >> 6] |= <uint64_t>(bitmap[at >> 3] >> (at & 7) & 1) << (i & 63)
+
+
+def knows_batches():
+    """Whether FAISS's library exports what `batch_bits` calls."""
+    return exported_is_member != NULL
+
+
+def batch_bits(size_t selector, const int64_t[::1] ids, size_t n, uint64_t[::1] out):
+    """Bit i of out = whether a faiss.IDSelectorBatch admits ids[i], or i < n where ids is None. out : zeros."""
+    cdef size_t i
+    cdef const void *batch = <const void *><uintptr_t>selector
+    with nogil:
+        for i in range(n):
+            if exported_is_member(batch, ids[i] if ids is not None else <int64_t>i):
+                out[i >> 6] |= <uint64_t>1 << (i & 63)
+
+
+def same_bytes(const uint8_t[::1] these, const uint8_t[::1] those):
+    """Whether two arrays of the same size hold the same."""
+    return these.shape[0] == 0 or not memcmp(&these[0], &those[0], <size_t>these.shape[0])
+
+
+def ids_digest(size_t address, size_t n):
+    """Of a sample of n int64 at an address: evenly spaced ones, and some near the end."""
+    return digest_of_sample(<const uint8_t *><uintptr_t>address, n, sizeof(int64_t), EVENLY, SIZE_MAX)
+
+
+def list_masks(const uint64_t[::1] bits, const int64_t[::1] sizes, const int64_t[::1] begins, uint64_t[::1] out,
+               int64_t[::1] admitted):
+    """Cut the bits of lists that follow each other, with no gap, into masks of their own.
+
+    sizes : (n,), of the lists. begins : (n,), where each list's mask begins in `out`, mask_words(size) words.
+    admitted : (n,), written: how many each list has.
+    """
+    cdef size_t i, w, at = 0, word, shift, n
+    cdef uint32_t[::1] before = np.empty(dpq_mask_chunks(np.max(sizes, initial=0)) + 1, np.uint32)
+    cdef uint64_t *mask
+    for i in range(<size_t>sizes.shape[0]):
+        n, admitted[i] = sizes[i], 0
+        if n == 0:
+            continue
+        mask, shift = &out[begins[i]], at % 64
+        for w in range((n + 63) // 64):
+            word = at // 64 + w
+            mask[w] = bits[word] >> shift
+            if shift and word + 1 < <size_t>bits.shape[0]:
+                mask[w] |= bits[word + 1] << (64 - shift)
+        if n % 64:
+            mask[n // 64] &= (<uint64_t>1 << n % 64) - 1
+        kernels.mask_count(mask, n, &before[0])
+        admitted[i] = before[dpq_mask_chunks(n)]
+        at += n

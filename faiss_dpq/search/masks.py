@@ -1,0 +1,164 @@
+"""Masks of the selectors that an index was searched with last.
+
+A selector that comes again costs no more than to see that it is the same. What tells it apart is its *signature*: what
+its own data are (a range's bounds), where they are (a bitmap's address and size), or the object itself (an
+IDSelectorBatch, whose ids cannot be seen). Bitmaps and arrays, which a program may write to in place, are compared with
+copies; ids of large arrays and of maps by a sample. Selectors of unknown classes have no signature and are turned into
+bits at every call, unless a `Filter` says that they do not change.
+"""
+
+# Annotations of nested functions would be evaluated at every call.
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import faiss
+import numpy as np
+
+from .. import _kernels
+from .derived import Bytes
+from .selection import Filter, array_at, bits_of, selectors_within
+
+_KEPT = 8  # selectors of an index
+_COMPARED = 1 << 20  # bytes of an array of ids; above, a sample of them is compared
+
+Derived = TypeVar("Derived")
+
+
+class Signature(NamedTuple):
+    """What a selector is told apart by.
+
+    objects : those that have to be the same ones.
+    contents : memory that has to hold the same bytes: its address, size and what it holds now, in place.
+    """
+
+    key: tuple[Any, ...]
+    objects: list[Any]
+    contents: list[Bytes]
+
+    @classmethod
+    def of(cls, selector: faiss.IDSelector) -> Signature | None:
+        """Of a selector; None if nothing tells whether it is the same."""
+        signature = cls((), [], [])
+        key = signature._key(selector)
+        return None if key is None else signature._replace(key=key)
+
+    def _key(self, selector: faiss.IDSelector) -> tuple[Any, ...] | None:
+        kind = type(selector)
+        if kind is faiss.IDSelectorBitmap:
+            return kind, self._compared(selector.bitmap, selector.n, np.uint8)
+        if isinstance(selector, Filter | faiss.IDSelectorBatch):
+            self.objects.append(selector)
+            return kind, id(selector)
+        if kind is faiss.IDSelectorRange:
+            return kind, selector.imin, selector.imax
+        if kind is faiss.IDSelectorAll:
+            return (kind,)
+        if kind is faiss.IDSelectorArray:
+            if 8 * selector.n <= _COMPARED:
+                return kind, self._compared(selector.ids, selector.n, np.int64)
+            self.objects.append(selector)
+            return kind, id(selector), _sample(selector.ids, selector.n)
+        if kind in (faiss.IDSelectorAnd, faiss.IDSelectorOr, faiss.IDSelectorXOr, faiss.IDSelectorNot):
+            keys = [self._key(each) for each in selectors_within(selector)]
+        elif kind is faiss.IDSelectorTranslated:
+            vector = selector.id_map
+            keys = [_sample(vector.data(), vector.size()), self._key(selectors_within(selector)[0])]
+        else:
+            return None
+        return None if None in keys else (kind, *keys)
+
+    def _compared(self, pointer: Any, n: int, dtype: Any) -> tuple[int, int]:
+        contents = array_at(pointer, n, dtype).view(np.uint8)
+        self.contents.append(contents)
+        return int(pointer) if n else 0, n
+
+
+def _sample(pointer: Any, n: int) -> tuple[int, int, int]:
+    """Where n ids are, and a digest of some of them."""
+    address = int(pointer) if n else 0
+    return address, n, _kernels.ids_digest(address, n)
+
+
+class _Kept(NamedTuple):
+    objects: list[weakref.ref]
+    copies: list[Bytes]
+    value: Any
+
+    def is_of(self, signature: Signature) -> bool:
+        same_objects = all(kept() is each for kept, each in zip(self.objects, signature.objects, strict=True))
+        return same_objects and all(
+            _kernels.same_bytes(each, copy) for each, copy in zip(signature.contents, self.copies, strict=True)
+        )
+
+
+class Recent(Generic[Derived]):
+    """What was derived from the selectors that came last.
+
+    of_masks : whether that is a Mask over 0, 1, ..., which holds what an IDSelectorBitmap does, and so serves as the
+        copy: one of its own would push others out of the processor's cache.
+    """
+
+    def __init__(self, of_masks: bool = False) -> None:
+        self._of_masks = of_masks
+        self._kept: OrderedDict[tuple[Any, ...], _Kept] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, selector: faiss.IDSelector, state: tuple[int, ...], derive: Callable[[], Derived]) -> Derived:
+        """What `derive` gives of a selector, or gave before of the same one while `state` was the same."""
+        signature = Signature.of(selector)
+        if signature is None:
+            return derive()
+        key = (*state, *signature.key)
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None:
+                self._kept.move_to_end(key)
+        if kept is not None and kept.is_of(signature):
+            return kept.value
+        kept = self._derived(signature, derive)
+        with self._lock:
+            self._kept[key] = kept
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return kept.value
+
+    def _derived(self, signature: Signature, derive: Callable[[], Derived]) -> _Kept:
+        objects = [weakref.ref(each) for each in signature.objects]
+        if self._of_masks and signature.key[0] is faiss.IDSelectorBitmap:
+            mask: Any = derive()
+            (bitmap,) = signature.contents
+            if mask.begins_with(bitmap):
+                return _Kept(objects, [mask.as_bytes()[: len(bitmap)]], mask)
+        # Copied before anything is derived: of what is written meanwhile, the next search sees that it changed.
+        return _Kept(objects, [contents.copy() for contents in signature.contents], derive())
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        with self._lock:
+            kept = list(self._kept.values())
+        return sum(each.value.nbytes + sum(c.nbytes for c in each.copies if c.flags.owndata) for each in kept)
+
+
+class Masks:
+    """Masks over the vectors 0, 1, ... of an index, of the selectors that it was searched with last."""
+
+    def __init__(self) -> None:
+        self._recent: Recent[_kernels.Mask] = Recent(of_masks=True)
+
+    def of(self, selector: faiss.IDSelector | None, n: int, version: int) -> _kernels.Mask | None:
+        """Which of n vectors of an index of this version are searched; None for all."""
+        if selector is None or type(selector) is faiss.IDSelectorAll:
+            return None
+        mask = self._recent.of(selector, (n, version), lambda: _kernels.Mask(bits_of(selector, n), n))
+        return None if mask.admitted == n else mask
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return self._recent.nbytes

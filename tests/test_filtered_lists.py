@@ -1,0 +1,184 @@
+"""Searches of inverted lists with selectors, and lists that are probed until there are enough results."""
+
+import faiss
+import numpy as np
+import pytest
+from ivf_model import assert_finds, filled, probed
+from naive import METRICS, normal
+
+import faiss_dpq
+from faiss_dpq import _kernels
+
+N, NLIST = 6000, 12
+SHARES = [0.0, 0.002, 0.03, 0.2, 0.7, 1.0]
+
+
+def bitmap(members):
+    return faiss.IDSelectorBitmap(np.packbits(members, bitorder="little"))
+
+
+@pytest.fixture(scope="module")
+def indexes():
+    """By metric and levels: an index, its model and queries."""
+    made = {}
+    for metric in METRICS:
+        for M in (5, 20):
+            rng = np.random.default_rng(M)
+            index, model = filled(rng, N, 6, NLIST, M, 8 if M == 5 else 4, metric)
+            index.nprobe = 4
+            made[metric, M] = index, model, normal(rng, 60, 6)
+    return made
+
+
+@pytest.mark.parametrize("M", [5, 20])
+@pytest.mark.parametrize("metric", METRICS)
+def test_lists_of_what_a_mask_lets_through(simd, indexes, metric, M):
+    index, model, xq = indexes[metric, M]
+    rng = np.random.default_rng(0)
+    for share in SHARES:
+        members = rng.random(N) < share
+        params = faiss.SearchParametersIVF(nprobe=4, sel=bitmap(members))
+        ids = np.flatnonzero(members).tolist()
+        for nq in (1, 60):  # alone and together
+            for _ in range(2):
+                D, I = index.search(xq[:nq], 20, params=params)
+                assert_finds(D, I, model, xq[:nq], probed(index, xq[:nq], 4), metric, ids)
+
+
+def test_lists_whose_ids_lie_together(indexes):
+    """A mask of some lists alone, a mask of single vectors, and what is in between."""
+    index, model, xq = indexes[faiss.METRIC_L2, 5]
+    lists = np.array([model.lists[i] for i in range(N)])
+    rng = np.random.default_rng(0)
+    for members in (lists % 3 == 0, (lists % 3 == 0) | (rng.random(N) < 0.01), rng.random(N) < lists / NLIST):
+        params = faiss_dpq.SearchParametersIVFDPQ(nprobe=6, sel=bitmap(members))
+        for nq in (1, 60):
+            D, I = index.search(xq[:nq], 20, params=params)
+            assert_finds(D, I, model, xq[:nq], probed(index, xq[:nq], 6), members=np.flatnonzero(members).tolist())
+        thresh = float(D[D < 1e30].max())
+        lims, D, I = index.range_search(xq[:5], thresh, params=params)
+        ids, expected = model.distances(
+            xq[:5], probed(index, xq[:5], 6), faiss.METRIC_L2, np.flatnonzero(members).tolist()
+        )
+        for q in range(5):
+            assert len(set(I[lims[q] : lims[q + 1]].tolist()) ^ set(ids[expected[q] < thresh].tolist())) <= 1
+
+
+def test_coarse_to_fine_of_lists(indexes):
+    index, model, xq = indexes[faiss.METRIC_L2, 20]
+    members = np.random.default_rng(0).random(N) < 0.1
+    params = faiss_dpq.SearchParametersIVFDPQ(nprobe=4, coarse_levels=6, k_factor=N, sel=bitmap(members))
+    for nq in (1, 60):
+        D, I = index.search(xq[:nq], 20, params=params)
+        assert_finds(D, I, model, xq[:nq], probed(index, xq[:nq], 4), members=np.flatnonzero(members).tolist())
+
+
+def test_few_of_a_list_are_scored_one_by_one(indexes):
+    index, model, xq = indexes[faiss.METRIC_L2, 5]
+    members = np.random.default_rng(0).random(N) < 0.01
+    params = faiss.SearchParametersIVF(nprobe=4, sel=bitmap(members))
+    lists = np.array([model.lists[i] for i in np.flatnonzero(members)])
+    for nq in (1, 60):
+        _kernels.reset_counters()
+        index.search(xq[:nq], 300, params=params)
+        counts = _kernels.counters()
+        assert counts["bounded"] == 0
+        assert counts["floated"] == sum((lists[:, None] == row).sum() for row in probed(index, xq[:nq], 4))
+
+
+def test_masks_follow_the_lists():
+    rng = np.random.default_rng(0)
+    index, model = filled(rng, 900, 6, 3, 4, 6)
+    xq = normal(rng, 7, 6)
+    selector = faiss_dpq.Filter(faiss.IDSelectorRange(100, 5000))
+    params = faiss.SearchParametersIVF(nprobe=3, sel=selector)
+
+    def check():
+        for nq in (1, 7):
+            members = [i for i in model.x if 100 <= i < 5000]
+            D, I = index.search(xq[:nq], 30, params=params)
+            assert_finds(D, I, model, xq[:nq], probed(index, xq[:nq], 3), members=members)
+
+    check()
+    for step in range(4):
+        x, ids = normal(rng, 5, 6), np.arange(5) + 1000 + 4000 * (step % 2) + 10 * step
+        index.add_with_ids(x, ids)
+        codes = index.sa_encode(x)
+        model.put(ids, codes[:, 0].astype(np.int64), index.sa_decode(codes).astype(np.float64))
+        check()
+        gone = rng.choice(list(model.x), 5, replace=False)
+        # By FAISS's C++, which tells us nothing.
+        faiss.IndexIVF.remove_ids(index, gone) if step % 2 else index.remove_ids(gone)
+        model.drop(gone)
+        check()
+    assert index.memory_usage()["masks"] > 0
+
+
+# ---- enough results -------------------------------------------------------------------------------------------------
+
+
+def extended(index, xq, k, nprobe, most, sizes):
+    """The lists that every query probes, worked out one query at a time."""
+    order = index.quantizer.search(xq, index.nlist)[1]
+    keys = np.full_like(order, -1)
+    for q, row in enumerate(order):
+        n = nprobe
+        while n < most and sizes[row[:n]].sum() < k:
+            n += 1
+        keys[q, :n] = row[:n]
+    return keys
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("max_nprobe", [0, 1, 5, 100])
+def test_lists_are_probed_until_there_are_k_results(indexes, metric, max_nprobe):
+    index, model, xq = indexes[metric, 5]
+    rng = np.random.default_rng(1)
+    for share in (0.0, 0.004, 0.02, 1.0):
+        members = rng.random(N) < share
+        lists = np.array([model.lists[i] for i in np.flatnonzero(members)], np.int64)
+        sizes = np.bincount(lists, minlength=NLIST)
+        params = faiss_dpq.SearchParametersIVFDPQ(
+            nprobe=2, max_nprobe=max_nprobe, ensure_topk_full=True, sel=bitmap(members)
+        )
+        for k in (1, 12, 1500):
+            keys = extended(index, xq, k, 2, min(max(max_nprobe, 2) if max_nprobe else NLIST, NLIST), sizes)
+            for nq in (1, 60):
+                D, I = index.search(xq[:nq], k, params=params)
+                assert_finds(D, I, model, xq[:nq], keys[:nq], metric, np.flatnonzero(members).tolist())
+                if not max_nprobe:
+                    assert ((I >= 0).sum(axis=1) == min(k, members.sum())).all()
+        found = index.search_and_reconstruct(xq[:3], 12, params=params)
+        np.testing.assert_array_equal(found[1], index.search(xq[:3], 12, params=params)[1])
+
+
+def test_faiss_own_parameters_and_wrappers_ask_for_enough_results(indexes):
+    index, model, xq = indexes[faiss.METRIC_L2, 5]
+    inner = faiss_dpq.clone_index(index)
+    inner.reset()
+    wrapped = faiss_dpq.IndexIDMap2(inner)
+    x = np.stack([model.x[i] for i in range(N)]).astype(np.float32)
+    wrapped.add_with_ids(x, np.arange(N) + 7_000_000)
+    for each, first in ((index, 0), (wrapped, 7_000_000)):
+        selector = faiss.IDSelectorBatch(np.arange(first, first + N, 400))
+        params = faiss.SearchParametersIVF(nprobe=1, ensure_topk_full=True, sel=selector)
+        for nq in (1, 60):
+            _, I = each.search(xq[:nq], 12, params=params)
+            assert I.min() >= first and ((I - first) % 400 == 0).all()
+        params = faiss.SearchParametersIVF(nprobe=1, sel=selector)
+        assert (each.search(xq, 12, params=params)[1] < 0).any()
+
+
+def test_short_lists_without_a_selector_are_followed_by_others(indexes):
+    index, model, xq = indexes[faiss.METRIC_L2, 5]
+    sizes = np.bincount([model.lists[i] for i in range(N)], minlength=NLIST)
+    params = faiss.SearchParametersIVF(nprobe=1, ensure_topk_full=True)
+    D, I = index.search(xq, 1200, params=params)
+    assert_finds(D, I, model, xq, extended(index, xq, 1200, 1, NLIST, sizes))
+    assert (I >= 0).all()
+
+
+def test_a_limit_that_is_no_number_of_lists_is_refused(indexes):
+    index, _, xq = indexes[faiss.METRIC_L2, 5]
+    with pytest.raises(ValueError, match="max_nprobe is -1, expected 0"):
+        index.search(xq, 3, params=faiss_dpq.SearchParametersIVFDPQ(max_nprobe=-1))
