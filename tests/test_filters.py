@@ -211,6 +211,8 @@ def test_what_a_mask_leaves_out_is_not_looked_at():
 def test_one_query_with_a_selector_goes_to_the_kernels_at_once():
     index, _, xq = index_of(8, 8, faiss.METRIC_L2)
     few = bitmap(np.arange(N) % 20 == 0)
+    for query in np.resize(xq, (30, index.d)):  # codes are put in order meanwhile
+        index.search(query[None], 5)
     for selector in (few, bitmap(np.arange(N) % 2 == 0), faiss.IDSelectorRange(5, 9000), faiss_dpq.Filter(few)):
         params = faiss.SearchParameters(sel=selector)
         index.search(xq[:1], 5, params=params)

@@ -77,8 +77,8 @@ def test_selectors():
 
 @pytest.mark.usefixtures("simd")
 def test_prefixes_have_an_order_each():
-    index, queries = filled()
     for levels in (2, 5):
+        index, queries = filled()
         params = faiss_dpq.SearchParametersDPQ(levels=levels)
         warmed(index, queries, params)
         assert_equals_plain(index, queries[:3], 10, params)
@@ -167,3 +167,40 @@ def test_few_searches_make_no_order_and_small_indexes_have_none():
     before = index.memory_usage()["derived"]
     one_by_one(index, queries, 3)
     assert before + 16 * index.ntotal <= index.memory_usage()["derived"] <= before + 20 * index.ntotal
+
+
+@pytest.mark.parametrize("metric", [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT])
+@pytest.mark.parametrize("M", [1, 8, 20])
+def test_results_do_not_depend_on_what_is_derived(M, metric):
+    index, queries = filled(n=70_000, M=M, metric=metric)
+    allowed = np.random.default_rng(1).random(index.ntotal) < 0.01
+    few = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+    asked = [
+        lambda: index.search(queries, 5),
+        lambda: one_by_one(index, np.resize(queries, (WARM, 16)), 5),
+        lambda: index.search(queries[:2], 700, params=faiss_dpq.SearchParametersDPQ(sel=few, levels=min(M, 3))),
+        lambda: index.range_search(queries[:3], float(np.abs(index.search(queries, 9)[0][:, -1]).mean()))[1:],
+    ]
+    expected = [ask() for ask in asked]
+    for most in (0, 1, 5.5, 12):
+        index.derived_bytes_per_vector = most
+        for ask, one in zip(asked, expected, strict=True):
+            for a, b in zip(ask(), one, strict=True):
+                np.testing.assert_array_equal(a, b)
+            assert index.memory_usage()["derived"] <= most * index.ntotal
+    assert faiss_dpq.clone_index(index).derived_bytes_per_vector == 12
+    index.derived_bytes_per_vector = None
+    assert index.derived_bytes_per_vector == 16 + M
+
+
+def test_what_is_derived_stays_within_the_default():
+    index, queries = filled(n=60_000)
+    for levels in range(1, 9):
+        one_by_one(index, np.resize(queries, (WARM, 16)), 3, faiss_dpq.SearchParametersDPQ(levels=levels))
+        assert index.memory_usage()["derived"] <= 24 * index.ntotal
+    _kernels.reset_counters()
+    one_by_one(index, queries, 3, faiss_dpq.SearchParametersDPQ(levels=2))
+    assert _kernels.counters()["ordered"]
+    for value in (-1, "8", float("nan"), True):
+        with pytest.raises(ValueError, match="derived_bytes_per_vector"):
+            index.derived_bytes_per_vector = value

@@ -81,7 +81,9 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
 
     _derived: dict[int, DerivedCodes] | None = None  # by levels
     _vector: tuple[Any, _kernels.FaissVector] | None = None
+    _python_state = (*Quantized._python_state, "_derived_bytes")
     _masks: Masks | None = None
+    _derived_bytes: float | None = None
 
     def __init__(self, d: int, M: int, nbits: int = 8, metric: int = faiss.METRIC_L2) -> None:
         self._check_shape("IndexDPQ", d, M, nbits, metric)
@@ -207,12 +209,12 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
     def _search_finite(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         derived, view, mask = self._searched(params)
         narrowed = self._asked_coarse(params, derived.levels)
-        if narrowed is not None:
+        if narrowed is not None and not isinstance(view, np.ndarray):
             prefix = self._derived_codes(derived.quantizer, narrowed.levels, stores_terms=True)
             prefix_view = prefix.view(self._codes_in_memory, self.code_size, self._version)
             return coarse.search(narrowed, (prefix, prefix_view), (derived, view), mask, x, k)
         found = scan.search(derived, view, mask, x, k)
-        if len(x) == 1:
+        if len(x) == 1 and not isinstance(view, np.ndarray):
             self._prepare_direct(derived, view, params)
         return found
 
@@ -232,13 +234,14 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
 
     def _searched(
         self, params: faiss.SearchParameters | None
-    ) -> tuple[DerivedCodes, _kernels.CodeView, _kernels.Mask | None]:
-        """What a search with these parameters compares."""
+    ) -> tuple[DerivedCodes, _kernels.CodeView | Bytes, _kernels.Mask | None]:
+        """What a search with these parameters compares: codes without a view where nothing derived may be kept."""
         if params is not None and not isinstance(params, faiss.SearchParameters):
             raise TypeError(f"IndexDPQ: params is a {type(params).__name__}, expected faiss.SearchParameters")
         derived = self._derived_codes(self.residual_quantizer, self._asked_levels(params))
-        view = derived.view(self._codes_in_memory, self.code_size, self._version)
-        return derived, view, self._mask(params)
+        if not derived.fits:
+            return derived, self._packed_codes(), self._mask(params)
+        return derived, derived.view(self._codes_in_memory, self.code_size, self._version), self._mask(params)
 
     def _derived_codes(self, quantizer: ProgressiveQuantizer, levels: int, stores_terms: bool = False) -> DerivedCodes:
         if self._derived is None:
@@ -247,6 +250,8 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         known = kept is not None and kept.quantizer is quantizer and kept.metric == self.metric_type
         if kept is None or not known or (stores_terms and not kept.stores_terms):
             kept = self._derived[levels] = DerivedCodes(quantizer, levels, self.metric_type, stores_terms)
+        others = sum(each.nbytes for each in self._derived.values() if each is not kept)
+        kept.room = self.derived_bytes_per_vector - others / max(self.ntotal, 1)
         return kept
 
     def _prepare_direct(
@@ -294,6 +299,22 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
             "derived": sum(each.nbytes for each in (self._derived or {}).values()),
             "masks": (self._masks.nbytes if self._masks else 0) + sum(scan.nbytes for scan in scans if scan),
         }
+
+    @property
+    def derived_bytes_per_vector(self) -> float:
+        """How many bytes a vector `memory_usage` may tell as "derived", for all prefix lengths together.
+
+        16 more than a code has, unless set. What is derived makes searches faster; results do not depend on it. With 0
+        nothing is kept, and every search derives what it needs of a part of the codes at a time. What is kept already is
+        let go if a lower number is set.
+        """
+        return 16 + self.code_size if self._derived_bytes is None else self._derived_bytes
+
+    @derived_bytes_per_vector.setter
+    def derived_bytes_per_vector(self, value: float | None) -> None:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
+            raise ValueError(f"IndexDPQ.derived_bytes_per_vector is {value!r}, expected a number >= 0, or None")
+        self._derived_bytes, self._derived, self._direct = value, None, None
 
     # ---- remove, replace ---------------------------------------------------------------------------------------
 

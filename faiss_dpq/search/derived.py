@@ -10,8 +10,9 @@ sample of the codes, since FAISS's C++ may change them without us. Codes that we
 # Annotations of nested functions would be evaluated at every call.
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import faiss
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from .. import _kernels
 from ..codec import ProgressiveQuantizer, threads
-from .order import order
+from .order import order, order_bytes
 
 _MARGIN = 1 / 64  # of the terms' range: bins reach beyond it, so that most additions fit the bins there are
 _PIECE = 4096  # codes: no thread is given a part of one
@@ -28,6 +29,7 @@ _TERMS_BLOCK = 1 << 14  # codes whose terms are computed at a time
 _SAMPLED = 1 << 14  # terms, by which the grid of all is chosen
 _OUTLIERS = 1e-3  # of the terms at either end, that the grid may leave out ...
 _FAR = 8  # ... if they are so many times as far apart as the others
+_PASSING = 1 << 16  # codes of a view that is not kept
 _GRID = 65535  # steps of the grid of terms, 16 bits
 _UNTIL_ORDER = 20  # queries searched one by one before codes are put in order: making it takes as long as some hundred
 _PAID_BY_ONE = 1 << 10  # codes put in order, by one search that is faster
@@ -52,7 +54,14 @@ class DerivedCodes:
 
     stores_terms : whether terms are kept, 4 bytes a vector, that could be looked up in cross tables as well. Searches
         for many results take less time by them.
+
+    Attributes
+    ----------
+    room : float
+        Bytes a vector that may be kept.
     """
+
+    room = math.inf
 
     def __init__(self, quantizer: ProgressiveQuantizer, levels: int, metric: int, stores_terms: bool = False) -> None:
         self.quantizer, self.levels, self.metric = quantizer, levels, metric
@@ -68,6 +77,17 @@ class DerivedCodes:
         view = self._known.view if self._known else None
         arrays = (view.bins, view.terms, view.columns, view.order) if view is not None else ()
         return sum(array.nbytes for array in arrays if array is not None)
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for what a view keeps of every vector."""
+        many = self.levels > _kernels.FEW_LEVELS
+        return self.room >= self._has_terms * (4 if many else 1 + 4 * self.stores_terms)
+
+    def passing(self, packed: Bytes) -> Iterator[tuple[int, _kernels.CodeView]]:
+        """Views of parts of the codes, of which nothing is kept, each with the place of its first code."""
+        for start in range(0, len(packed), _PASSING):
+            yield start, self._derive(packed[start : start + _PASSING], None)
 
     @property
     def sample(self) -> _kernels.Sample:
@@ -170,7 +190,14 @@ class DerivedCodes:
         """Whether the view's codes can have an order and have none, or one that leaves many of them out."""
         if self.quantizer.nbits != 8 or not 2 <= self.levels <= _kernels.FEW_LEVELS or len(view) < _LEAST_ORDERED:
             return False
-        return view.order is None or len(view) - len(view.order) > len(view) // _UNORDERED
+        if view.order is not None and len(view) - len(view.order) <= len(view) // _UNORDERED:
+            return False
+        return self._has_room(order_bytes(self.levels, self._has_terms), view)
+
+    def _has_room(self, size: int, view: _kernels.CodeView) -> bool:
+        """Whether so many bytes of every vector may be kept, beside its bin and term."""
+        kept = sum(array.itemsize for array in (view.bins, view.terms) if array is not None)
+        return kept + size <= self.room
 
     def _kept(
         self, view: _kernels.CodeView, more: Callable[[_kernels.CodeView], _kernels.CodeView]
@@ -185,7 +212,10 @@ class DerivedCodes:
             return view
 
     def _with_columns(self, view: _kernels.CodeView) -> _kernels.CodeView:
+        size = self.levels * self.quantizer.nbits // 8
         if view.columns is not None or self.quantizer.nbits not in (4, 8) or not len(view):
+            return view
+        if not self._has_room(size, view):
             return view
         return view.with_columns(self._columns(view, 0, None))
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .. import _kernels
 from ..codec import Floats, threads
-from .derived import DerivedCodes
+from .derived import Bytes, DerivedCodes
 from .selection import Labels
 
 _TABLE_BYTES = 64 << 20  # of distance tables held at a time
@@ -66,7 +66,7 @@ def selected(view: _kernels.CodeView, mask: _kernels.Mask | None, nq: int) -> _S
 
 
 def search(
-    derived: DerivedCodes, view: _kernels.CodeView, mask: _kernels.Mask | None, xq: Floats, k: int
+    derived: DerivedCodes, view: _kernels.CodeView | Bytes, mask: _kernels.Mask | None, xq: Floats, k: int
 ) -> tuple[Floats, Labels]:
     """The k nearest codes of every query: exact float32 distances of Eq. 30, equal ones by ascending id.
 
@@ -74,8 +74,8 @@ def search(
     ----------
     derived : DerivedCodes
         Of the quantizer, the prefix length and the metric to be used.
-    view : CodeView
-        That `derived` gave.
+    view : CodeView or array
+        That `derived` gave; or the codes themselves, of which nothing derived is to be kept.
     mask : Mask, optional
         Which codes take part; all without.
     xq : array, shape (nq, d), float32
@@ -89,6 +89,9 @@ def search(
     """
     D = np.empty((len(xq), k), np.float32)
     I = np.empty((len(xq), k), np.int64)
+    if isinstance(view, np.ndarray):
+        _scan_passing(derived, view, mask, xq, D, I)
+        return delivered(D, I, derived.metric)
     if len(xq) < _kernels.least_batch(derived.levels):
         view = derived.for_few(view, len(xq))
     vectors = selected(view, mask, len(xq))
@@ -96,6 +99,24 @@ def search(
         queries = query_tables(derived, xq[part]).block(derived.levels)
         scan_block(vectors, queries, D[part], I[part], derived.levels)
     return delivered(D, I, derived.metric)
+
+
+def _scan_passing(
+    derived: DerivedCodes, packed: Bytes, mask: _kernels.Mask | None, xq: Floats, D: Floats, I: Labels
+) -> None:
+    """As `scan_block`, deriving what is needed of a part of the codes at a time."""
+    ids = None if mask is None else mask.ids()
+    D[:], I[:] = np.inf, -1
+    for start, view in derived.passing(packed):
+        vectors = _Selected(view, start, len(view))
+        if ids is not None:
+            some = ids[np.searchsorted(ids, start) : np.searchsorted(ids, start + len(view))]
+            vectors = _Selected(view.taken(some - start), some, len(some))
+        for part in blocks(derived, len(xq)):
+            queries = query_tables(derived, xq[part]).block(derived.levels)
+            Ds, Is = np.stack([D[part]] * 2), np.stack([I[part]] * 2)
+            scan_block(vectors, queries, Ds[1], Is[1], derived.levels)
+            _merge(Ds, Is, D[part], I[part])
 
 
 class QueryTables(NamedTuple):
@@ -165,7 +186,7 @@ def one_query_scan(
 
 
 def range_search(
-    derived: DerivedCodes, view: _kernels.CodeView, mask: _kernels.Mask | None, xq: Floats, thresh: float
+    derived: DerivedCodes, view: _kernels.CodeView | Bytes, mask: _kernels.Mask | None, xq: Floats, thresh: float
 ) -> tuple[npt.NDArray[np.int64], Floats, Labels]:
     """All codes nearer than `thresh` (nearer: a larger product, for inner products), nearest first.
 
