@@ -448,3 +448,28 @@ def test_readers_of_a_clone_see_no_change(name):
     over.set()
     reader.join()
     assert not wrong and clone.ntotal == N and index.ntotal == N - 60
+
+
+@pytest.mark.parametrize("description", ["IDMap2,DPQ3x4", "IDMap,DPQ3x4", "IDMap2,IVF4,DPQ3x4", "DPQ3x4"])
+def test_a_selector_searched_with_before_is_looked_at_anew(description):
+    """The last vector takes the place of the removed one: as many vectors as once before, but not the same."""
+    x = np.random.default_rng(0).standard_normal((300, 6)).astype(np.float32)
+    index = faiss_dpq.index_factory(6, description)
+    index.train(x, effort="fast")
+    params = faiss_dpq.SearchParametersIVFDPQ(nprobe=4) if "IVF" in description else faiss.SearchParameters()
+    ids = np.arange(300) * (3 if "IDMap" in description else 1)
+    fixed = faiss_dpq.Filter(faiss.IDSelectorArray(np.r_[ids[10:14], ids[299]]))
+    params.sel = fixed
+
+    def found():
+        return set(index.search(x[:1], 20, params=params)[1][0]) - {-1}
+
+    for rows in (slice(0, 299), slice(299, 300)):
+        index.add_with_ids(x[rows], ids[rows]) if "IDMap" in description else index.add(x[rows])
+        found()
+    assert found() == {*ids[10:14], ids[299]}
+    index.remove_ids(ids[11:12])
+    if description == "DPQ3x4":  # ids are places: those behind move up
+        assert found() == set(range(10, 14))
+    else:
+        assert found() == {ids[10], *ids[12:14], ids[299]}

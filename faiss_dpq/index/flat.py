@@ -327,22 +327,27 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         else:
             places = listed[np.searchsorted(listed, 0) : np.searchsorted(listed, ntotal)]
         if len(places):
+            self._forget_places()
             self._stored().remove(places, [counted(self, ntotal - len(places))])
-            self._direct = None
         return len(places)
 
     def _put_last_into(self, removed: Labels, holes: Labels, fillers: Labels, more: list[Step]) -> bool:
         """Take vectors out whose places an index around this one hides; the last ones fill the gaps."""
         n = self.ntotal - len(removed)
+        self._forget_places()
         self._stored().fill(holes, fillers, n, [counted(self, n), *more])
-        self._direct = None
         return True
 
     def _replace(self, places: Labels, x: Floats) -> None:
         """Make x, shape (n, d), the vectors at some places."""
         order = np.argsort(places)
-        self._stored().replace(places[order], self.sa_encode(x)[order])
-        self._direct = None
+        codes = self.sa_encode(x)[order]
+        self._forget_places()
+        self._stored().replace(places[order], codes)
+
+    def _forget_places(self) -> None:
+        """Before vectors change their places: forget what knows them by these."""
+        self._direct = self._masks = None
 
     def _stored(self) -> StoredCodes:
         derived = (self._derived or {}).values()

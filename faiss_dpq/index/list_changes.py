@@ -37,6 +37,7 @@ class ListsChanged(ListsSearched):
         vector into the place of the removed one.
         """
         self._check_writable("remove_ids")
+        self._list_masks = None
         found = self._found_ids()
         if found is None:
             with threads.without_openmp():
@@ -84,6 +85,7 @@ class ListsChanged(ListsSearched):
 
     def _forget(self, numbers: Iterable[int]) -> None:
         """Let what is derived from some lists be derived anew."""
+        self._list_masks = None
         for derived in self._known.derived.values() if self._known is not None else ():
             derived.sizes[list(numbers)] = -1
 
@@ -96,6 +98,7 @@ class ListsChanged(ListsSearched):
         Returns False, and changes nothing, where this would take as long as a pass over all.
         """
         found = self._found_ids()
+        self._list_masks = None
         if found is None:
             return False
         numbers, numbers_moved = found.lists_of(removed), found.lists_of(fillers)
