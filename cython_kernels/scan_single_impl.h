@@ -15,12 +15,12 @@
 #define DPQ_SCAN_SINGLE_IMPL_H
 
 #include "dpq_shapes.h"
+#include "dpq_system.h"
 #include "dpq_threads.h"
 #include "dpq_topk.h"
 #include "kernels.h"
 #include "lookups_impl.h"
 #include "many_lookups_impl.h"
-#include <pthread.h>
 #include <stdatomic.h>
 
 #define SINGLE_CHUNK LOOKUPS_AT_ONCE /* vectors between two updates of the limit */
@@ -57,7 +57,7 @@ typedef struct {
     many_query many;        /* but for the limit, which every worker has */
     float upper[SINGLE_SAMPLE]; /* upper bounds of the sampled vectors' sums */
     dpq_topk top;               /* if there are several threads, changed with the lock held */
-    pthread_mutex_t lock;
+    dpq_lock lock;
     _Atomic uint64_t limit; /* top.limit, read by all threads without the lock */
 } single_search;
 
@@ -77,13 +77,13 @@ static inline void single_follow(const single_search *search, single_worker *s)
 static void single_offer(single_search *search, const uint64_t *keys, size_t n)
 {
     if (search->n_threads > 1)
-        pthread_mutex_lock(&search->lock);
+        dpq_lock_take(&search->lock);
     for (size_t i = 0; i < n; i++)
         if (keys[i] < search->top.limit)
             dpq_topk_push(&search->top, keys[i]);
     atomic_store_explicit(&search->limit, search->top.limit, memory_order_relaxed);
     if (search->n_threads > 1)
-        pthread_mutex_unlock(&search->lock);
+        dpq_lock_give(&search->lock);
 }
 
 /* Computes the distances of pending vectors. */
@@ -342,7 +342,7 @@ static void scan_single(const dpq_database *db, const dpq_queries *qs, size_t k,
     uint64_t *keys = dpq_take(&at, dpq_topk_capacity(k) * sizeof *keys);
     search->db = db;
     search->n_threads = n_threads;
-    pthread_mutex_init(&search->lock, NULL);
+    dpq_lock_init(&search->lock);
     for (size_t q = 0; q < qs->nq; q++) {
         search->table = qs->tables + q * db->levels * dpq_codewords(db);
         search->constant = qs->constants[q];
@@ -351,7 +351,6 @@ static void scan_single(const dpq_database *db, const dpq_queries *qs, size_t k,
         single_scan_query(search, qs, q, counters);
         dpq_topk_write(&search->top, k, distances + q * k, ids + q * k);
     }
-    pthread_mutex_destroy(&search->lock);
 }
 
 #endif
