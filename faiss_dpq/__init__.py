@@ -1,5 +1,6 @@
 """Deep Progressive Quantization for FAISS: IndexDPQ stands where faiss.IndexPQ stood."""
 
+from . import requirements as _requirements  # first, since it says what is wrong with the FAISS that is installed
 from ._kernels import simd_level
 from .codec import ProgressiveQuantizer
 from .index import IndexDPQ, IndexIVFDPQ, SearchParametersDPQ, SearchParametersIVFDPQ
@@ -32,7 +33,7 @@ __version__ = "0.1.0"
 
 # `train(x, trainer="sgd")` works without an import of faiss_dpq.nn; torch is loaded then, and not before.
 registry.announce("sgd", module="faiss_dpq.nn.unlabelled")
-del registry
+del registry, _requirements
 
 __all__ = [
     "Effort",
