@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$PWD/build/aarch64
 tests=("$@")
-((${#tests[@]})) || tests=(tests/test_{simd_level,kernels,threads,exactness,single,many_levels,ties,index_search,ivf_search}.py)
+((${#tests[@]})) || tests=(tests/test_{kernels,threads,exactness,single,many_levels,ties,index_search,ivf_search}.py)
 
 # apt with lists, status and downloads of its own, so that the system's stay as they are
 if [[ ! -e $work/root/usr/bin/python3 ]]; then

@@ -1,13 +1,22 @@
-"""Texts, and vectors of texts that need no network: words have random directions, and a text is the mean of its words."""
+"""Texts, and vectors of them that need no network: a word is a random direction, and a text the mean of its words."""
 
 import hashlib
 
 import numpy as np
 
 D = 64
-SUBJECTS = "the cat|a dog|our train|the judge|one sailor|a red kite|the old ship|my sister".split("|")
-VERBS = "chases|forgets|paints|sells|waits for|sings about|looks at|repairs".split("|")
-OBJECTS = "the moon|seven apples|a green harbour|the quiet library|two clocks|his brother|a long letter|rain".split("|")
+SUBJECTS = ["the cat", "a dog", "our train", "the judge", "one sailor", "a red kite", "the old ship", "my sister"]
+VERBS = ["chases", "forgets", "paints", "sells", "waits for", "sings about", "looks at", "repairs"]
+OBJECTS = [
+    "the moon",
+    "seven apples",
+    "a green harbour",
+    "the library",
+    "two clocks",
+    "his brother",
+    "a letter",
+    "rain",
+]
 TEXTS = [f"{subject} {verb} {thing}" for subject in SUBJECTS for verb in VERBS for thing in OBJECTS]
 
 

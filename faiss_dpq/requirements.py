@@ -1,7 +1,7 @@
 """Says, on import, what is wrong with the FAISS that is installed; docs/installation.md tells what to do.
 
-Any distribution will do whose module `faiss` is new enough: faiss-cpu, faiss-gpu, conda's or one's own build. So what is
-looked at is the module, not the metadata of faiss-cpu.
+Any distribution will do whose module `faiss` is new enough: faiss-cpu, faiss-gpu, conda's or one's own build. So the
+module is looked at, and not the metadata of faiss-cpu.
 """
 
 import re

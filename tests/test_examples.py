@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NEEDS = {"langchain_store.py": "langchain_community", "huggingface_datasets.py": "datasets", "txtai_embeddings.py": "txtai"}
+NEEDS = {
+    "langchain_store.py": "langchain_community",
+    "huggingface_datasets.py": "datasets",
+    "txtai_embeddings.py": "txtai",
+}
 
 pytestmark = pytest.mark.slow
 

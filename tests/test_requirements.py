@@ -49,7 +49,9 @@ def test_faiss_that_is_too_old(imported, version):
 
 def test_two_distributions_over_each_other(imported):
     done = imported("import faiss_dpq", distributions=["faiss_cpu-1.15.1", "faiss_gpu_cu12-1.14.1"])
-    assert done.returncode and "ImportError: faiss-cpu-1.15.1 and faiss-gpu-cu12-1.14.1 are installed over" in done.stderr
+    assert (
+        done.returncode and "ImportError: faiss-cpu-1.15.1 and faiss-gpu-cu12-1.14.1 are installed over" in done.stderr
+    )
 
 
 def test_faiss_that_cannot_be_imported(imported):
