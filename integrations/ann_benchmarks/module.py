@@ -41,7 +41,7 @@ class FaissDPQ(BaseANN):
         self._index = self._codes
 
     def set_query_arguments(self, nprobe, rerank):
-        """Search `nprobe` lists; compare `rerank` times as many results as are wanted by their vectors, unless it is 0."""
+        """Search `nprobe` lists; compare `rerank` times as many results as wanted by their vectors, unless it is 0."""
         self._nprobe, self._rerank = nprobe, rerank
         if hasattr(self._codes, "nprobe"):
             self._codes.nprobe = nprobe
