@@ -42,6 +42,8 @@ def check_faiss() -> None:
         ) from error
     except ImportError as error:
         raise ImportError(f"{needed}; the one that is installed cannot be imported: {error}") from error
+    if faiss.__file__ is None:
+        raise ImportError(f"{needed}, and {next(iter(faiss.__path__))} is a folder without FAISS in it")
     package = Path(faiss.__file__).parent
     found = distributions_of(package)
     if len(found) > 1:

@@ -60,6 +60,14 @@ def test_faiss_that_cannot_be_imported(imported):
     assert "No module" not in done.stderr
 
 
+def test_a_folder_of_the_name_is_not_faiss(tmp_path):
+    (tmp_path / "faiss").mkdir()
+    code = f"import runpy, sys; sys.path = [{str(tmp_path)!r}, *(path for path in sys.path if 'site-' not in path)]\n"
+    code += f"runpy.run_path({requirements.__file__!r})"
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert done.returncode and f"{tmp_path / 'faiss'} is a folder without FAISS in it" in done.stderr
+
+
 @pytest.mark.parametrize("distributions", [[], ["faiss_gpu-1.15.0"], ["faiss-1.15.0"]])
 @pytest.mark.parametrize("version", ["1.15.0", "1.16.0rc1", "2.0"])
 def test_any_distribution_that_is_new_enough(imported, version, distributions):
