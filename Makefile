@@ -9,7 +9,7 @@ BUILD_INPUTS := pyproject.toml setup.py constraints.txt \
                 $(wildcard cython_kernels/*.pyx cython_kernels/*.pxd cython_kernels/*.pxi) \
                 $(wildcard cython_kernels/*.c cython_kernels/*.h)
 CYTHON_SOURCES := $(wildcard cython_kernels/*.pyx cython_kernels/*.pxd cython_kernels/*.pxi)
-PYTHON_SOURCES := setup.py faiss_dpq tests bench
+PYTHON_SOURCES := setup.py faiss_dpq tests bench examples integrations
 
 # The lowest FAISS that pyproject.toml allows. Not tested with it again: networks, which are torch's, and distributions,
 # which install the newest.
@@ -77,5 +77,5 @@ $(VENV)/demo.stamp: $(BUILD_INPUTS) | $(BIN)/pip
 
 $(VENV)/test.stamp: $(BUILD_INPUTS) | $(BIN)/pip
 	@echo "Installing into $(VENV), torch among it; the first time this takes some minutes."
-	$(PIP) -e '.[bench,deep,dev,docs,integrations,ray]'
+	$(PIP) -e '.[bench,deep,dev,docs,integrations,notebooks,ray]'
 	touch $(VENV)/demo.stamp $@

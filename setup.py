@@ -27,5 +27,14 @@ extensions = [kernels, rev_map] if os.name == "nt" or shutil.which(cpp) else [ke
 if rev_map not in extensions:
     print(f"there is no {cpp}: built without faiss_dpq._rev_map", file=sys.stderr)
 
+# Windows: its own compiler knows neither vector extensions nor GNU's attributes, and GCC does not align the stack for
+# AVX there (its bug 54412). Clang does both, and ziglang on PyPI has it with all that it needs. Python's headers leave
+# it to other compilers than Microsoft's to say that pointers have 64 bits.
+options = {}
+if sys.platform == "win32":
+    os.environ.setdefault("CC", "python -m ziglang cc -target x86_64-windows-gnu")
+    kernels.define_macros.append(("MS_WIN64", ""))
+    options = {"build_ext": {"compiler": "mingw32"}}
+
 # The generated C stays out of cython_kernels, where the glob above would compile it twice.
-setup(ext_modules=cythonize(extensions, language_level=3, build_dir="build/cython"))
+setup(ext_modules=cythonize(extensions, language_level=3, build_dir="build/cython"), options=options)

@@ -8,6 +8,14 @@
 /* For functions that become fast only when the compiler knows some of their arguments, at each call, as constants. */
 #define DPQ_INLINE static inline __attribute__((always_inline))
 
+/* In front of a loop whose number of turns, 16 at most, is a constant once such a function is inlined. Compilers would
+ * leave some of these as loops, and arrays of registers in memory. */
+#if defined(__clang__)
+#define DPQ_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define DPQ_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 static inline size_t dpq_min(size_t a, size_t b)
 {
     return a < b ? a : b;

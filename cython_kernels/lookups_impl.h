@@ -61,9 +61,9 @@ static void lookups_finish(dpq_lookups *look, uint32_t nbits, uint32_t levels)
 /* n registers to n planes, n being 4, 8 or 16; in the order of `lookups_plane`. */
 DPQ_INLINE void lookups_transpose(dpq_u8s *r, uint32_t n)
 {
-#pragma GCC unroll 4
+    DPQ_UNROLL
     for (uint32_t turn = 0, step = n / 2; turn < 4; turn++, step = step > 1 ? step / 2 : n / 2) {
-#pragma GCC unroll 16
+        DPQ_UNROLL
         for (uint32_t i = 0; i < n; i++)
             if (!(i & step))
                 dpq_u8_zip(&r[i], &r[i + step]);
@@ -83,7 +83,7 @@ DPQ_INLINE dpq_u8s lookups_add(dpq_u8s sum, const dpq_lookups *look, dpq_u8s *r,
 {
     dpq_u8s low = dpq_u8_all(15);
     lookups_transpose(r, n);
-#pragma GCC unroll 16
+    DPQ_UNROLL
     for (uint32_t b = 0; b < n; b++) {
         uint32_t byte = first + b;
         dpq_u8s plane = r[lookups_plane(n, b)];
@@ -125,7 +125,7 @@ DPQ_INLINE uint64_t lookups_block(const dpq_database *db, const dpq_lookups *loo
     dpq_u8s sum = dpq_u8_all(look->start);
     if (whole) {
         dpq_u8s r[16];
-#pragma GCC unroll 16
+        DPQ_UNROLL
         for (uint32_t i = 0; i < code_size; i++)
             r[i] = dpq_u8_load(row + i * DPQ_QW);
         sum = lookups_add(sum, look, r, (uint32_t)code_size, 0, 0, nbits, levels);

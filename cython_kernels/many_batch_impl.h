@@ -157,17 +157,17 @@ DPQ_INLINE void many_add(uint32_t nbits, const dpq_database *db, const batch_gro
     for (uint32_t group = 0; group < g->many.groups; group++) {
         uint32_t end = g->many.ends[group];
         dpq_u8s sum[MANY_AT_ONCE];
-#pragma GCC unroll 4
+        DPQ_UNROLL
         for (uint32_t j = 0; j < MANY_AT_ONCE; j++)
             sum[j] = dpq_u8_all(0);
         for (; l < end; l++, rows8 += K * DPQ_QW)
-#pragma GCC unroll 4
+            DPQ_UNROLL
             for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
                 size_t code = nbits == 8 || nbits == 4 ? dpq_code(row + j * code_size, nbits, l)
                                                        : w->code[(i + j) * db->levels + l];
                 sum[j] = dpq_u8_add(sum[j], dpq_u8_load(rows8 + code * DPQ_QW));
             }
-#pragma GCC unroll 4
+        DPQ_UNROLL
         for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
             even[j] = dpq_u16_add_saturating(even[j], dpq_u16_even(sum[j]));
             odd[j] = dpq_u16_add_saturating(odd[j], dpq_u16_odd(sum[j]));
@@ -187,14 +187,14 @@ DPQ_INLINE void many_sums_of(uint32_t nbits, const dpq_database *db, const batch
     for (size_t at = 0; at < n; at += MANY_AT_ONCE) {
         size_t i = at + MANY_AT_ONCE <= n ? at : n - MANY_AT_ONCE;
         dpq_u8s even[MANY_AT_ONCE], odd[MANY_AT_ONCE];
-#pragma GCC unroll 4
+        DPQ_UNROLL
         for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
             dpq_u8s grid = dpq_u16_all(w->grid[i + j]);
             even[j] = dpq_u16_mul_high(grid, even_slope);
             odd[j] = dpq_u16_mul_high(grid, odd_slope);
         }
         many_add(nbits, db, g, w, i, dpq_row(db, first + i), even, odd);
-#pragma GCC unroll 4
+        DPQ_UNROLL
         for (uint32_t j = 0; j < MANY_AT_ONCE; j++)
             w->within[i + j] = dpq_u16_le(even[j], even_limit, odd[j], odd_limit);
     }

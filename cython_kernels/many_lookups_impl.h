@@ -71,18 +71,18 @@ DPQ_INLINE void many_look_up(uint32_t nbits, const many_query *query, const dpq_
     for (uint32_t group = 0; group < query->groups; group++) {
         uint32_t end = query->ends[group];
         dpq_u8s sum[MANY_AT_ONCE];
-#pragma GCC unroll 4
+        DPQ_UNROLL
         for (uint32_t j = 0; j < MANY_AT_ONCE; j++)
             sum[j] = dpq_u8_all(0);
         for (; l < end; l++, table += 256)
-#pragma GCC unroll 4
+            DPQ_UNROLL
             for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
                 dpq_u8s codes = dpq_u8_load(columns + l * nbits / 8 * DPQ_COLUMN + j * DPQ_QW);
                 if (nbits == 4)
                     codes = dpq_u8_and(l % 2 ? dpq_u32_shr(codes, 4) : codes, dpq_u8_all(15));
                 sum[j] = dpq_u8_add(sum[j], nbits == 8 ? dpq_lookup256(table, codes) : dpq_lookup16(table, codes));
             }
-#pragma GCC unroll 4
+        DPQ_UNROLL
         for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
             even[j] = dpq_u16_add_saturating(even[j], dpq_u16_even(sum[j]));
             odd[j] = dpq_u16_add_saturating(odd[j], dpq_u16_odd(sum[j]));
@@ -98,7 +98,7 @@ DPQ_INLINE void many_block(uint32_t nbits, const many_query *query, const dpq_lo
     memset(within, 0, DPQ_COLUMN / 8);
     for (uint32_t r = 0; r < DPQ_COLUMN / DPQ_QW; r += MANY_AT_ONCE) {
         dpq_u8s even[MANY_AT_ONCE], odd[MANY_AT_ONCE];
-#pragma GCC unroll 4
+        DPQ_UNROLL
         for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
             /* Where the register's even bytes are in the order of vectors; odd ones are 32 behind. */
             uint32_t at = (r + j) * DPQ_QW / 64 * 64 + (r + j) * DPQ_QW % 64 / 2;
@@ -106,7 +106,7 @@ DPQ_INLINE void many_block(uint32_t nbits, const many_query *query, const dpq_lo
             odd[j] = dpq_u16_mul_high(dpq_u8_load(grid + at + 32), slope);
         }
         many_look_up(nbits, query, look, columns + r * DPQ_QW, even, odd);
-#pragma GCC unroll 4
+        DPQ_UNROLL
         for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
             uint64_t bits = dpq_u16_le(even[j], limit, odd[j], limit), low = (1ull << DPQ_QW / 2) - 1;
             uint32_t byte = (r + j) * DPQ_QW;

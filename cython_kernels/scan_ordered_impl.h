@@ -180,7 +180,7 @@ DPQ_INLINE uint64_t ordered_within(uint32_t levels, uint32_t known, const ordere
     uint64_t within = 0;
     for (uint32_t r = 0; r < ORDERED_REGISTERS; r++)
         sums[r] = dpq_u8_all(0);
-#pragma GCC unroll 16
+    DPQ_UNROLL
     for (uint32_t l = 0; l < levels; l++)
         for (uint32_t r = 0; r < ORDERED_REGISTERS; r++) {
             dpq_u8s plane = dpq_u8_load(planes + l * DPQ_ORDER_BLOCK + r * DPQ_QW);
@@ -213,7 +213,7 @@ DPQ_INLINE float ordered_sum(uint32_t levels, const dpq_order *order, const orde
     const uint8_t *plane = order->planes + (size_t)(place / DPQ_ORDER_BLOCK) * DPQ_ORDER_BLOCK * levels
                            + place % DPQ_ORDER_BLOCK;
     float sum = order->terms ? order->terms[place] : 0.0f;
-#pragma GCC unroll 16
+    DPQ_UNROLL
     for (uint32_t l = 0; l < levels; l++)
         sum += in->table[l][plane[l * DPQ_ORDER_BLOCK]];
     return sum;

@@ -324,7 +324,7 @@ static void scan_single(const dpq_database *db, const dpq_queries *qs, size_t k,
     uint64_t *keys = dpq_take(&at, dpq_topk_capacity(k) * sizeof *keys);
     search->db = db;
     search->n_threads = n_threads;
-    pthread_mutex_init(&search->lock, NULL);
+    dpq_lock_init(&search->lock);
     for (size_t q = 0; q < qs->nq; q++) {
         search->table = qs->tables + q * db->levels * dpq_codewords(db);
         search->constant = qs->constants[q];
@@ -333,7 +333,6 @@ static void scan_single(const dpq_database *db, const dpq_queries *qs, size_t k,
         single_scan_query(search, qs, q, counters);
         dpq_topk_write(&search->top, k, distances + q * k, ids + q * k);
     }
-    pthread_mutex_destroy(&search->lock);
 }
 
 #endif

@@ -6,6 +6,7 @@
 #ifndef DPQ_SINGLE_SEARCH_IMPL_H
 #define DPQ_SINGLE_SEARCH_IMPL_H
 
+#include "dpq_system.h"
 #include "dpq_threads.h"
 #include "dpq_topk.h"
 #include "gather_impl.h"
@@ -13,7 +14,6 @@
 #include "lookups_impl.h"
 #include "many_lookups_impl.h"
 #include "scan_ordered_impl.h"
-#include <pthread.h>
 #include <stdatomic.h>
 
 #define SINGLE_CHUNK LOOKUPS_AT_ONCE /* vectors between two updates of the limit */
@@ -53,20 +53,20 @@ typedef struct {
     uint32_t sampled[SINGLE_SAMPLE];
     float upper[SINGLE_SAMPLE]; /* upper bounds of the sampled vectors' sums */
     dpq_topk top;               /* if there are several threads, changed with the lock held */
-    pthread_mutex_t lock;
+    dpq_lock lock;
     _Atomic uint64_t limit; /* top.limit, read by all threads without the lock */
 } single_search;
 
 static void single_offer(single_search *search, const uint64_t *keys, size_t n)
 {
     if (search->n_threads > 1)
-        pthread_mutex_lock(&search->lock);
+        dpq_lock_take(&search->lock);
     for (size_t i = 0; i < n; i++)
         if (keys[i] < search->top.limit)
             dpq_topk_push(&search->top, keys[i]);
     atomic_store_explicit(&search->limit, search->top.limit, memory_order_relaxed);
     if (search->n_threads > 1)
-        pthread_mutex_unlock(&search->lock);
+        dpq_lock_give(&search->lock);
 }
 
 /* ---- shares of the work ---- */

@@ -7,13 +7,10 @@
  * but the caller uses the job.
  */
 #define _GNU_SOURCE /* sched_getcpu */
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
-#include <time.h>
 
+#include "dpq_system.h"
 #include "dpq_threads.h"
 
 #define ONE_INSIDE ((uint64_t)1 << 32)
@@ -22,9 +19,9 @@
 #define SPINS_A_LOOK 32
 
 static struct {
-    pthread_mutex_t busy; /* held by the caller whose job runs */
-    pthread_mutex_t lock; /* goes with `wake` */
-    pthread_cond_t wake;
+    dpq_lock busy; /* held by the caller whose job runs */
+    dpq_lock lock; /* goes with `wake` */
+    dpq_signal wake;
     size_t threads;
     _Atomic size_t sleepers;
     _Atomic uint64_t seats;
@@ -32,7 +29,7 @@ static struct {
     dpq_job job;
     void *context;
     _Atomic int core; /* of the caller */
-} pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+} pool = {.busy = DPQ_LOCK_INIT, .lock = DPQ_LOCK_INIT, .wake = DPQ_SIGNAL_INIT};
 
 static inline void relax(void)
 {
@@ -41,13 +38,6 @@ static inline void relax(void)
 #elif defined(__aarch64__)
     __asm__ __volatile__("yield");
 #endif
-}
-
-static int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
 static int take_seat(void)
@@ -61,12 +51,12 @@ static int take_seat(void)
 
 static void sleep_until_open(void)
 {
-    pthread_mutex_lock(&pool.lock);
+    dpq_lock_take(&pool.lock);
     atomic_fetch_add(&pool.sleepers, 1);
     while (!(atomic_load(&pool.seats) & FREE_SEATS))
-        pthread_cond_wait(&pool.wake, &pool.lock);
+        dpq_signal_wait(&pool.wake, &pool.lock);
     atomic_fetch_sub(&pool.sleepers, 1);
-    pthread_mutex_unlock(&pool.lock);
+    dpq_lock_give(&pool.lock);
 }
 
 /* If all cores are busy, Linux wakes a thread on the core of the thread that woke it and leaves it there for long, so
@@ -85,56 +75,47 @@ static void leave_callers_core(void)
 #endif
 }
 
-static void *help_forever(void *unused)
+static DPQ_THREAD help_forever(void *unused)
 {
     (void)unused;
-    int64_t idle_since = now_ns();
+    int64_t idle_since = dpq_now_ns();
     for (;;) {
         for (int i = 0; i < SPINS_A_LOOK; i++) {
             if (take_seat()) {
                 pool.job(pool.context, atomic_fetch_add(&pool.next_thread, 1));
                 atomic_fetch_sub(&pool.seats, ONE_INSIDE);
-                idle_since = now_ns();
+                idle_since = dpq_now_ns();
             }
             relax();
         }
         leave_callers_core();
-        if (now_ns() - idle_since > SPIN_NS) {
+        if (dpq_now_ns() - idle_since > SPIN_NS) {
             sleep_until_open();
-            idle_since = now_ns();
+            idle_since = dpq_now_ns();
         }
     }
-    return NULL;
+    return 0;
 }
 
 /* In a forked child only the calling thread exists, and locks are as they happened to be: the pool begins anew. */
 static void forget_threads(void)
 {
-    pthread_mutex_init(&pool.busy, NULL);
-    pthread_mutex_init(&pool.lock, NULL);
-    pthread_cond_init(&pool.wake, NULL);
+    dpq_lock_init(&pool.busy);
+    dpq_lock_init(&pool.lock);
+    dpq_signal_init(&pool.wake);
     atomic_store(&pool.sleepers, 0);
     atomic_store(&pool.seats, 0);
     pool.threads = 0;
 }
 
-/* Starts threads until there are n, or the system refuses more. Signals are left to the program's own threads. */
+/* Starts threads until there are n, or the system refuses more. */
 static void start_threads(size_t n)
 {
     static _Atomic int watching_forks;
-    sigset_t all, before;
     if (!atomic_exchange(&watching_forks, 1))
-        pthread_atfork(NULL, NULL, forget_threads);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (pool.threads < n) {
-        pthread_t thread;
-        if (pthread_create(&thread, NULL, help_forever, NULL))
-            break;
-        pthread_detach(thread);
+        dpq_after_fork(forget_threads);
+    while (pool.threads < n && dpq_start_thread(help_forever))
         pool.threads++;
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* A thread counts itself as a sleeper before it looks at the seats for the last time. So either it sees the free
@@ -143,10 +124,10 @@ static void wake_sleepers(size_t n)
 {
     if (!atomic_load(&pool.sleepers))
         return;
-    pthread_mutex_lock(&pool.lock);
+    dpq_lock_take(&pool.lock);
     for (size_t i = 0; i < n; i++)
-        pthread_cond_signal(&pool.wake);
-    pthread_mutex_unlock(&pool.lock);
+        dpq_signal_one(&pool.wake);
+    dpq_lock_give(&pool.lock);
 }
 
 /* Those at work are about to end. But the system may have stopped one, and it may need this core: hence the yield. */
@@ -156,13 +137,13 @@ static void close_and_wait(void)
     for (uint32_t i = 1; atomic_load(&pool.seats); i++) {
         relax();
         if (i % 1024 == 0)
-            sched_yield();
+            dpq_yield();
     }
 }
 
 size_t dpq_run_together(size_t n_threads, dpq_job job, void *context)
 {
-    if (n_threads <= 1 || pthread_mutex_trylock(&pool.busy)) {
+    if (n_threads <= 1 || !dpq_lock_try(&pool.busy)) {
         job(context, 0);
         return 1;
     }
@@ -179,6 +160,6 @@ size_t dpq_run_together(size_t n_threads, dpq_job job, void *context)
     job(context, 0);
     close_and_wait();
     size_t calls = atomic_load(&pool.next_thread);
-    pthread_mutex_unlock(&pool.busy);
+    dpq_lock_give(&pool.busy);
     return calls;
 }

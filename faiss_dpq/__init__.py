@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from . import requirements as _requirements  # first, since it says what is wrong with the FAISS that is installed
 from ._kernels import simd_level
 from .codec import ProgressiveQuantizer
 from .index import IndexDPQ, IndexIVFDPQ, SearchParametersDPQ, SearchParametersIVFDPQ
@@ -49,7 +50,7 @@ __version__ = "0.1.0"
 
 # `train(x, trainer="sgd")` works without an import of faiss_dpq.nn; torch is loaded then, and not before.
 registry.announce("sgd", module="faiss_dpq.nn.unlabelled")
-del registry
+del registry, _requirements
 
 __all__ = [
     "Effort",

@@ -90,11 +90,19 @@ def distributions(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.mark.slow
-def test_sdist_holds_the_kernels_sources(distributions):
+def test_sdist_holds_all_sources(distributions):
     with tarfile.open(distributions[0]) as sdist:
         held = {name.partition("/")[2] for name in sdist.getnames()}
-    kernels = {f"cython_kernels/{path.name}" for path in (ROOT / "cython_kernels").iterdir()}
-    assert kernels | {"LICENSE", "README.md", "setup.py", "tests/test_packaging.py"} <= held
+    folders = ("bench", "cython_kernels", "docs", "examples", "faiss_dpq", "integrations", "tests")
+    left_out = {".so", ".pyc"}
+    sources = {
+        str(path.relative_to(ROOT))
+        for folder in folders
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix not in left_out
+    }
+    alone = {"ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "constraints.txt", "setup.py"}
+    assert sources | alone <= held
 
 
 @pytest.mark.slow

@@ -305,8 +305,8 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         """How many bytes a vector `memory_usage` may tell as "derived", for all prefix lengths together.
 
         16 more than a code has, unless set. What is derived makes searches faster; results do not depend on it. With 0
-        nothing is kept, and every search derives what it needs of a part of the codes at a time. What is kept already is
-        let go if a lower number is set.
+        nothing is kept, and every search derives what it needs of a part of the codes at a time. Setting it lets go of
+        what is kept.
         """
         return 16 + self.code_size if self._derived_bytes is None else self._derived_bytes
 

@@ -46,7 +46,7 @@ class Quantized(Base):
         *("parallel_weight", "_weight_is_trained", "parallel_rest"),
         "rq.cp.seed",
     )
-    _python_state = ("_train_stats",)
+    _python_state: tuple[str, ...] = ("_train_stats",)
     _cached: tuple[Any, _kernels.Unchanged, ProgressiveQuantizer] | None = None
     _known_M: int = 0
     _coarse_levels: int = 0
