@@ -20,11 +20,12 @@ kernels = Extension(
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     extra_compile_args=["-O3", "-std=gnu11"],
 )
-# The only C++. Without it all works, but removals from an IndexIDMap2 take FAISS's time.
+# The only C++. Without it all works, but removals from an IndexIDMap2 take FAISS's time. Not on Windows, where FAISS's
+# C++ library is Microsoft's, and the compiler here has another.
 rev_map = Extension("faiss_dpq._rev_map", sources=["cython_kernels/rev_map.pyx"], language="c++", optional=True)
 cpp = (os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++").split()[0]
-extensions = [kernels, rev_map] if os.name == "nt" or shutil.which(cpp) else [kernels]
-if rev_map not in extensions:
+extensions = [kernels, rev_map] if sys.platform != "win32" and shutil.which(cpp) else [kernels]
+if rev_map not in extensions and sys.platform != "win32":
     print(f"there is no {cpp}: built without faiss_dpq._rev_map", file=sys.stderr)
 
 # Windows: its own compiler knows neither vector extensions nor GNU's attributes, and GCC does not align the stack for

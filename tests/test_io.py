@@ -28,7 +28,7 @@ np.savez(sys.argv[3], D=D, I=I, R=index.reconstruct_n(0, 5))
 @pytest.mark.parametrize("tables", ["cross tables", "no cross tables"])
 def test_stock_faiss_searches_our_file(tmp_path, digits, metric, M, nbits, tables, monkeypatch):
     if tables == "no cross tables":
-        monkeypatch.setattr("faiss_dpq.index.quantized.MAX_CROSS_TABLE_BYTES", -1)
+        monkeypatch.setattr("faiss_dpq.index.quantized.MAX_STOCK_TABLE_BYTES", -1)
     index = faiss_dpq.IndexDPQ(64, M, nbits, metric)
     index.train(digits) if nbits < 8 else index._set_quantizer(random_quantizer(M, 1 << nbits, digits))
     index.add(digits[:1500])

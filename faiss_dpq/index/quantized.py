@@ -9,7 +9,6 @@ import numpy.typing as npt
 from .. import _kernels, training
 from ..codec import (
     MAX_BEAM_SIZE,
-    MAX_CROSS_TABLE_BYTES,
     Floats,
     Layout,
     ProgressiveQuantizer,
@@ -24,6 +23,8 @@ from .settings import set_state, settings_of
 from .shrinkage_mark import shrinkage_of, store_shrinkage
 
 ADD_BLOCK = 1 << 16  # vectors encoded and stored at a time: bounds the memory of `add`
+#: Where FAISS's own cross products would take more bytes than this, stock FAISS decompresses codes instead.
+MAX_STOCK_TABLE_BYTES = 64 << 20
 MAX_LEVELS = 1024  # DPQ_MAX_LEVELS of cython_kernels/dpq_scan.h
 # On GloVe 2 finds a little more, but less than 0 does on sentence embeddings (d = 384).
 _PRODUCTS_PARALLEL_WEIGHT = 1.0
@@ -430,7 +431,7 @@ def has_fitting_codes(index: faiss.Index) -> bool:
 def search_type(M: int, nbits: int, metric: int) -> int:
     """How stock FAISS will search the index: without stored norms, so that code_size is IndexPQ's."""
     # FAISS aborts the process where ST_norm_from_LUT meets no cross products at all (M = 1).
-    if M == 1 or cross_table_bytes(M, 1 << nbits) > MAX_CROSS_TABLE_BYTES:
+    if M == 1 or cross_table_bytes(M, 1 << nbits) > MAX_STOCK_TABLE_BYTES:
         return faiss.AdditiveQuantizer.ST_decompress
     if metric == faiss.METRIC_INNER_PRODUCT:
         return faiss.AdditiveQuantizer.ST_LUT_nonorm
