@@ -83,6 +83,7 @@ typedef struct {
                           size_t k, uint64_t *keys, float *distances, uint32_t *positions);
     /* How many of n vectors a mask lets through before every chunk: see mask_impl.h. */
     void (*mask_count)(const uint64_t *bits, size_t n, uint32_t *before);
+    size_t most_ordered;     /* levels of codes that scan_single is faster with an order of */
     size_t batch_width;      /* queries that scan_batch takes together */
     size_t least_batch;      /* fewer queries than this are faster one by one by scan_single; measured */
     size_t least_batch_many; /* the same of codes of many levels */

@@ -25,6 +25,7 @@ const dpq_kernels DPQ_KERNELS = {
     .rescore_lists = rescore_lists,
     .mask_count = mask_count,
     .batch_width = DPQ_QW,
+    .most_ordered = DPQ_MOST_ORDERED,
     .least_batch = DPQ_LEAST_BATCH,
     .least_batch_many = DPQ_LEAST_BATCH_MANY,
 };

@@ -153,6 +153,7 @@ cdef extern from "kernels.h" nogil:
             uint64_t *keys, float *distances, uint32_t *positions,
         ) noexcept nogil
         void (*mask_count)(const uint64_t *bits, size_t n, uint32_t *before) noexcept nogil
+        size_t most_ordered
         size_t batch_width
         size_t least_batch
         size_t least_batch_many
@@ -181,6 +182,11 @@ def simd_level():
 def batch_width():
     """Queries that the batch scan takes together."""
     return kernels.batch_width
+
+
+def most_ordered():
+    """Levels of codes that are faster to search by one query if they have an order."""
+    return kernels.most_ordered
 
 
 def least_batch(size_t levels):

@@ -175,6 +175,8 @@ static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
 {
     return dpq_lookup256(table, index);
 }
+/* Codes of more levels are not put in order: looked up one by one, they take no less time. */
+#define DPQ_MOST_ORDERED 4u
 /* index < 64 */
 static inline void dpq_lookup64_prepare(uint8_t *table) { (void)table; }
 static inline dpq_u8s dpq_lookup64(const uint8_t *table, dpq_u8s index)

@@ -109,10 +109,12 @@ static uint32_t single_first_blocks(single_search *search, single_worker *s, siz
     }
 }
 
-/* Whether codes are scanned in their order: not if few take part in a masked view, nor if such a view has codes that are
- * not in the order, as a mask is looked at from its beginning. */
+/* Whether codes are scanned in their order: not if that takes longer, nor if few take part in a masked view, nor if such
+ * a view has codes that are not in the order, as a mask is looked at from its beginning. */
 static inline int single_may_be_ordered(const dpq_database *db)
 {
+    if (db->levels > DPQ_MOST_ORDERED)
+        return 0;
     return !db->allowed || (db->order->n == db->n && dpq_allowed_of(db) * SINGLE_SPARSE >= db->n);
 }
 

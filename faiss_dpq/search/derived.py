@@ -188,7 +188,7 @@ class DerivedCodes:
 
     def lacks_order(self, view: _kernels.CodeView) -> bool:
         """Whether the view's codes can have an order and have none, or one that leaves many of them out."""
-        if self.quantizer.nbits != 8 or not 2 <= self.levels <= _kernels.FEW_LEVELS or len(view) < _LEAST_ORDERED:
+        if self.quantizer.nbits != 8 or not 2 <= self.levels <= _kernels.most_ordered() or len(view) < _LEAST_ORDERED:
             return False
         if view.order is not None and len(view) - len(view.order) <= len(view) // _UNORDERED:
             return False
