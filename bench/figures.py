@@ -70,8 +70,15 @@ FIGURES = {
     "demo": Figure(("faiss-dpq demo --output {folder}/demo.png",)),
     "search": Figure((f"python -m bench.search --M 4 8 16 --k 10 100 {_CPU_CLOCK} {_CACHE}",)),
     "search-levels": Figure((f"python -m bench.search --M 8 --levels 2 4 --nq 1 256 --peers {_CPU_CLOCK} {_CACHE}",)),
-    "search-avx2": Figure((f"FAISS_DPQ_SIMD=avx2 python -m bench.search --peers pq {_CPU_CLOCK} {_CACHE}",)),
-    "search-generic": Figure((f"FAISS_DPQ_SIMD=generic python -m bench.search --peers pq {_CPU_CLOCK} {_CACHE}",)),
+    "search-avx2": Figure((f"python -m bench.search --simd avx2 --peers pq {_CPU_CLOCK} {_CACHE}",)),
+    "search-generic": Figure((f"python -m bench.search --simd generic --peers pq {_CPU_CLOCK} {_CACHE}",)),
+    "search-one": Figure(
+        tuple(
+            f"python -m bench.search --simd {simd} --dataset glove clustered --M 4 8 16 --nq 1 --k 10 100 "
+            f"--peers fastscan {_CPU_CLOCK} {_CACHE}"
+            for simd in ("avx2", "avx512")
+        )
+    ),
     "search-threads": Figure((f"python -m bench.search --M 4 8 --peers --threads 1 2 {_CACHE}",)),
     "search-10000": Figure((f"python -m bench.search --n 10000 --peers pq {_CPU_CLOCK}",)),
     "search-100000": Figure((f"python -m bench.search --n 100000 --peers pq {_CPU_CLOCK}",)),
@@ -80,6 +87,8 @@ FIGURES = {
     "ivf": Figure((f"python -m bench.ivf --effort fast --k 10 100 {_CPU_CLOCK}",)),
     "ivf-glove": Figure((f"python -m bench.ivf --effort fast --dataset glove --nlist 512 {_CPU_CLOCK}",)),
     "encode": Figure(("python -m bench.encode --clock cpu --beams 1 5 16 32 64",)),
+    "filters": Figure((f"python -m bench.filters --rounds 5 --calls 60 --clock cpu {_CACHE}",)),
+    "deletion": Figure(("python -m bench.deletion --clock cpu",)),
     "large": Figure(("python -m bench.large --M 48 --rounds 3",)),
     "shards": Figure(("python -m bench.shards --n 1000000 --rows-per-part 100000",)),
     "accuracy": Figure(
