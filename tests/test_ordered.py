@@ -205,3 +205,41 @@ def test_what_is_derived_stays_within_the_default():
     for value in (-1, "8", float("nan"), True):
         with pytest.raises(ValueError, match="derived_bytes_per_vector"):
             index.derived_bytes_per_vector = value
+
+
+@pytest.mark.usefixtures("simd")
+@pytest.mark.parametrize("mapped", [False, True])
+def test_random_changes_and_filters(mapped):
+    """Whatever happened before, results are those of a copy for which nothing is derived."""
+    rng = np.random.default_rng(8)
+    inner, queries = filled(n=20_000, d=8, M=4)
+    inner.beam_size = 1
+    index, ids = inner, np.arange(20_000)
+    if mapped:
+        ids, x = rng.permutation(90_000)[:20_000], inner.reconstruct_n(0, 20_000)
+        inner.reset()
+        index = faiss_dpq.IndexIDMap2(inner)
+        index.add_with_ids(x, ids)
+    _kernels.reset_counters()
+    for turn in range(12):
+        if turn % 3 == 0:
+            new = rng.permutation(np.setdiff1d(np.arange(90_000), ids))[:700] if mapped else len(ids) + np.arange(700)
+            x = rng.standard_normal((700, 8)).astype(np.float32)
+            index.add_with_ids(x, new) if mapped else index.add(x)
+            ids = np.append(ids, new)
+        elif turn % 3 == 1:
+            gone = rng.permutation(ids)[: 1 if turn < 6 else 400]
+            assert index.remove_ids(gone) == len(gone)
+            ids = np.setdiff1d(ids, gone) if mapped else np.arange(index.ntotal)
+        elif mapped:
+            index.update_vectors(rng.permutation(ids)[:60], rng.standard_normal((60, 8)).astype(np.float32))
+        one_by_one(index, np.resize(queries, (WARM, 8)), 3)
+        plain = faiss_dpq.clone_index(index)
+        (plain.index if mapped else plain).derived_bytes_per_vector = 0
+        half = faiss.IDSelectorArray(rng.permutation(ids)[: len(ids) // 2])
+        for params in (None, faiss.SearchParameters(sel=half)):
+            D, I = one_by_one(index, queries[:3], 10, params)
+            assert np.isin(I, ids).all()
+            for found, expected in zip((D, I), plain.search(queries[:3], 10, params=params), strict=True):
+                np.testing.assert_array_equal(found, expected)
+    assert _kernels.counters()["ordered"] > 0
