@@ -34,7 +34,7 @@
 
 typedef struct {
     float table[DPQ_FEW_LEVELS * 256];   /* [level][number]: the entries */
-    float near[DPQ_FEW_LEVELS * 256];    /* the same, of near codewords the least, less m */
+    float nearby[DPQ_FEW_LEVELS * 256];  /* the same, of near codewords the least, less m */
     uint8_t bytes[DPQ_FEW_LEVELS * 256]; /* e, prepared for look-ups */
     float least[DPQ_FEW_LEVELS * 4];     /* m of a level; of one that is known, m of every group */
     float lows[DPQ_ORDER_BUCKETS];       /* `low` of every bucket; +inf once it has been scored */
@@ -68,13 +68,13 @@ DPQ_INLINE float ordered_lower(float *entries, uint32_t n)
 }
 
 /* near, of which the first DPQ_ORDER_ENTRIES are used: the least of the entries that share their low bits. */
-DPQ_INLINE void ordered_near(const float *table, float *near)
+DPQ_INLINE void ordered_near(const float *table, float *nearby)
 {
     for (uint32_t i = 0; i < DPQ_ORDER_ENTRIES; i += DPQ_FW) {
         dpq_f32s least = dpq_f32_load(table + i);
         for (uint32_t j = i + DPQ_ORDER_ENTRIES; j < 256; j += DPQ_ORDER_ENTRIES)
             least = dpq_f32_min(least, dpq_f32_load(table + j));
-        dpq_f32_store(near + i, least);
+        dpq_f32_store(nearby + i, least);
     }
 }
 
@@ -87,16 +87,16 @@ static int ordered_begin(const dpq_order *order, const float *table, ordered_que
         return 0;
     q->magnitude = fmax(q->magnitude, 1e-30);
     for (uint32_t l = 0; l < order->levels; l++, table += 256) {
-        float *entries = q->table + l * 256, *near = q->near + l * 256, *least = q->least + l * 4;
+        float *entries = q->table + l * 256, *nearby = q->nearby + l * 256, *least = q->least + l * 4;
         for (uint32_t k = 0; k < 256; k++)
             entries[order->numbers[l * 256 + k]] = table[k];
         if (l < order->known) {
-            memcpy(near, entries, 256 * sizeof *near);
+            memcpy(nearby, entries, 256 * sizeof *nearby);
             for (uint32_t g = 0; g < 4; g++)
-                least[g] = ordered_lower(near + g * 64, 64);
+                least[g] = ordered_lower(nearby + g * 64, 64);
         } else {
-            ordered_near(entries, near);
-            rest += *least = ordered_lower(near, DPQ_ORDER_ENTRIES);
+            ordered_near(entries, nearby);
+            rest += *least = ordered_lower(nearby, DPQ_ORDER_ENTRIES);
         }
     }
     q->lows[0] = rest;
@@ -147,7 +147,7 @@ static void ordered_scale(const dpq_order *order, ordered_query *q, float thresh
     for (uint32_t l = 0; l < order->levels; l++) {
         uint32_t n = l < order->known ? 256 : DPQ_ORDER_ENTRIES;
         for (uint32_t i = 0; i < n; i += DPQ_FW)
-            table_bytes_from(q->bytes + l * 256 + i, q->near + l * 256 + i, zero, scale);
+            table_bytes_from(q->bytes + l * 256 + i, q->nearby + l * 256 + i, zero, scale);
         for (uint32_t i = 0; i < n; i += 64)
             dpq_lookup64_prepare(q->bytes + l * 256 + i);
     }

@@ -141,12 +141,12 @@ static size_t single_scan_ordered(single_search *search, dpq_counters *counters)
     search->bytes = 1;
     ordered_nearest(order, q, &bound);
     if (bound < INFINITY) { /* the nearest buckets, for a better one */
-        float near = ordered_share(order, q, bound, s->threshold);
+        float nearby = ordered_share(order, q, bound, s->threshold);
         ordered_scale(order, q, s->threshold, bound);
         single_blocks(search, s, bucket, first, dpq_order_blocks(order, bucket));
         q->lows[bucket] = INFINITY;
         for (uint32_t b = 0; b < dpq_order_buckets(order); b++)
-            if (q->lows[b] + order->bucket_terms[b] <= near) {
+            if (q->lows[b] + order->bucket_terms[b] <= nearby) {
                 single_blocks(search, s, b, 0, dpq_order_blocks(order, b));
                 q->lows[b] = INFINITY;
             }
