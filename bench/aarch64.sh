@@ -7,19 +7,15 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$PWD/build/aarch64
 tests=("$@")
-((${#tests[@]})) || tests=(tests/test_{kernels,threads,exactness,single,many_levels,ties,index_search,ivf_search}.py)
+((${#tests[@]})) || tests=(tests/test_{kernels,threads,exactness,single,ordered,many_levels,ties,index_search,ivf_search}.py)
 
-# apt with lists, status and downloads of its own, so that the system's stay as they are
+# apt from the system's sources, with lists, status and downloads of its own, so that the system's stay as they are
 if [[ ! -e $work/root/usr/bin/python3 ]]; then
     apt=$work/apt
     mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$work/root"
     : >"$apt/status"
-    suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
-    keys=/usr/share/keyrings/debian-archive-keyring.gpg
-    echo "deb [signed-by=$keys] http://deb.debian.org/debian $suite main" >"$apt/sources.list"
     options=(-o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o Dir::State::Lists="$apt/lists"
-        -o Dir::State::status="$apt/status" -o Dir::Cache="$apt/cache" -o Dir::Etc::sourcelist="$apt/sources.list"
-        -o Dir::Etc::sourceparts=/dev/null)
+        -o Dir::State::status="$apt/status" -o Dir::Cache="$apt/cache")
     apt-get "${options[@]}" -q update
     apt-get "${options[@]}" -q install --download-only --yes --no-install-recommends python3 libpython3-dev libstdc++6
     for package in "$apt"/cache/archives/*.deb; do
