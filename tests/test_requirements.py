@@ -64,7 +64,8 @@ def test_a_folder_of_the_name_is_not_faiss(tmp_path):
     (tmp_path / "faiss").mkdir()
     code = f"import runpy, sys; sys.path = [{str(tmp_path)!r}, *(path for path in sys.path if 'site-' not in path)]\n"
     code += f"runpy.run_path({requirements.__file__!r})"
-    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
     assert done.returncode and f"{tmp_path / 'faiss'} is a folder without FAISS in it" in done.stderr
 
 
