@@ -25,10 +25,10 @@
 typedef struct dpq_order {
     size_t n;                  /* vectors in it: the first of the database */
     uint32_t levels;
-    uint32_t known;            /* levels of which two bits are known in a bucket; 4^known buckets */
+    uint32_t known;            /* levels of which two bits are known in a bucket, at least two; 4^known buckets */
     const uint8_t *numbers;    /* [levels][256]: of every codeword */
     const uint32_t *starts;    /* [4^known + 1]: the first block of every bucket */
-    const float *bucket_terms; /* [4^known], then filled up to a multiple of 16: the least term; +inf of no vectors */
+    const float *bucket_terms; /* [4^known]: the least term; +inf of no vectors */
     const float *block_terms;  /* [blocks]: the least term */
     const uint8_t *planes;     /* [blocks][levels][64]: p and f of every number */
     const float *terms;        /* [blocks][64]; NULL: all are 0 */

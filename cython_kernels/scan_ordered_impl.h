@@ -51,16 +51,22 @@ typedef struct {
 
 /* ---- tables of a query ---- */
 
+DPQ_INLINE float ordered_least(dpq_f32s a)
+{
+    float lanes[DPQ_FW], least = INFINITY;
+    dpq_f32_store(lanes, a);
+    for (uint32_t i = 0; i < DPQ_FW; i++)
+        least = lanes[i] < least ? lanes[i] : least;
+    return least;
+}
+
 /* Subtracts the least of n entries, a multiple of DPQ_FW, and returns it. */
 DPQ_INLINE float ordered_lower(float *entries, uint32_t n)
 {
-    float lanes[DPQ_FW], least = INFINITY;
     dpq_f32s lowest = dpq_f32_load(entries);
     for (uint32_t i = DPQ_FW; i < n; i += DPQ_FW)
         lowest = dpq_f32_min(lowest, dpq_f32_load(entries + i));
-    dpq_f32_store(lanes, lowest);
-    for (uint32_t i = 0; i < DPQ_FW; i++)
-        least = lanes[i] < least ? lanes[i] : least;
+    float least = ordered_least(lowest);
     lowest = dpq_f32_all(least);
     for (uint32_t i = 0; i < n; i += DPQ_FW)
         dpq_f32_store(entries + i, dpq_f32_sub(dpq_f32_load(entries + i), lowest));
@@ -111,14 +117,10 @@ static int ordered_begin(const dpq_order *order, const float *table, ordered_que
 static uint32_t ordered_nearest(const dpq_order *order, const ordered_query *q, float *bound)
 {
     uint32_t buckets = dpq_order_buckets(order), bucket = 0;
-    float lanes[DPQ_FW];
     dpq_f32s least = dpq_f32_all(INFINITY);
     for (uint32_t b = 0; b < buckets; b += DPQ_FW)
         least = dpq_f32_min(least, dpq_f32_add(dpq_f32_load(q->lows + b), dpq_f32_load(order->bucket_terms + b)));
-    dpq_f32_store(lanes, least);
-    *bound = INFINITY;
-    for (uint32_t i = 0; i < DPQ_FW; i++)
-        *bound = lanes[i] < *bound ? lanes[i] : *bound;
+    *bound = ordered_least(least);
     while (bucket + 1 < buckets && q->lows[bucket] + order->bucket_terms[bucket] > *bound)
         bucket++;
     return bucket;

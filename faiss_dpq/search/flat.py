@@ -107,13 +107,13 @@ def _scan_passing(
     """As `scan_block`, deriving what is needed of a part of the codes at a time."""
     ids = None if mask is None else mask.ids()
     D[:], I[:] = np.inf, -1
-    for start, view in derived.passing(packed):
-        vectors = _Selected(view, start, len(view))
-        if ids is not None:
-            some = ids[np.searchsorted(ids, start) : np.searchsorted(ids, start + len(view))]
-            vectors = _Selected(view.taken(some - start), some, len(some))
-        for part in blocks(derived, len(xq)):
-            queries = query_tables(derived, xq[part]).block(derived.levels)
+    for part in blocks(derived, len(xq)):
+        queries = query_tables(derived, xq[part]).block(derived.levels)
+        for start, view in derived.passing(packed):
+            vectors = _Selected(view, start, len(view))
+            if ids is not None:
+                some = ids[np.searchsorted(ids, start) : np.searchsorted(ids, start + len(view))]
+                vectors = _Selected(view.taken(some - start), some, len(some))
             Ds, Is = np.stack([D[part]] * 2), np.stack([I[part]] * 2)
             scan_block(vectors, queries, Ds[1], Is[1], derived.levels)
             _merge(Ds, Is, D[part], I[part])
