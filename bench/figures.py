@@ -90,12 +90,15 @@ FIGURES = {
     "filters": Figure((f"python -m bench.filters --rounds 5 --calls 60 --clock cpu {_CACHE}",)),
     "deletion": Figure(("python -m bench.deletion --clock cpu",)),
     "large": Figure(("python -m bench.large --M 48 --rounds 3",)),
+    "large-384": Figure(("python -m bench.large_tables wordnet",)),
+    "large-768": Figure(("python -m bench.large_tables wordnet-pairs",)),
+    "large-784": Figure(("python -m bench.large_tables fashion-mnist",)),
     "shards": Figure(("python -m bench.shards --n 1000000 --rows-per-part 100000",)),
     "accuracy": Figure(
         (
             f"{_ACCURACY} --bytes 4 8 16 --data glove --methods IndexDPQ OPQ 'RQ beam 5' --prefixes 8",
             f"{_ACCURACY} --bytes 8 --data glove --methods PRQ 'RQ beam 32' LSQ 'IVF DPQ' 'IVF OPQ' 'IVF RQ beam 5'",
-            f"{_ACCURACY} --bytes 8 --data wordnet --methods IndexDPQ PQ OPQ 'RQ beam 5' PRQ 'IVF DPQ' 'IVF PQ' 'IVF OPQ'",
+            f"{_ACCURACY} --bytes 8 --data wordnet --methods IndexDPQ PQ OPQ 'RQ beam 5' 'IVF DPQ' 'IVF PQ' 'IVF OPQ'",
             f"{_ACCURACY} --bytes 4 --data fashion-mnist --methods IndexDPQ PQ OPQ 'RQ beam 5' LSQ",
         ),
         measures_speed=False,

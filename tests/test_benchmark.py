@@ -71,6 +71,8 @@ def test_every_method_stores_the_asked_bytes():
             ivf = faiss.try_extract_index_ivf(index)
             assert (ivf.code_size if ivf else index.sa_code_size()) == 4, name
     assert benchmark.METHODS["PQ"](50, 4) is None
+    assert [benchmark.METHODS["PRQ"](48, size).prq.nsplits for size in (4, 12, 16)] == [2, 3, 4]
+    assert benchmark.METHODS["PRQ"](49, 8) is None
     assert benchmark.METHODS["RaBitQ"](50, 8) is None
     assert benchmark.METHODS["PQFastScan"](50, 4) is None
 
