@@ -217,10 +217,15 @@ def report(folder: Path) -> Path:
     """
     rows = read_rows(folder)
     parts = ["# Recall at equal bytes\n"]
+    places = {method: place for place, method in enumerate(METHODS)}
     for name in dict.fromkeys(row.data for row in rows):
-        of_data = sorted((row for row in rows if row.data == name), key=lambda row: row.size)
+        of_data = sorted(
+            (row for row in rows if row.data == name), key=lambda row: (row.size, places.get(row.method, len(places)))
+        )
         whole = [row for row in of_data if not row.method.startswith("prefix")]
-        parts += [f"## {name}\n", markdown(map(cells, whole), HEAD), ""]
+        parts += [f"## {name}\n"]
+        for table in ([row for row in whole if not row.nprobe], [row for row in whole if row.nprobe]):
+            parts += [markdown(map(cells, table), HEAD), ""] if table else []
         if prefixes := _prefix_table(of_data):
             parts += [prefixes, ""]
         if whole:
