@@ -17,7 +17,8 @@ PYTHON_SOURCES := setup.py faiss_dpq tests bench examples integrations
 LOWEST_FAISS := $(shell sed -n 's/.*"faiss-cpu>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 LOWEST       := $(CURDIR)/$(VENV)/faiss-$(LOWEST_FAISS)
 UNTOUCHED    := nn_ kernels headers targets simd_level exactness many_levels ordered single.py ties blocks coarse outliers \
-                training fuzz benchmark suggest evaluation datasets documentation shards_ray ann_benchmarks own_vectors
+                training stacks layers progress fuzz benchmark suggest evaluation datasets documentation shards_ray \
+                ann_benchmarks own_vectors large_tables
 LEFT_OUT     := -m 'not slow' $(foreach name,$(UNTOUCHED),--ignore-glob='tests/test_$(name)*')
 
 .DEFAULT_GOAL := help
@@ -34,7 +35,7 @@ demo: $(VENV)/demo.stamp ## Compare IndexDPQ with FAISS's quantizers on real vec
 	$(BIN)/faiss-dpq demo
 
 test: lint $(LOWEST) ## Lint; run all tests with the newest FAISS, then those that use FAISS with the lowest allowed.
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup
 	PYTHONPATH=$(LOWEST) $(BIN)/python -c 'import faiss; assert faiss.__version__ == "$(LOWEST_FAISS)"'
 	PYTHONPATH=$(LOWEST) $(BIN)/python -m pytest -q -n auto $(LEFT_OUT)
 

@@ -94,8 +94,8 @@ def test_command_measures_once_and_reports(small, tmp_path, capsys, threads):
     assert benchmark.read_rows(tmp_path / "report") == rows
     report = (tmp_path / "report" / "report.md").read_text()
     assert "| small | 2 | IVF PQ, nprobe 4 |" in report
-    assert "| 1 of 2 |" in report
-    assert "| 2 of 2, prefix_weight 0.3 |" in report
+    assert "| 1 of 2 | 0.05 |" in report
+    assert "| 2 of 2 | 0.3 |" in report
     assert (tmp_path / "report" / "small.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
 

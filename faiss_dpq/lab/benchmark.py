@@ -244,8 +244,10 @@ def _prefix_table(rows: list[Row]) -> str:
 
     def line(row: Row) -> list[str]:
         alone, opq = at_10.get(("IndexDPQ", row.size)), at_10.get(("OPQ", row.size))
+        of, _, weight = row.method.removeprefix("prefix of ").partition(", prefix_weight ")
         return [
-            f"{row.size} of {row.method.removeprefix('prefix of ')}",
+            f"{row.size} of {of}",
+            weight or f"{DEFAULT_PREFIX_WEIGHT:g}",
             f"{row.mse:.4g}",
             f"{row.recalls[1]:.3f}",
             "" if alone is None else f"{alone:.3f}",
@@ -253,5 +255,5 @@ def _prefix_table(rows: list[Row]) -> str:
             "" if opq is None else f"{opq:.3f}",
         ]
 
-    head = ["levels", "MSE", "R@10", "R@10 trained alone", "ratio", "R@10 of OPQ"]
+    head = ["levels", "prefix_weight", "MSE", "R@10", "R@10 trained alone", "ratio", "R@10 of OPQ"]
     return markdown(map(line, prefixes), head) if prefixes else ""
