@@ -40,6 +40,7 @@ OUTPUTS = ROOT / "docs" / "runs"
 
 _CPU_CLOCK = "--clock cpu --rounds 5 --budget 0.15"
 _CACHE = "--cache {cache}"  # indexes that several commands search
+_LARGE = " --M 16 --train 1000 --n 1 --rounds 1"
 _ACCURACY = "faiss-dpq bench --output docs/accuracy --clock cpu --threads 1"
 
 
@@ -57,7 +58,8 @@ class Figure:
     result : str
         File that holds the result, where that is not what the commands print.
     kept : str
-        File of results that the commands do not measure again. The output keeps its day while that file stays the same.
+        File of results that the commands do not measure again; what is to be measured again is taken out of it before.
+        The output keeps its day while that file stays the same.
     """
 
     commands: tuple[str, ...]
@@ -90,9 +92,9 @@ FIGURES = {
     "filters": Figure((f"python -m bench.filters --rounds 5 --calls 60 --clock cpu {_CACHE}",)),
     "deletion": Figure(("python -m bench.deletion --clock cpu",)),
     "large": Figure(("python -m bench.large --M 48 --rounds 3",)),
-    "large-384": Figure(("python -m bench.large_tables wordnet",)),
-    "large-768": Figure(("python -m bench.large_tables wordnet-pairs",)),
-    "large-784": Figure(("python -m bench.large_tables fashion-mnist",)),
+    "large-384": Figure((f"python -m bench.large_tables wordnet{_LARGE}",)),
+    "large-768": Figure((f"python -m bench.large_tables wordnet-pairs{_LARGE}",)),
+    "large-784": Figure((f"python -m bench.large_tables fashion-mnist{_LARGE}",)),
     "shards": Figure(("python -m bench.shards --n 1000000 --rows-per-part 100000",)),
     "accuracy": Figure(
         (

@@ -46,7 +46,7 @@ def load(name: str, n_train: int) -> VectorSet:
     return vectors._replace(train=vectors.train[:n_train])
 
 
-def of_faiss(name: str, size: int, x: VectorSet, args: argparse.Namespace) -> list[str] | None:
+def of_faiss(name: str, size: int, x: VectorSet, nearest: Ids, args: argparse.Namespace) -> list[str] | None:
     """A row of a method of `faiss_dpq.lab.methods`; None where it has no codes of this size."""
     index = METHODS[name](x.base.shape[1], size)
     if index is None:
@@ -60,7 +60,7 @@ def of_faiss(name: str, size: int, x: VectorSet, args: argparse.Namespace) -> li
     fill(index, args.n)
     n_batch = 4 if name in _DECODES else args.batch
     times = search_times(lambda queries: index.search(queries, K)[1], x.queries[:n_batch], args.rounds)
-    return row(index.sa_code_size(), name, found, x, [f"{training:.1f}", f"{len(x.base) / adding:,.0f}"], times)
+    return row(index.sa_code_size(), name, found, nearest, [f"{training:.1f}", f"{len(x.base) / adding:,.0f}"], times)
 
 
 def fill(index: faiss.Index, n: int) -> None:
@@ -71,9 +71,9 @@ def fill(index: faiss.Index, n: int) -> None:
             index.merge_from(faiss_dpq.clone_index(once))
 
 
-def of_scann(size: int, x: VectorSet, args: argparse.Namespace) -> list[str]:
+def of_scann(size: int, x: VectorSet, nearest: Ids, args: argparse.Namespace) -> list[str]:
     """ScaNN's row: asymmetric hashing of all vectors, without a tree, and without the vectors to rank again."""
-    from scann.scann_ops.py import scann_ops_pybind
+    import scann
 
     d = x.base.shape[1]
     is_unit = np.allclose((x.base**2).sum(axis=1), 1, atol=1e-3)
@@ -81,7 +81,7 @@ def of_scann(size: int, x: VectorSet, args: argparse.Namespace) -> list[str]:
     measure, anisotropic = ("dot_product", _ANISOTROPIC) if is_unit else ("squared_l2", float("nan"))
 
     def build(base: Vectors) -> Search:
-        builder = scann_ops_pybind.builder(base, K, measure).set_n_training_threads(1)
+        builder = scann.scann_ops_pybind.builder(base, K, measure).set_n_training_threads(1)
         hashed = builder.score_ah(
             dimensions,
             anisotropic_quantization_threshold=anisotropic,
@@ -105,7 +105,7 @@ def of_scann(size: int, x: VectorSet, args: argparse.Namespace) -> list[str]:
         searches.append(build(np.tile(x.base, (copies, 1))))
     times = search_times(searches[-1], x.queries[: args.batch], args.rounds)
     n_blocks = -(-d // dimensions)
-    return row((n_blocks + 1) // 2, "ScaNN", found, x, [f"{training:.1f}", "–"], times)
+    return row((n_blocks + 1) // 2, "ScaNN", found, nearest, [f"{training:.1f}", "–"], times)
 
 
 def search_times(search: Search, queries: Vectors, rounds: int) -> list[float]:
@@ -121,25 +121,25 @@ def search_times(search: Search, queries: Vectors, rounds: int) -> list[float]:
     return [1000 * float(np.median(times[name])) for name in jobs]
 
 
-def row(size: int, name: str, found: Ids, x: VectorSet, costs: list[str], times: list[float]) -> list[str]:
+def row(size: int, name: str, found: Ids, nearest: Ids, costs: list[str], times: list[float]) -> list[str]:
     """A row under `HEAD`."""
-    nearest = benchmark.truth(x)[:, None]
-    recalls = [(found[:, :rank] == nearest).any(axis=1).mean() for rank in (1, K)]
+    recalls = [(found[:, :rank] == nearest[:, None]).any(axis=1).mean() for rank in (1, K)]
     return [str(size), name, *(f"{recall:.3f}" for recall in recalls), *costs, *(f"{ms:.3g}" for ms in times)]
 
 
 def rows(args: argparse.Namespace) -> Iterator[list[str]]:
     """All rows, one by one."""
     x = load(args.data, args.train)
+    nearest = benchmark.truth(x)
     for size in args.M:
         for name in FROM_FAISS:
             if size not in RARELY.get(name, (size,)) and not args.all:
                 continue
-            measured = of_faiss(name, size, x, args)
+            measured = of_faiss(name, size, x, nearest, args)
             if measured:
                 yield measured
         if find_spec("scann"):
-            yield of_scann(size, x, args)
+            yield of_scann(size, x, nearest, args)
 
 
 def main() -> None:
