@@ -40,7 +40,6 @@ OUTPUTS = ROOT / "docs" / "runs"
 
 _CPU_CLOCK = "--clock cpu --rounds 5 --budget 0.15"
 _CACHE = "--cache {cache}"  # indexes that several commands search
-_LARGE = " --M 16 --train 1000 --n 1 --rounds 1"
 _ACCURACY = "faiss-dpq bench --output docs/accuracy --clock cpu --threads 1"
 
 
@@ -92,16 +91,13 @@ FIGURES = {
     "filters": Figure((f"python -m bench.filters --rounds 5 --calls 60 --clock cpu {_CACHE}",)),
     "deletion": Figure(("python -m bench.deletion --clock cpu",)),
     "large": Figure(("python -m bench.large --M 48 --rounds 3",)),
-    "large-384": Figure((f"python -m bench.large_tables wordnet{_LARGE}",)),
-    "large-768": Figure((f"python -m bench.large_tables wordnet-pairs{_LARGE}",)),
-    "large-784": Figure((f"python -m bench.large_tables fashion-mnist{_LARGE}",)),
     "shards": Figure(("python -m bench.shards --n 1000000 --rows-per-part 100000",)),
     "accuracy": Figure(
         (
             f"{_ACCURACY} --bytes 4 8 16 --data glove --methods IndexDPQ OPQ 'RQ beam 5' --prefixes 8",
-            f"{_ACCURACY} --bytes 8 --data glove --methods PRQ 'RQ beam 32' LSQ 'IVF DPQ' 'IVF OPQ' 'IVF RQ beam 5'",
-            f"{_ACCURACY} --bytes 8 --data wordnet --methods IndexDPQ PQ OPQ 'RQ beam 5' 'IVF DPQ' 'IVF PQ' 'IVF OPQ'",
-            f"{_ACCURACY} --bytes 4 --data fashion-mnist --methods IndexDPQ PQ OPQ 'RQ beam 5' LSQ",
+            f"{_ACCURACY} --bytes 8 --data glove --methods PRQ",
+            f"{_ACCURACY} --bytes 8 --data wordnet --methods IndexDPQ PQ OPQ 'RQ beam 5'",
+            f"{_ACCURACY} --bytes 4 --data fashion-mnist --methods IndexDPQ PQ OPQ 'RQ beam 5'",
         ),
         measures_speed=False,
         result="docs/accuracy/report.md",
