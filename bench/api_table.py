@@ -94,7 +94,7 @@ _HEAD = """# FAISS's methods
 
 Every public method of `faiss.IndexPQ`, `faiss.IndexResidualQuantizer` and `faiss.IndexIVFPQ`, and what becomes of it in
 the class that takes its place. Methods in `_c` and `_ex` take pointers; they are FAISS's C++ itself, which gives the
-same results without the fast path. What a method does otherwise than FAISS's is in [migrating.md](migrating.md).
+same results without the fast path. What a method does otherwise than FAISS's is in [migrating](migrating.md).
 `SearchParametersIVF.max_lists_num` is for FAISS's fast-scan lists, and ignored here as by faiss.IndexIVFPQ. Written by
 `python -m bench.api_table` from faiss {version}.
 """

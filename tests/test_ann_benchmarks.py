@@ -45,6 +45,13 @@ def definitions(metric):
             yield entry["constructor"], [metric, arguments], list(itertools.product(*group["query_args"]))
 
 
+def test_names_are_those_that_the_runner_looks_for():
+    (entry,) = yaml.safe_load((MODULE / "config.yml").read_text())["float"]["any"]
+    assert entry["docker_tag"] == "ann-benchmarks-faiss_dpq"  # install.py makes it of the folder's name
+    assert entry["module"] == "ann_benchmarks.algorithms.faiss_dpq"
+    assert (MODULE / "Dockerfile").read_text().startswith("FROM ann-benchmarks\n")
+
+
 @pytest.mark.parametrize(("metric", "kind"), [("euclidean", faiss.METRIC_L2), ("angular", faiss.METRIC_INNER_PRODUCT)])
 def test_runs_as_configured(algorithm, metric, kind):
     data = SyntheticDataset(16, 0, 1500, 20)

@@ -71,6 +71,8 @@ def test_every_method_stores_the_asked_bytes():
             ivf = faiss.try_extract_index_ivf(index)
             assert (ivf.code_size if ivf else index.sa_code_size()) == 4, name
     assert benchmark.METHODS["PQ"](50, 4) is None
+    assert [benchmark.METHODS["PRQ"](48, size).prq.nsplits for size in (4, 12, 16)] == [2, 3, 4]
+    assert benchmark.METHODS["PRQ"](49, 8) is None
     assert benchmark.METHODS["RaBitQ"](50, 8) is None
     assert benchmark.METHODS["PQFastScan"](50, 4) is None
 
@@ -92,8 +94,8 @@ def test_command_measures_once_and_reports(small, tmp_path, capsys, threads):
     assert benchmark.read_rows(tmp_path / "report") == rows
     report = (tmp_path / "report" / "report.md").read_text()
     assert "| small | 2 | IVF PQ, nprobe 4 |" in report
-    assert "| 1 of 2 |" in report
-    assert "| 2 of 2, prefix_weight 0.3 |" in report
+    assert "| 1 of 2 | 0.05 |" in report
+    assert "| 2 of 2 | 0.3 |" in report
     assert (tmp_path / "report" / "small.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
 

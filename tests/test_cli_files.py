@@ -174,7 +174,16 @@ def test_inputs_are_checked_before_the_work(files, digits, no_work, capsys):
         (["build", "absent.faiss", "x.npy"], "absent.faiss: there is no such file"),
         (["train", "x.npy", "--index", "DPQ4x99"], "nbits is 99, expected 1 to 12"),
         (["train", "x.npy", "--index", "nonsense"], "nonsense"),
-        (["build", "trained.faiss", "x.npy", "--set", "nonsense=1"], "nonsense"),
+        (["build", "x.npy", "x.npy"], "x.npy: Index type "),
+        (
+            ["build", "trained.faiss", "x.npy", "--set", "nonsense=1"],
+            "--set nonsense=1: could not set parameter nonsense; ",
+        ),
+        (
+            ["build", "trained.faiss", "x.npy", "--set", "levels=x"],
+            "--set levels=x: could not interpret parameters levels=x",
+        ),
+        (["build", "trained.faiss", "x.npy", "--set", "prefix_weight=-1"], "--set prefix_weight=-1: "),
         (["build", "trained.faiss", "x.npy", "--ray", "local"], "--shards: how many? --ray builds a folder of shards"),
     ]:
         error = fails(capsys, *arguments, "-o", "f")

@@ -84,6 +84,12 @@ def test_wordnet_is_embedded_once_and_split(tmp_path, monkeypatch):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="load_wordnet: asked for"):
         datasets.load_wordnet(train=50, base=25, queries=5, folder=tmp_path)
+    pairs = datasets.load_wordnet_pairs(train=10, base=12, queries=3, folder=tmp_path)
+    assert calls == [50]
+    stored = np.load(tmp_path / "cache" / "faiss-dpq" / "wordnet-minilm.npy")
+    every = np.hstack([stored[::2], stored[1::2]])
+    every /= np.linalg.norm(every, axis=1, keepdims=True)
+    np.testing.assert_allclose(sorted(np.vstack(pairs).tolist()), sorted(every.tolist()), rtol=1e-5)
 
 
 def test_fashion_mnist_is_read_from_gzipped_idx_files(tmp_path):

@@ -165,6 +165,18 @@ def test_plots_read_right(files, monkeypatch):
     assert height * 600 / inside.width >= 8  # pixels, at a width of 600
 
 
+def test_one_length_needs_no_panel_of_lengths_and_speeds_have_plain_labels(files, monkeypatch):
+    measured = [
+        benchmark.Row("base", "PQ", 4, 0, 1.0, [0.1, 0.5, 0.9], 1.0, 1.0, 30_000.0),
+        benchmark.Row("base", "OPQ", 4, 0, 1.0, [0.1, 0.6, 0.9], 1.0, 1.0, 70_000.0),
+    ]
+    (axes,) = drawn(monkeypatch, "base", measured).axes
+    assert axes.get_xlabel() == "queries a second; 4 bytes"
+    least, most = axes.get_xlim()
+    shown = [text.get_text() for text in axes.get_xticklabels() if least <= text.get_position()[0] <= most]
+    assert shown == ["50,000"]
+
+
 def test_a_method_has_one_colour_and_no_other_has_it():
     flat = [method for method in METHODS if not method.startswith("IVF ")]
     assert len({plots.color(method) for method in flat}) == len(flat)

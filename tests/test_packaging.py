@@ -90,6 +90,7 @@ def distributions(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("distributions")
 def test_sdist_holds_all_sources(distributions):
     with tarfile.open(distributions[0]) as sdist:
         held = {name.partition("/")[2] for name in sdist.getnames()}
@@ -106,6 +107,7 @@ def test_sdist_holds_all_sources(distributions):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("distributions")
 def test_wheel_holds_one_package_with_its_extension_and_types(distributions):
     with zipfile.ZipFile(distributions[1]) as wheel:
         held = [Path(name) for name in wheel.namelist()]
@@ -119,6 +121,7 @@ def test_wheel_holds_one_package_with_its_extension_and_types(distributions):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("distributions")
 def test_wheel_works_in_an_empty_environment_without_a_compiler(distributions, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     bin_dir = tmp_path / "venv" / "bin"

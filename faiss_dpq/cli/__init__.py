@@ -20,7 +20,7 @@ from .options import CommandError
 _INTERRUPTED, _PIPE_CLOSED = 130, 141  # 128 and the signal's number, as shells report it
 _BAD_INPUT = (CommandError, RuntimeError, ValueError, TypeError, AssertionError, OSError, ImportError, MemoryError)
 # Where in C++ an error was raised is nothing to those who use a command.
-_FAISS_PLACE = re.compile(r"^Error in .*? at \S+:\d+: (Error: '.*' failed: )?", re.DOTALL)
+_FAISS_PLACE = re.compile(r"(^|: )Error in .*? at \S+:\d+: (Error: '.*' failed: )?", re.DOTALL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,4 +75,4 @@ def _described(error: BaseException, extra: str | None) -> str:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, ModuleNotFoundError) and "pip install" not in str(error) and extra:
         return f"{error}: pip install 'faiss-dpq[{extra}]'"
-    return _FAISS_PLACE.sub("", str(error)) or type(error).__name__
+    return _FAISS_PLACE.sub(r"\1", str(error)) or type(error).__name__

@@ -1,11 +1,13 @@
 """Indexes as commands take them: read, looked into, described in a line."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
 
 import faiss_dpq
+from faiss_dpq.index.parameters import OURS
 
 from .options import METRICS, CommandError
 
@@ -30,9 +32,20 @@ def stack(index: faiss.Index) -> Iterator[faiss.Index]:
 
 
 def set_parameters(index: faiss.Index, parameters: str) -> None:
-    """Set what an option --set says."""
-    if parameters:
+    """Set what an option --set says.
+
+    Raises
+    ------
+    CommandError
+        If the index has no such parameter, or the value is none for it.
+    """
+    if not parameters:
+        return
+    try:
         faiss_dpq.ParameterSpace().set_index_parameters(index, parameters)
+    except (RuntimeError, ValueError) as error:
+        reason = re.sub(r"^.*set_index_parameters?: ?", "", str(error), flags=re.DOTALL)
+        raise CommandError(f"--set {parameters}: {reason}; codes have {', '.join(OURS)}, lists nprobe") from None
 
 
 def check_dimensions(index: faiss.Index, d: int, name: str) -> None:

@@ -15,7 +15,7 @@ from .ivf import IndexIVFDPQ
 from .wrappers import IndexIDMap, IndexPreTransform, IndexRefine, IndexReplicas, IndexShards
 
 #: Parameters of indexes of this package, which C++ does not know.
-_OURS = {
+OURS = {
     "levels": int,
     "beam_size": int,
     "coarse_levels": int,
@@ -66,8 +66,8 @@ class ParameterSpace(faiss.ParameterSpace):
             self.set_index_parameter(inner, name, value)
         if inner_indexes:
             return
-        if name in _OURS and _has(index, name):
-            setattr(index, name, _OURS[name](value))
+        if name in OURS and _has(index, name):
+            setattr(index, name, OURS[name](value))
             return
         if isinstance(index, IndexIVFDPQ) and name.startswith("quantizer_"):
             self.set_index_parameter(index._coarse_quantizer, name.removeprefix("quantizer_"), value)

@@ -217,10 +217,15 @@ def report(folder: Path) -> Path:
     """
     rows = read_rows(folder)
     parts = ["# Recall at equal bytes\n"]
+    places = {method: place for place, method in enumerate(METHODS)}
     for name in dict.fromkeys(row.data for row in rows):
-        of_data = sorted((row for row in rows if row.data == name), key=lambda row: row.size)
+        of_data = sorted(
+            (row for row in rows if row.data == name), key=lambda row: (row.size, places.get(row.method, len(places)))
+        )
         whole = [row for row in of_data if not row.method.startswith("prefix")]
-        parts += [f"## {name}\n", markdown(map(cells, whole), HEAD), ""]
+        parts += [f"## {name}\n"]
+        for table in ([row for row in whole if not row.nprobe], [row for row in whole if row.nprobe]):
+            parts += [markdown(map(cells, table), HEAD), ""] if table else []
         if prefixes := _prefix_table(of_data):
             parts += [prefixes, ""]
         if whole:
@@ -239,8 +244,10 @@ def _prefix_table(rows: list[Row]) -> str:
 
     def line(row: Row) -> list[str]:
         alone, opq = at_10.get(("IndexDPQ", row.size)), at_10.get(("OPQ", row.size))
+        of, _, weight = row.method.removeprefix("prefix of ").partition(", prefix_weight ")
         return [
-            f"{row.size} of {row.method.removeprefix('prefix of ')}",
+            f"{row.size} of {of}",
+            weight or f"{DEFAULT_PREFIX_WEIGHT:g}",
             f"{row.mse:.4g}",
             f"{row.recalls[1]:.3f}",
             "" if alone is None else f"{alone:.3f}",
@@ -248,5 +255,5 @@ def _prefix_table(rows: list[Row]) -> str:
             "" if opq is None else f"{opq:.3f}",
         ]
 
-    head = ["levels", "MSE", "R@10", "R@10 trained alone", "ratio", "R@10 of OPQ"]
+    head = ["levels", "prefix_weight", "MSE", "R@10", "R@10 trained alone", "ratio", "R@10 of OPQ"]
     return markdown(map(line, prefixes), head) if prefixes else ""

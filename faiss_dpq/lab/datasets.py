@@ -152,6 +152,24 @@ def load_wordnet(
     ValueError
         If a part is empty or there are not that many sentences.
     """
+    return _split("load_wordnet", _wordnet_embeddings(folder), train, base, queries, seed)
+
+
+def load_wordnet_pairs(
+    train: int = 35_000, base: int = 34_000, queries: int = 5_000, seed: int = 1, folder: Path = WORDNET
+) -> VectorSet:
+    """Two embeddings of `load_wordnet` side by side, those of sentences that follow each other (768-d, L2-normalized).
+
+    A definition is followed by its examples, if it has any, and by the next definition. No sentence is in two pairs.
+    Parameters and errors as `load_wordnet`; there are about 80,000 pairs.
+    """
+    embeddings = _wordnet_embeddings(folder)
+    pairs = embeddings[: len(embeddings) // 2 * 2].reshape(-1, 2 * embeddings.shape[1])
+    return _split("load_wordnet_pairs", pairs, train, base, queries, seed)
+
+
+def _wordnet_embeddings(folder: Path) -> Vectors:
+    """Of all sentences, in the order of `wordnet_sentences`: mapped from the cache, or computed."""
     cache = cache_folder() / "wordnet-minilm.npy"
     if not cache.exists():
         embeddings = _embedded(wordnet_sentences(folder))
@@ -159,7 +177,7 @@ def load_wordnet(
         unfinished = cache.with_suffix(f".{os.getpid()}.npy")
         np.save(unfinished, embeddings)
         unfinished.replace(cache)
-    return _split("load_wordnet", np.load(cache, mmap_mode="r"), train, base, queries, seed)
+    return np.load(cache, mmap_mode="r")
 
 
 def cache_folder() -> Path:

@@ -41,11 +41,13 @@ def _local_search_quantizer(d: int, size: int) -> faiss.Index:
 
 
 def _product_residual_quantizer(d: int, size: int) -> faiss.Index | None:
-    """Two sub-vectors with half of the levels each."""
-    if d % 2 or size % 2:
+    """As many sub-vectors as leave each four levels or more, and at least two."""
+    fitting = [splits for splits in range(2, max(2, size // 4) + 1) if d % splits == 0 and size % splits == 0]
+    if not fitting:
         return None
-    index = faiss.IndexProductResidualQuantizer(d, 2, size // 2, 8, faiss.METRIC_L2, _DECODED)
-    for m in range(2):
+    splits = max(fitting)
+    index = faiss.IndexProductResidualQuantizer(d, splits, size // splits, 8, faiss.METRIC_L2, _DECODED)
+    for m in range(splits):
         faiss.downcast_AdditiveQuantizer(index.prq.subquantizer(m)).cp.max_points_per_centroid = _NO_LIMIT
     return index
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 #: Of methods. Those with inverted lists have the colour of the one without, and are drawn in a panel of their own.
 COLORS = {
@@ -85,15 +86,16 @@ def save(figure: Figure, path: Path, title: str) -> None:
 def of_benchmark(name: str, rows: Sequence[Row], path: Path, rank: int = 10) -> None:
     """Recall against bytes and against speed of `faiss-dpq bench`, and against the speed of inverted lists.
 
-    Bytes are told by the size of the markers, so that no labels lie on each other.
+    Bytes are told by the size of the markers, so that no labels lie on each other. Where all have the same bytes, there
+    is no panel of recall against bytes.
     """
     place = {1: 0, 10: 1, 100: 2}[rank]
     flat = [row for row in rows if not row.nprobe]
     lists = [row for row in rows if row.nprobe]
-    figure, panels = new_figure(2 * bool(flat) + bool(lists))
     sizes, sizes_of_lists = (sorted({row.size for row in part}) for part in (flat, lists))
-    if flat:
-        by_bytes, by_speed = panels[:2]
+    figure, panels = new_figure((len(sizes) > 1) + bool(flat) + bool(lists))
+    if len(sizes) > 1:
+        by_bytes = panels[0]
         for method, of_method in _by_method(flat):
             by_bytes.plot(
                 [row.size for row in of_method],
@@ -103,10 +105,13 @@ def of_benchmark(name: str, rows: Sequence[Row], path: Path, rank: int = 10) -> 
                 marker=_marker(method),
                 markersize=4,
             )
-            _draw(by_speed, method, of_method, place, sizes, "-")
         by_bytes.set(xscale="log", xlabel="bytes a vector", ylabel=f"recall@{rank}", title="exhaustive search")
         by_bytes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
         by_bytes.minorticks_off()
+    if flat:
+        by_speed = panels[len(sizes) > 1]
+        for method, of_method in _by_method(flat):
+            _draw(by_speed, method, of_method, place, sizes, "-")
         finish_speed(by_speed, "exhaustive search", rank, sizes)
     for method, of_method in _by_method(lists):
         for size in sorted({row.size for row in of_method}):
@@ -139,8 +144,8 @@ def draw_by_size(
 ) -> None:
     """A line through points whose size tells the bytes of each, `lengths`, among all `sizes`."""
     of_points = {"marker": style["marker"], "fillstyle": style.get("fillstyle", "full")}
-    of_line = {name: value for name, value in style.items() if name not in of_points}
-    axes.plot(x, y, color=color(method), linewidth=1.2, **of_line)
+    axes.plot([], [], color=color(method), linewidth=1.2, markersize=_MARKER_SIZES[0], **style)  # for the legend
+    axes.plot(x, y, color=color(method), linewidth=1.2, linestyle=style.get("linestyle"))
     for speed, height, length in zip(x, y, lengths, strict=True):
         axes.plot(speed, height, color=color(method), markersize=_marker_size(length, sizes), **of_points)
 
@@ -158,3 +163,8 @@ def finish_speed(axes: Axes, title: str, rank: int, sizes: list[int]) -> None:
     """Name the axes of a panel of `draw_by_size`, and tell what the sizes mean."""
     lengths = f"{' < '.join(map(str, sizes))} bytes by the marker's size" if len(sizes) > 1 else f"{sizes[0]} bytes"
     axes.set(xscale="log", xlabel=f"queries a second; {lengths}", ylabel=f"recall@{rank}", title=title)
+    least, most = axes.get_xlim()
+    # Within two decades, powers of ten alone would be a label or none.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if most > 100 * least else (1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
