@@ -87,6 +87,7 @@ FIGURES = {
     "search-fashion-mnist": Figure((f"python -m bench.search --dataset fashion-mnist --M 4 --k 10 100 {_CPU_CLOCK}",)),
     "ivf": Figure((f"python -m bench.ivf --effort fast --k 10 100 {_CPU_CLOCK}",)),
     "ivf-glove": Figure((f"python -m bench.ivf --effort fast --dataset glove --nlist 512 {_CPU_CLOCK}",)),
+    "instructions": Figure(("bench/aarch64.sh count",), measures_speed=False),
     "encode": Figure(("python -m bench.encode --clock cpu --beams 1 5 16 32 64",)),
     "filters": Figure((f"python -m bench.filters --rounds 5 --calls 60 --clock cpu {_CACHE}",)),
     "deletion": Figure(("python -m bench.deletion --clock cpu",)),
@@ -149,9 +150,14 @@ def _output_of(command: str) -> str:
     words = shlex.split(command)
     settings = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
     words = words[len(settings) :]
-    program = [sys.executable] if words[0] == "python" else [sys.executable, "-c", _COMMAND_LINE]
+    programs = {"python": [sys.executable], "faiss-dpq": [sys.executable, "-c", _COMMAND_LINE]}
     done = subprocess.run(
-        [*program, *words[1:]], cwd=ROOT, env=os.environ | settings, stdout=subprocess.PIPE, text=True, check=True
+        [*programs.get(words[0], words[:1]), *words[1:]],
+        cwd=ROOT,
+        env=os.environ | settings,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     return done.stdout
 

@@ -96,6 +96,13 @@ def output(tmp_path, monkeypatch):
     return tmp_path / "encode.txt"
 
 
+def test_commands_are_those_of_python_of_this_package_and_of_the_system(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert figures._output_of("A=1 echo one 'two three'") == "one two three\n"
+    assert figures._output_of("python -c 'print(2)'") == "2\n"
+    assert figures._output_of("faiss-dpq --version").startswith("faiss-dpq ")
+
+
 PLACE = "<!-- figures: encode without QPS -->\nold\n<!-- end of figures -->\n"
 
 
