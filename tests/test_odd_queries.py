@@ -88,6 +88,18 @@ def test_preassigned_searches_of_odd_queries():
     assert (I[:5] == -1).all() and (I[5:] >= 0).all()
 
 
+def test_any_negative_list_is_none():
+    index = filled("IVF4,DPQ4x4")
+    keys, none = np.tile(np.arange(4), (20, 1)), np.tile(np.arange(4), (20, 1))
+    keys[:, 1], none[:, 1] = np.iinfo(np.int64).min, -1
+    for search in (
+        lambda keys: index.search_preassigned(X[:20], 3, keys),
+        lambda keys: index.range_search_preassigned(X[:20], 9.0, keys),
+    ):
+        for a, b in zip(search(keys), search(none), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("description", ["DPQ4x4", "IVF4,DPQ4x4", "IDMap2,DPQ4x4", "PCA12,DPQ4x4", "PCA12,IVF4,DPQ4x4"])
 def test_the_prefix_that_was_compared_is_reconstructed(description):
     index = filled(description)

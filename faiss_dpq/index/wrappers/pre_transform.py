@@ -10,7 +10,7 @@ from ...codec import Floats
 from ...search.selection import Labels, selector_of
 from ..base import Base, RangeResult
 from ..changes import completed
-from ..registry import downcast_index, stands_for
+from ..registry import downcast_index, require_index, stands_for
 from ..tensors import accepts_tensors, if_any
 from .selectors import selected
 from .wrapper import WrapperOfOne, inner_parameters
@@ -30,6 +30,8 @@ class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
     _settings = ("_untrained_rotations",)
 
     def __init__(self, *args: Any) -> None:
+        if args:
+            require_index(args[-1], f"{type(self).__name__}: index")
         super().__init__(*args)
         self._keep(args[-1])
 

@@ -11,7 +11,7 @@ from ...codec import Floats
 from ...search.flat import MISSING
 from ...search.selection import Labels, selector_of
 from ..base import RangeResult
-from ..registry import stands_for
+from ..registry import require_index, stands_for
 from ..tensors import accepts_tensors, if_any
 from .selectors import selected
 from .wrapper import Wrapper, inner_parameters
@@ -33,6 +33,8 @@ class IndexRefine(Wrapper, faiss.IndexRefine):
     """
 
     def __init__(self, base_index: faiss.Index, refine_index: faiss.Index) -> None:
+        for name, index in (("base_index", base_index), ("refine_index", refine_index)):
+            require_index(index, f"{type(self).__name__}: {name}")
         super().__init__(base_index, refine_index)
         self._keep(base_index)
         self._keep(refine_index)
@@ -174,5 +176,6 @@ class IndexRefineFlat(IndexRefine, faiss.IndexRefineFlat):
     """
 
     def __init__(self, base_index: faiss.Index, *xb: Any) -> None:
+        require_index(base_index, f"{type(self).__name__}: base_index")
         super(IndexRefine, self).__init__(base_index, *xb)
         self._keep(base_index)
