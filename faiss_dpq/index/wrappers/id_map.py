@@ -71,6 +71,15 @@ class IndexIDMap(WrapperOfOne, faiss.IndexIDMap):
 
         completed(add, lambda: set_pointer(self, faiss.IndexIDMap.index, inner))
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return state | {"ids": faiss.vector_to_array(self.id_map)} if "shell" in state else state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "shell" in state:
+            set_ids(self, state["ids"])
+
     # ---- remove, merge -----------------------------------------------------------------------------------------
 
     def remove_ids(self, x: npt.NDArray[np.int64] | faiss.IDSelector) -> int:

@@ -13,7 +13,7 @@ from ..changes import completed
 from ..registry import downcast_index, require_index, stands_for
 from ..tensors import accepts_tensors, if_any
 from .selectors import selected
-from .wrapper import WrapperOfOne, inner_parameters
+from .wrapper import Wrapper, WrapperOfOne, inner_parameters, stand_in_of
 
 
 @stands_for(faiss.IndexPreTransform)
@@ -67,6 +67,12 @@ class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
             self.chain.clear()
             for transform in transforms:
                 self.chain.push_back(transform)
+
+    def _shell(self) -> Wrapper:
+        shell = IndexPreTransform(stand_in_of(self.index))
+        for transform in reversed(self._transforms()):
+            shell.prepend_transform(transform)
+        return shell
 
     def _prepare_writing(self) -> None:
         for transform in map(faiss.downcast_VectorTransform, self._transforms()):

@@ -14,7 +14,7 @@ from ..base import RangeResult
 from ..registry import require_index, stands_for
 from ..tensors import accepts_tensors, if_any
 from .selectors import selected
-from .wrapper import Wrapper, inner_parameters
+from .wrapper import Wrapper, inner_parameters, stand_in_of
 
 _RECONSTRUCTED_BYTES = 16 << 20  # of vectors that refinement holds at a time
 
@@ -38,6 +38,15 @@ class IndexRefine(Wrapper, faiss.IndexRefine):
         super().__init__(base_index, refine_index)
         self._keep(base_index)
         self._keep(refine_index)
+
+    _pointers = (("base_index", "own_fields"), ("refine_index", "own_refine_index"))
+
+    def _shell(self) -> Wrapper:
+        base = stand_in_of(self.base_index)
+        flat = isinstance(self, IndexRefineFlat)
+        shell: Any = IndexRefineFlat(base) if flat else IndexRefine(base, stand_in_of(self.refine_index))
+        shell.k_factor = self.k_factor
+        return shell  # type: ignore[no-any-return]
 
     @property
     def base_index(self) -> faiss.Index:
