@@ -2,8 +2,8 @@
 
     python -m bench.stacks [--steps 100000] [--seed 0]
 
-Every step is an addition, a removal, a merge, a copy, a file, an interruption at some line of Python, or a search. The
-tests take 2,000 steps of the same. A stack that differs from its model is printed with its seed and its steps.
+Every step is an addition, a removal, a replacement, a merge, a copy, a file, an interruption at some line of Python, or
+a search, of all vectors or of some. The tests take 2,000 steps of the same. A stack that differs from its model is printed with its seed and its steps.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import numpy as np
 import faiss_dpq
 
 D, LISTS = 8, 3
+L2, PRODUCTS = faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT
 PACKAGE = str(faiss_dpq.__path__[0])
 _rng = np.random.default_rng(7)
 TRAINING = _rng.standard_normal((200, D)).astype(np.float32)
@@ -36,14 +37,15 @@ def _codebooks(d: int) -> np.ndarray:
     return (rng.standard_normal((3, 8, d)) * np.array([1, 0.5, 0.25])[:, None, None]).astype(np.float32)
 
 
-def _dpq(d: int) -> faiss.Index:
-    return faiss_dpq.IndexDPQ.from_codebooks(_codebooks(d))
+def _dpq(d: int, metric: int = L2) -> faiss.Index:
+    return faiss_dpq.IndexDPQ.from_codebooks(_codebooks(d), metric)
 
 
-def _ivf(d: int) -> faiss.Index:
-    coarse = faiss.IndexFlatL2(d)
+def _ivf(d: int, metric: int = L2, direct_map: int = faiss.DirectMap.NoMap) -> faiss.Index:
+    coarse = faiss.IndexFlat(d, metric)
     coarse.add(np.random.default_rng(d + 1).standard_normal((LISTS, d)).astype(np.float32))
-    index = faiss_dpq.IndexIVFDPQ.from_codebooks(coarse, _codebooks(d) / 2)
+    index = faiss_dpq.IndexIVFDPQ.from_codebooks(coarse, _codebooks(d) / 2, metric)
+    index.set_direct_map_type(direct_map)
     index.nprobe = LISTS
     return index
 
@@ -62,6 +64,13 @@ def _refined(index: faiss.Index) -> faiss.Index:
     refined = faiss_dpq.IndexRefineFlat(index)
     refined.k_factor = 1000  # all vectors: the result is that of the refining index
     return refined
+
+
+def _replicas(make: Callable[[], faiss.Index]) -> faiss.Index:
+    replicas = faiss_dpq.IndexReplicas(D)
+    for _ in range(2):
+        replicas.add_replica(make())
+    return replicas
 
 
 def _shards(make: Callable[[], faiss.Index], threaded: bool) -> faiss.Index:
@@ -92,6 +101,15 @@ STACKS: dict[str, Callable[[], faiss.Index]] = {
     "Shards(IDMap2(DPQ))": lambda: _shards(lambda: M2(_dpq(D)), threaded=False),
     "Shards(IDMap2(IVF)), threaded": lambda: _shards(lambda: M2(_ivf(D)), threaded=True),
     "Shards(IVF)": lambda: _shards(lambda: _ivf(D), threaded=False),
+    "Replicas(IDMap2(PCA(IVF)))": lambda: _replicas(lambda: M2(_pca(_ivf))),
+    "PCA(Refine(IVF))": lambda: _pca(lambda d: _refined(_ivf(d))),
+    "IDMap2(PCA(Refine(DPQ)))": lambda: M2(_pca(lambda d: _refined(_dpq(d)))),
+    "IDMap(L2norm(IVF with an array))": lambda: M1(_l2norm(lambda d: _ivf(d, L2, faiss.DirectMap.Array))),
+    "IDMap2(IVF with a hash table)": lambda: M2(_ivf(D, L2, faiss.DirectMap.Hashtable)),
+    "DPQ, products": lambda: _dpq(D, PRODUCTS),
+    "IVF, products": lambda: _ivf(D, PRODUCTS),
+    "IDMap2(DPQ), products": lambda: M2(_dpq(D, PRODUCTS)),
+    "IDMap(IVF), products": lambda: M1(_ivf(D, PRODUCTS)),
 }
 
 
@@ -106,14 +124,14 @@ class Entries:
         """These, and more behind them."""
         return Entries(np.append(self.ids, ids), np.concatenate([self.vectors, vectors]))
 
-    def __getitem__(self, kept: np.ndarray) -> "Entries":
-        return Entries(self.ids[kept], self.vectors[kept])
+    def __getitem__(self, kept: np.ndarray | slice) -> "Entries":
+        return Entries(self.ids[kept].copy(), self.vectors[kept].copy())
 
 
 class Stack:
     """An index and its model, and the steps that change both."""
 
-    STEPS = ("add", "remove", "merge", "copy", "file", "interrupt", "search")
+    STEPS = ("add", "remove", "update", "merge", "copy", "file", "interrupt", "search", "filtered")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -146,7 +164,7 @@ class Stack:
         while not isinstance(index, faiss.IndexRefine | faiss.IndexIVF) and index._inner_indexes():
             index = index._inner_indexes()[0]
         if isinstance(index, faiss.IndexRefine):
-            return x.astype(np.float64)
+            return self.transformed(x).astype(np.float64)
         return index.sa_decode(index.sa_encode(self.transformed(x))).astype(np.float64)
 
     def new_ids(self, n: int, seed: int) -> np.ndarray:
@@ -177,8 +195,8 @@ class Stack:
         self.entries = self.entries.plus(ids, self.decoded(x))
 
     def _change(self, rng: np.random.Generator) -> tuple[Callable[[], Any], Entries]:
-        """A removal, a merge or an addition, and what the index holds after it."""
-        kind = rng.choice(["add", "remove", "merge"])
+        """A removal, a replacement, a merge or an addition, and what the index holds after it."""
+        kind = rng.choice(["add", "remove", "update", "merge"])
         if kind == "remove":
             some = self.entries.ids[rng.random(len(self.entries.ids)) < 0.3]
             kept = ~np.isin(self.entries.ids, some)
@@ -186,6 +204,11 @@ class Stack:
             if self.shifts:
                 after = Entries(np.arange(len(after.ids)), after.vectors)
             return lambda: self.index.remove_ids(some), after
+        if kind == "update":
+            places = rng.permutation(len(self.entries.ids))[: int(rng.integers(0, 6))]
+            x, after = rng.standard_normal((len(places), D)).astype(np.float32), self.entries[:]
+            after.vectors[places] = self.decoded(x)
+            return lambda: self._update(self.entries.ids[places], x), after
         x, ids = self._vectors(rng)
         after = self.entries.plus(ids, self.decoded(x))
         if kind == "add":
@@ -193,6 +216,11 @@ class Stack:
         other = STACKS[self.name]()
         self._added(other, x, ids)
         return lambda: self.index.merge_from(other), after
+
+    def _update(self, ids: np.ndarray, x: np.ndarray) -> None:
+        if not hasattr(self.index, "update_vectors"):
+            raise RuntimeError("the class has no such method")
+        self.index.update_vectors(ids, x)
 
     def _try(self, change: Callable[[], Any], after: Entries) -> None:
         try:
@@ -209,6 +237,10 @@ class Stack:
         """Remove a third of the vectors."""
         self._of_kind("remove", rng)
 
+    def update(self, rng: np.random.Generator) -> None:
+        """Replace a few vectors."""
+        self._of_kind("update", rng)
+
     def merge(self, rng: np.random.Generator) -> None:
         """Merge with another index of the same kind."""
         self._of_kind("merge", rng)
@@ -223,7 +255,7 @@ class Stack:
 
     def file(self, rng: np.random.Generator) -> None:
         """Go on with what was written and read again."""
-        if "Shards" not in self.name:
+        if not self.name.startswith(("Shards", "Replicas")):  # of which FAISS has no files
             self.index = faiss_dpq.deserialize_index(faiss_dpq.serialize_index(self.index))
             self._search_all_lists()
 
@@ -243,29 +275,60 @@ class Stack:
         try:
             interrupted_at(int(rng.integers(1, 150)), change)
         except (Interruption, RuntimeError):
-            # All of it or nothing: the number of vectors tells which.
-            if self.index.ntotal != len(self.entries.ids):
-                self.entries = after
+            self.settle(after)
         else:
             self.entries = after
         self.search(rng)
 
+    def settle(self, after: Entries) -> None:
+        """After an interruption: all of the change has been made, or nothing."""
+        if self.index.ntotal != len(self.entries.ids):
+            self.entries = after
+        elif len(after.ids) == len(self.entries.ids):  # vectors may have been replaced
+            try:
+                self._compare(TRAINING[:3], len(after.ids) + 1, self.entries)
+            except AssertionError:
+                self.entries = after
+
     def search(self, rng: np.random.Generator) -> None:
-        """A search of k neighbours, of all, and of those that a selector admits."""
+        """Searches of k neighbours and of all, for some queries and for one."""
         xq = rng.standard_normal((3, D)).astype(np.float32)
         n = len(self.entries.ids)
         assert self.index.ntotal == n, f"ntotal is {self.index.ntotal}, expected {n}"
-        self._compare(xq, int(rng.integers(1, 8)))
-        self._compare(xq, n + 2)
+        for queries, k in ((xq, int(rng.integers(1, 8))), (xq, n + 2), (xq[:1], int(rng.integers(1, 8)))):
+            self._compare(queries, k, self.entries)
 
-    def _compare(self, xq: np.ndarray, k: int) -> None:
-        D_found, I = self.index.search(xq, k)
+    def filtered(self, rng: np.random.Generator) -> None:
+        """A search of those that a selector admits; two times, since masks are kept."""
+        if "Shards" in self.name and "IDMap" not in self.name:  # selectors are each shard's own
+            return
+        xq = rng.standard_normal((3, D)).astype(np.float32)
+        ids = self.entries.ids
+        chosen = np.sort(ids[rng.random(len(ids)) < rng.random()])
+        admitted = np.isin(ids, chosen)
+        selector = faiss.IDSelectorBatch(chosen)
+        if rng.random() < 0.5:
+            bounds = sorted(rng.integers(0, 1 + max(ids, default=0), 2).tolist())
+            selector, admitted = faiss.IDSelectorRange(*bounds), (ids >= bounds[0]) & (ids < bounds[1])
+        for queries in (xq, xq[:1], xq[:1]):
+            self._compare(queries, int(rng.integers(1, 8)), self.entries[admitted], selector)
+
+    def _compare(self, xq: np.ndarray, k: int, entries: Entries, selector: faiss.IDSelector | None = None) -> None:
+        params = None
+        if selector is not None:
+            params = faiss.SearchParametersIVF(nprobe=LISTS) if "IVF" in self.name else faiss.SearchParameters()
+            if "Refine" in self.name:
+                params = faiss.IndexRefineSearchParameters(k_factor=1000.0, base_index_params=params)
+            params.sel = selector
+        D_found, I = self.index.search(xq, k, params=params)
         queries = self.transformed(xq).astype(np.float64)
-        distances = ((queries[:, None] - self.entries.vectors) ** 2).sum(2)
-        n = min(k, len(self.entries.ids))
+        distances = ((queries[:, None] - entries.vectors) ** 2).sum(2)
+        if "products" in self.name:
+            distances, D_found = -(queries @ entries.vectors.T), -D_found
+        n = min(k, len(entries.ids))
         assert (I[:, n:] == -1).all() and (I[:, :n] >= 0).all()
         np.testing.assert_allclose(D_found[:, :n], np.sort(distances, axis=1)[:, :n], rtol=1e-4, atol=1e-4)
-        own = {int(i): at for at, i in enumerate(self.entries.ids)}
+        own = {int(i): at for at, i in enumerate(entries.ids)}
         places = np.array([[own[i] for i in row] for row in I[:, :n].tolist()], np.int64).reshape(len(xq), n)
         found = np.take_along_axis(distances, places, axis=1)
         np.testing.assert_allclose(found, np.sort(distances, axis=1)[:, :n], rtol=1e-4, atol=1e-4)

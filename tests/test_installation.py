@@ -177,3 +177,34 @@ def test_extracted_lists_are_ours():
     np.testing.assert_array_equal(lists.search(xq, 3)[0], index.search(X[:9], 3)[0])
     assert faiss_dpq.downcast_index(index) is index
     assert faiss_dpq.downcast_index(None) is None
+
+
+def test_blocks_that_overlap_keep_it_installed_until_the_last_ends():
+    stock = faiss.index_factory
+    first, second = faiss_dpq.install(), faiss_dpq.install()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert faiss.index_factory is not stock
+    second.__exit__(None, None, None)
+    assert faiss.index_factory is stock
+    faiss_dpq.install()
+    with faiss_dpq.install():
+        pass
+    assert faiss.index_factory is not stock
+    faiss_dpq.uninstall()
+    assert faiss.index_factory is stock
+
+
+def test_what_others_have_replaced_since_stays():
+    stock = faiss.index_factory
+    faiss_dpq.install()
+    ours = faiss.index_factory
+    others = lambda *arguments: ours(*arguments)  # noqa: E731
+    faiss.index_factory = others
+    assert type(faiss.index_factory(8, "DPQ2x4")) is faiss_dpq.IndexDPQ
+    faiss_dpq.uninstall()
+    assert faiss.index_factory is others
+    with pytest.raises(RuntimeError):
+        faiss.index_factory(8, "DPQ2x4")
+    faiss.index_factory = stock

@@ -267,3 +267,23 @@ def test_a_pipe_can_be_read(index, tmp_path):
     writer.start()
     assert faiss_dpq.read_index(tmp_path / "pipe").ntotal == 200
     writer.join()
+
+
+@pytest.mark.parametrize("as_bytes", [bytes, bytearray, memoryview, lambda data: np.repeat(data, 2)[::2]])
+def test_bytes_of_any_kind_are_an_index(index, as_bytes):
+    data = faiss_dpq.serialize_index(index)
+    np.testing.assert_array_equal(faiss_dpq.serialize_index(faiss_dpq.deserialize_index(as_bytes(data))), data)
+
+
+@pytest.mark.parametrize("data", [None, [1, 2], "IxRq", np.zeros(50, np.float32), np.zeros((5, 10), np.uint8)])
+def test_what_is_no_bytes_is_a_type_error(data):
+    with pytest.raises(TypeError, match=r"deserialize_index: data is a .* expected uint8"):
+        faiss_dpq.deserialize_index(data)
+
+
+def test_none_is_refused_where_swig_would_take_it_for_a_pointer(index):
+    for call in (faiss_dpq.read_index, lambda path: faiss_dpq.write_index(index, path)):
+        with pytest.raises(TypeError, match="f is None, expected a path or a faiss.IO"):
+            call(None)
+    with pytest.raises(TypeError, match="index is a NoneType, expected a faiss.Index"):
+        faiss_dpq.clone_index(None)

@@ -88,6 +88,18 @@ def test_preassigned_searches_of_odd_queries():
     assert (I[:5] == -1).all() and (I[5:] >= 0).all()
 
 
+def test_any_negative_list_is_none():
+    index = filled("IVF4,DPQ4x4")
+    keys, none = np.tile(np.arange(4), (20, 1)), np.tile(np.arange(4), (20, 1))
+    keys[:, 1], none[:, 1] = np.iinfo(np.int64).min, -1
+    for search in (
+        lambda keys: index.search_preassigned(X[:20], 3, keys),
+        lambda keys: index.range_search_preassigned(X[:20], 9.0, keys),
+    ):
+        for a, b in zip(search(keys), search(none), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("description", ["DPQ4x4", "IVF4,DPQ4x4", "IDMap2,DPQ4x4", "PCA12,DPQ4x4", "PCA12,IVF4,DPQ4x4"])
 def test_the_prefix_that_was_compared_is_reconstructed(description):
     index = filled(description)
@@ -103,3 +115,16 @@ def test_the_prefix_that_was_compared_is_reconstructed(description):
         else:
             distances = ((X[:20, None] - R) ** 2).sum(2)
         np.testing.assert_allclose(D_found, distances, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("M", [4, 20])
+@pytest.mark.parametrize("metric", [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT])
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 3e38, 1e-45])
+def test_odd_vectors_get_a_code_and_leave_those_of_others_as_they_are(M, metric, odd):
+    index = faiss_dpq.IndexDPQ.from_codebooks(np.random.default_rng(0).standard_normal((M, 16, D)), metric)
+    index.parallel_weight = 0.5
+    x = X[:9].copy()
+    x[4, 2], x[7] = odd, odd
+    codes, whole = index.sa_encode(x), np.delete(np.arange(9), [4, 7])
+    np.testing.assert_array_equal(codes[whole], index.sa_encode(X[whole]))

@@ -65,3 +65,12 @@ def test_product_codebooks_have_blocks_of_their_own(M):
         distances = ((x[:, None, own] - quantizer.centre[own] - quantizer.centred[level][:, own]) ** 2).sum(2)
         least = np.take_along_axis(distances, codes[:, level : level + 1].astype(int), axis=1)
         np.testing.assert_allclose(least[:, 0], distances.min(1), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n, M, nbits", [(2, 1, 1), (8, 2, 1), (16, 2, 2), (19, 3, 1), (16, 17, 1)])
+def test_a_few_vectors_train_without_a_warning(n, M, nbits):
+    x = np.random.default_rng(0).standard_normal((n, 6)).astype(np.float32)
+    codebooks, stats = training.train_codebooks(x, M, nbits)
+    assert np.isfinite(codebooks).all() and np.isfinite(stats.mse).all() and np.isfinite(stats.history).all()
+    assert stats.mse[-1] < ((x - x.mean(0)) ** 2).sum(1).mean()

@@ -133,3 +133,33 @@ def test_no_vectors_at_all(string):
     assert [found.shape for found in index.search_and_reconstruct(none, 3)] == [(0, 3), (0, 3), (0, 3, d)]
     assert index.assign(none, 2).shape == (0, 2)
     assert index.reconstruct_batch(no_ids).shape == (0, d)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        faiss_dpq.IndexIDMap,
+        faiss_dpq.IndexIDMap2,
+        faiss_dpq.IndexPreTransform,
+        lambda index: faiss_dpq.IndexPreTransform(rotation(), index),
+        faiss_dpq.IndexRefineFlat,
+        lambda index: faiss_dpq.IndexRefine(faiss_dpq.IndexDPQ(DIM, 2, 4), index),
+        lambda index: faiss_dpq.IndexRefine(index, faiss_dpq.IndexDPQ(DIM, 2, 4)),
+        faiss_dpq.index_factory(DIM, "MinMax,DPQ2x4").__class__,
+        lambda index: faiss_dpq.IndexShards(DIM).add_shard(index),
+        lambda index: faiss_dpq.IndexReplicas(DIM).addIndex(index),
+        lambda index: faiss_dpq.IndexIVFDPQ(index, DIM, 4, 2, 4),
+    ],
+)
+@pytest.mark.parametrize("wrong", [None, 3, "DPQ4x8"])
+def test_what_is_no_index_is_a_type_error(make, wrong):
+    with pytest.raises(TypeError, match="index is a|coarse_quantizer is a"):
+        make(wrong)
+
+
+def test_there_are_no_parts_beyond_the_last():
+    index = sharded(faiss_dpq.IndexShards(DIM), faiss_dpq.IndexDPQ(DIM, 2, 4))
+    assert index.at(0).d == DIM
+    for i in (-1, 1):
+        with pytest.raises(IndexError, match=f"i is {i}, there are 1 indexes"):
+            index.at(i)

@@ -23,6 +23,7 @@ from nestings import (
     pre_transform,
     rotation,
     sharded,
+    takes_ids,
     types_of,
 )
 
@@ -127,3 +128,49 @@ def test_the_index_within_is_the_object_that_was_put_there():
     # A stock wrapper knows the object too, and so does our view of it.
     stock = faiss.IndexIDMap2(inner)
     assert faiss_dpq.downcast_index(stock).index is inner
+
+
+def replicas(d=DIM):
+    index = faiss_dpq.IndexReplicas(d)
+    for _ in range(2):
+        index.add_replica(faiss_dpq.IndexDPQ.from_codebooks(np.random.default_rng(0).standard_normal((2, 16, d))))
+    return index
+
+
+AROUND_REPLICAS = {
+    "IDMap": lambda: faiss_dpq.IndexIDMap(replicas()),
+    "IDMap2": lambda: faiss_dpq.IndexIDMap2(replicas()),
+    "PreTransform": lambda: faiss_dpq.IndexPreTransform(rotation(), replicas(10)),
+    "RefineFlat": lambda: faiss_dpq.IndexRefineFlat(replicas()),
+    "Refine": lambda: faiss_dpq.IndexRefine(dpq(), replicas()),
+    "IDMap2 of RefineFlat of PreTransform": lambda: faiss_dpq.IndexIDMap2(
+        faiss_dpq.IndexRefineFlat(faiss_dpq.IndexPreTransform(rotation(), replicas(10)))
+    ),
+}
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda index: pickle.loads(pickle.dumps(index)), faiss_dpq.clone_index])
+@pytest.mark.parametrize("name", AROUND_REPLICAS)
+def test_wrappers_around_what_has_no_file_format_are_copied(name, how):
+    def add(index, x):
+        index.add_with_ids(x, 7 + 3 * np.arange(index.ntotal, index.ntotal + len(x))) if takes_ids(
+            name
+        ) else index.add(x)
+
+    index = AROUND_REPLICAS[name]()
+    add(index, X[:100])
+    if name == "Refine":
+        index.k_factor = 3
+    twin = how(index)
+    assert types_of(twin) == types_of(index) and twin.ntotal == 100 and twin.is_trained
+    expected = index.search(XQ, 5)
+    del index
+    gc.collect()
+    for a, b in zip(twin.search(XQ, 5), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    if name == "IDMap2":
+        np.testing.assert_array_equal(twin.reconstruct(10), twin.index.at(0).reconstruct(1))
+    add(twin, X[100:150])
+    assert twin.ntotal == 150 and twin.search(X[100:150], 1)[1].min() >= 0
+    if name == "Refine":
+        assert twin.k_factor == 3

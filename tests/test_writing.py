@@ -237,3 +237,32 @@ def test_a_writer_of_faiss_gets_faiss_bytes_alone(tmp_path):
         faiss_dpq.write_index(filled(), writer)
     written = faiss.vector_to_array(writer.data).tobytes()
     assert written == 2 * faiss.serialize_index(filled()).tobytes()
+
+
+@pytest.mark.parametrize("as_path", [os.fsdecode, os.fsencode, lambda name: Path(os.fsdecode(name))])
+def test_names_that_are_not_utf8(tmp_path, as_path):
+    index = filled()
+    path = as_path(os.fsencode(tmp_path) + b"/\xff.faiss")
+    faiss_dpq.write_index(index, path)
+    read = faiss_dpq.read_index(path)
+    np.testing.assert_array_equal(faiss_dpq.serialize_index(read), faiss_dpq.serialize_index(index))
+    with pytest.raises(RuntimeError, match="FAISS maps no file of this name"):
+        faiss_dpq.read_index(path, faiss.IO_FLAG_MMAP_IFC)
+
+
+def test_a_zero_in_a_name_does_not_end_it(tmp_path):
+    path = str(tmp_path / "a")
+    faiss_dpq.write_index(filled(), path)
+    for call in (lambda name: faiss_dpq.write_index(filled(), name), faiss_dpq.read_index):
+        with pytest.raises(ValueError, match="null byte"):
+            call(path + "\0b")
+    with pytest.raises(RuntimeError, match="FAISS maps no file of this name"):
+        faiss_dpq.read_index(path + "\0b", faiss.IO_FLAG_MMAP)
+
+
+@pytest.mark.parametrize("name, error", [("", FileNotFoundError), ("new/", IsADirectoryError)])
+def test_paths_that_name_no_file(tmp_path, monkeypatch, name, error):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error):
+        faiss_dpq.write_index(filled(), name)
+    assert not list(tmp_path.iterdir())

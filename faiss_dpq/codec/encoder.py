@@ -65,6 +65,8 @@ def encode(
     elif codebooks.cross_tables is None:
         choose, n_parts = _by_residuals, max(n_parts, -(-len(x) // _BLOCK))
 
+    # Vectors with NaN, or whose squares overflow, get some code, and no warning.
+    @np.errstate(invalid="ignore", over="ignore")
     def encode_part(part: slice) -> None:
         target = centred_and_shrunk(codebooks, x[part])
         along = _NOT_ALONG

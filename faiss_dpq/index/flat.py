@@ -81,9 +81,9 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
 
     _derived: dict[int, DerivedCodes] | None = None  # by levels
     _vector: tuple[Any, _kernels.FaissVector] | None = None
-    _python_state = (*Quantized._python_state, "_derived_bytes")
+    _settings = (*Quantized._settings, "_derived_bytes")
     _masks: Masks | None = None
-    _derived_bytes: float | None = None
+    _most_derived: float | None = None
 
     def __init__(self, d: int, M: int, nbits: int = 8, metric: int = faiss.METRIC_L2) -> None:
         self._check_shape("IndexDPQ", d, M, nbits, metric)
@@ -306,15 +306,24 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
 
         16 more than a code has, unless set. What is derived makes searches faster; results do not depend on it. With 0
         nothing is kept, and every search derives what it needs of a part of the codes at a time. Setting it lets go of
-        what is kept.
+        what is kept. Stored in files.
         """
-        return 16 + self.code_size if self._derived_bytes is None else self._derived_bytes
+        return 16 + self.code_size if self._most_derived is None else self._most_derived
 
     @derived_bytes_per_vector.setter
     def derived_bytes_per_vector(self, value: float | None) -> None:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
             raise ValueError(f"IndexDPQ.derived_bytes_per_vector is {value!r}, expected a number >= 0, or None")
-        self._derived_bytes, self._derived, self._direct = value, None, None
+        self._most_derived, self._derived, self._direct = value, None, None
+
+    @property
+    def _derived_bytes(self) -> float | None:
+        """`derived_bytes_per_vector` as it was set: shorter copies have another default."""
+        return self._most_derived
+
+    @_derived_bytes.setter
+    def _derived_bytes(self, value: float | None) -> None:
+        self.derived_bytes_per_vector = value  # type: ignore[assignment]
 
     # ---- remove, replace ---------------------------------------------------------------------------------------
 

@@ -17,8 +17,18 @@ class _Inside(threading.local):
 
 
 _inside = _Inside()
-#: What `install` replaced: the module, the name, and what stood there.
-_replaced: list[tuple[Any, str, Any]] = []
+#: What `install` replaced: the module, the name, what stood there, and what stands there now.
+_replaced: list[tuple[Any, str, Any, Any]] = []
+
+
+class _Blocks:
+    """The `with` blocks that are open."""
+
+    count = 0
+    have_installed = False  # whether the first of them did, so that the last one takes it back
+
+
+_blocks = _Blocks()
 
 #: By module of FAISS and name: this package's function, or what makes it of FAISS's own.
 _FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
@@ -39,16 +49,19 @@ _TOOLS: dict[str, dict[str, Callable[[Any], Any]]] = {
 
 
 class Installation:
-    """What `install` returns: at the end of a `with` block, what this call installed is taken back."""
+    """What `install` returns: what a `with` block installed is taken back when no such block is left."""
 
     def __init__(self, is_first: bool) -> None:
         self._is_first = is_first
 
     def __enter__(self) -> "Installation":
+        _blocks.count += 1
+        _blocks.have_installed |= self._is_first
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._is_first:
+        _blocks.count -= 1
+        if not _blocks.count and _blocks.have_installed:
             uninstall()
 
 
@@ -64,7 +77,8 @@ def install() -> Installation:
     Returns
     -------
     installation : context manager
-        Takes back at its end what this call installed; a call when all is installed does nothing.
+        Takes back at its end what this call installed, once no other such block is open; a call when all is installed
+        does nothing.
     """
     if _replaced:
         return Installation(is_first=False)
@@ -80,14 +94,19 @@ def install() -> Installation:
 
 
 def uninstall() -> None:
-    """Put back the functions of FAISS that `install` replaced; nothing, if it is not installed."""
+    """Put back the functions of FAISS that `install` replaced; nothing, if it is not installed.
+
+    What another program has put in their place since stays there, and what it calls is FAISS's own again.
+    """
+    _blocks.have_installed = False
     while _replaced:
-        module, name, original = _replaced.pop()
-        setattr(module, name, original)
+        module, name, original, new = _replaced.pop()
+        if getattr(module, name) is new:
+            setattr(module, name, original)
 
 
 def _replace(module: Any, name: str, new: Any) -> None:
-    _replaced.append((module, name, getattr(module, name)))
+    _replaced.append((module, name, getattr(module, name), new))
     setattr(module, name, new)
 
 
@@ -96,7 +115,7 @@ def _outermost(ours: Callable[..., Any], stock: Callable[..., Any]) -> Callable[
 
     @functools.wraps(stock)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if _inside.call:
+        if _inside.call or not _replaced:
             return stock(*args, **kwargs)
         _inside.call = True
         try:

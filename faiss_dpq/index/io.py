@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from . import reading, trailer, writing
 from .base import Base
-from .registry import downcast_index
+from .registry import downcast_index, require_index
 from .settings import python_state, set_state, settings_of
 
 _PIECE = 1 << 20  # bytes that FAISS hands over at a time
@@ -31,7 +31,7 @@ def write_index(index: faiss.Index, f: Any, io_flags: int = 0) -> None:
     ----------
     index : faiss.Index
         Any index, of this package or FAISS's.
-    f : str, os.PathLike or faiss.IOWriter
+    f : str, bytes, os.PathLike or faiss.IOWriter
         Where to write.
     io_flags : int
         FAISS's.
@@ -43,11 +43,18 @@ def write_index(index: faiss.Index, f: Any, io_flags: int = 0) -> None:
     RuntimeError
         If FAISS has no file format for the index.
     """
+    _require("write_index", "f", f, "a path or a faiss.IOWriter")
     _prepare(index)
-    if isinstance(f, str | os.PathLike):
-        writing.write(os.fspath(f), lambda file: _write_with_trailer(index, file.write, io_flags))
+    if isinstance(f, str | bytes | os.PathLike):
+        writing.write(os.fsdecode(f), lambda file: _write_with_trailer(index, file.write, io_flags))
     else:
         faiss.write_index(index, f, io_flags)
+
+
+def _require(function: str, name: str, value: Any, expected: str) -> None:
+    """Refuse None, which SWIG would take for a pointer."""
+    if value is None:
+        raise TypeError(f"{function}: {name} is None, expected {expected}")
 
 
 def _write_with_trailer(index: faiss.Index, write: Callable[[bytes], Any], io_flags: int) -> None:
@@ -73,7 +80,7 @@ def read_index(f: Any, io_flags: int = 0) -> faiss.Index:
 
     Parameters
     ----------
-    f : str, os.PathLike or faiss.IOReader
+    f : str, bytes, os.PathLike or faiss.IOReader
         What to read.
     io_flags : int
         FAISS's: with faiss.IO_FLAG_MMAP_IFC, codes stay in the file, the index cannot be changed, and the checksum is
@@ -89,7 +96,8 @@ def read_index(f: Any, io_flags: int = 0) -> faiss.Index:
     RuntimeError
         If the file is damaged, or is no index. It names the file, the part and the values.
     """
-    return reading.read(os.fspath(f) if isinstance(f, os.PathLike) else f, io_flags)
+    _require("read_index", "f", f, "a path or a faiss.IOReader")
+    return reading.read(os.fsdecode(f) if isinstance(f, bytes | os.PathLike) else f, io_flags)
 
 
 def serialize_index(index: faiss.Index, io_flags: int = 0) -> npt.NDArray[np.uint8]:
@@ -117,12 +125,12 @@ def serialize_index(index: faiss.Index, io_flags: int = 0) -> npt.NDArray[np.uin
     return np.concatenate([plain, np.frombuffer(end, np.uint8)])
 
 
-def deserialize_index(data: npt.NDArray[np.uint8], io_flags: int = 0) -> faiss.Index:
+def deserialize_index(data: npt.NDArray[np.uint8] | bytes | bytearray | memoryview, io_flags: int = 0) -> faiss.Index:
     """faiss.deserialize_index, then `downcast_index`; with the settings that `serialize_index` put into the bytes.
 
     Parameters
     ----------
-    data : array, shape (number of bytes,), uint8
+    data : array, shape (number of bytes,), uint8; or bytes, bytearray, memoryview
     io_flags : int
         FAISS's.
 
@@ -135,8 +143,15 @@ def deserialize_index(data: npt.NDArray[np.uint8], io_flags: int = 0) -> faiss.I
     ------
     RuntimeError
         If the bytes are damaged, or are no index.
+    TypeError
+        If `data` is anything else.
     """
-    return reading.read(data, io_flags)
+    if isinstance(data, bytes | bytearray | memoryview):
+        data = np.frombuffer(data, np.uint8)
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 1:
+        came = f"{data.dtype} array of shape {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
+        raise TypeError(f"deserialize_index: data is a {came}, expected uint8, shape (number of bytes,)")
+    return reading.read(np.ascontiguousarray(data), io_flags)
 
 
 def clone_index(index: faiss.Index) -> faiss.Index:
@@ -157,6 +172,7 @@ def clone_index(index: faiss.Index) -> faiss.Index:
     RuntimeError
         If FAISS cannot clone an index of this class.
     """
+    require_index(index, "clone_index: index")
     try:
         clone = downcast_index(faiss.clone_index(index))
     except RuntimeError as error:

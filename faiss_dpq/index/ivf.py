@@ -16,7 +16,7 @@ from .changes import list_sizes, under_way
 from .io import clone_index
 from .list_changes import ListsChanged
 from .quantized import ADD_BLOCK, Quantized, has_fitting_codes, search_type
-from .registry import stands_for
+from .registry import require_index, stands_for
 from .tensors import accepts_tensors
 
 _BEAM = faiss.ResidualQuantizer.max_beam_size.fget
@@ -82,6 +82,7 @@ class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
         self._check_shape("IndexIVFDPQ", d, M, nbits, metric)
         if nlist < 1:
             raise ValueError(f"IndexIVFDPQ: nlist is {nlist}, expected at least 1")
+        require_index(coarse_quantizer, "IndexIVFDPQ: coarse_quantizer")
         super().__init__(coarse_quantizer, d, nlist, M, nbits, metric, search_type(M, nbits, metric))
         self._coarse = (int(self.quantizer.this), coarse_quantizer)
         self._set_up()

@@ -401,7 +401,7 @@ class ListsSearched(Quantized):
             raise AssertionError(f"IndexIVFDPQ.{method}: Iq has shape {keys.shape}, expected ({n}, number of lists)")
         if keys.size and keys.max() >= self.nlist:
             raise RuntimeError(f"IndexIVFDPQ.{method}: Iq has {keys.max()}, the index has nlist={self.nlist}")
-        return keys
+        return np.maximum(keys, -1)
 
 
 def _count(counts: Labels) -> None:

@@ -7,10 +7,10 @@
 5. The trailer's settings are set.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import faiss
@@ -56,18 +56,31 @@ def _read_file(path: str, io_flags: int) -> faiss.Index:
     if is_regular:
         with open(path, "rb") as file:
             found = _examine(_reader(file), file.seek(0, os.SEEK_END), path, mapped)
-    with _faiss_reads(path):
+    if mapped and not _faiss_opens(path):
+        raise RuntimeError(f"{path!r}: FAISS maps no file of this name, which is not valid UTF-8; read it without mapping")
+    with _faiss_reads(path), contextlib.ExitStack() as opened:
         if io_flags & faiss.IO_FLAG_MMAP_IFC == faiss.IO_FLAG_MMAP_IFC:
             if is_regular:
                 _try_mapping(path, io_flags, found)
             return _finished(faiss.read_index(path, io_flags), found, path)
-        reader = faiss.FileIOReader(path)
+        if _faiss_opens(path):
+            reader = faiss.FileIOReader(path)
+        else:
+            reader = faiss.PyCallbackIOReader(opened.enter_context(open(path, "rb")).read)
         index = faiss.read_index(reader, io_flags)
         if not is_regular:  # a pipe, which is read once
             found = _trailer_in(reader.read_bytes(_LONGEST_TRAILER), path)
         elif mapped or not io_flags & _SKIPPING_FLAGS:
             _check_rest(reader, found, path)
         return _finished(index, found, path)
+
+
+def _faiss_opens(path: str) -> bool:
+    """Whether FAISS can be told a file's name: SWIG takes no bytes that are not UTF-8, and C ends it at a zero."""
+    try:
+        return b"\0" not in path.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _try_mapping(path: str, io_flags: int, found: Trailer | None) -> None:
@@ -151,7 +164,7 @@ def _finished(index: faiss.Index | None, found: Trailer | None, name: str) -> fa
     return ours
 
 
-@contextmanager
+@contextlib.contextmanager
 def _faiss_reads(name: str) -> Iterator[None]:
     """Let FAISS's errors name the file, and its limits hold."""
     with _limits():
@@ -163,7 +176,7 @@ def _faiss_reads(name: str) -> Iterator[None]:
             raise error if name in str(error) else RuntimeError(f"{name}: {error}") from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _limits() -> Iterator[None]:
     # FAISS's limits are of the whole process. So they are set to what no whole index comes near to: other threads may
     # be reading larger ones than this.

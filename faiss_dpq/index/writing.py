@@ -58,7 +58,7 @@ def _write(path: str, produce: Produce) -> None:
         existing = os.stat(path)
     except FileNotFoundError:
         existing = None
-    if existing is not None and not stat.S_ISREG(existing.st_mode):
+    if not os.path.basename(path) or (existing is not None and not stat.S_ISREG(existing.st_mode)):
         with open(path, "wb", _BUFFER) as file:  # a folder is refused here
             produce(file)
         return

@@ -28,9 +28,10 @@ def train(task: Task) -> Floats:
     """Codebooks, shape (M, K, d), of the least progressive loss, or product codebooks where these are better."""
     order = task.rng.permutation(len(task.x))
     held_out, learned = np.split(order, [min(len(task.x) // _HELD_OUT, _MOST_HELD_OUT)])
-    x, unseen = task.x[learned], task.x[held_out]
+    x = task.x[learned]
+    unseen = task.x[held_out] if len(held_out) else x  # of fewer than 20, none can be spared
     in_blocks = task.layout.n_blocks > 0
-    may_be_product = not task.lengths_count and 1 < task.M <= x.shape[1] and len(x) >= task.K and len(unseen) > 0
+    may_be_product = not task.lengths_count and 1 < task.M <= x.shape[1] and len(x) >= task.K and len(held_out) > 0
     if in_blocks:
         task.stats.structure = "blocks"
         codebooks = block_codebooks(task, x, unseen)

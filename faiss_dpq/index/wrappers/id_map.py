@@ -10,7 +10,7 @@ from ...codec import Floats
 from ...search.selection import Labels, is_member, selector_of
 from ..base import RangeResult
 from ..changes import all_or_nothing, completed
-from ..registry import downcast_index, stands_for
+from ..registry import downcast_index, require_index, stands_for
 from ..tensors import accepts_tensors, if_any
 from .listed_ids import lists_within, numbered_lists, removal, remove_and_renumber, set_ids
 from .places import Places, remove_few, replace
@@ -34,6 +34,7 @@ class IndexIDMap(WrapperOfOne, faiss.IndexIDMap):
     _places: Places | None = None  # made for removals and replacements
 
     def __init__(self, index: faiss.Index) -> None:
+        require_index(index, f"{type(self).__name__}: index")
         super().__init__(index)
         self._keep(index)
 
@@ -69,6 +70,15 @@ class IndexIDMap(WrapperOfOne, faiss.IndexIDMap):
             self.add_with_ids_c(len(ids), faiss.swig_ptr(x), faiss.swig_ptr(ids))
 
         completed(add, lambda: set_pointer(self, faiss.IndexIDMap.index, inner))
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return state | {"ids": faiss.vector_to_array(self.id_map)} if "shell" in state else state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "shell" in state:
+            set_ids(self, state["ids"])
 
     # ---- remove, merge -----------------------------------------------------------------------------------------
 

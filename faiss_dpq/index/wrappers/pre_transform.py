@@ -10,10 +10,10 @@ from ...codec import Floats
 from ...search.selection import Labels, selector_of
 from ..base import Base, RangeResult
 from ..changes import completed
-from ..registry import downcast_index, stands_for
+from ..registry import downcast_index, require_index, stands_for
 from ..tensors import accepts_tensors, if_any
 from .selectors import selected
-from .wrapper import WrapperOfOne, inner_parameters
+from .wrapper import Wrapper, WrapperOfOne, inner_parameters, stand_in_of
 
 
 @stands_for(faiss.IndexPreTransform)
@@ -30,6 +30,8 @@ class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
     _settings = ("_untrained_rotations",)
 
     def __init__(self, *args: Any) -> None:
+        if args:
+            require_index(args[-1], f"{type(self).__name__}: index")
         super().__init__(*args)
         self._keep(args[-1])
 
@@ -65,6 +67,12 @@ class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
             self.chain.clear()
             for transform in transforms:
                 self.chain.push_back(transform)
+
+    def _shell(self) -> Wrapper:
+        shell = IndexPreTransform(stand_in_of(self.index))
+        for transform in reversed(self._transforms()):
+            shell.prepend_transform(transform)
+        return shell
 
     def _prepare_writing(self) -> None:
         for transform in map(faiss.downcast_VectorTransform, self._transforms()):

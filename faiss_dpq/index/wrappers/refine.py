@@ -11,10 +11,10 @@ from ...codec import Floats
 from ...search.flat import MISSING
 from ...search.selection import Labels, selector_of
 from ..base import RangeResult
-from ..registry import stands_for
+from ..registry import require_index, stands_for
 from ..tensors import accepts_tensors, if_any
 from .selectors import selected
-from .wrapper import Wrapper, inner_parameters
+from .wrapper import Wrapper, inner_parameters, stand_in_of
 
 _RECONSTRUCTED_BYTES = 16 << 20  # of vectors that refinement holds at a time
 
@@ -33,9 +33,20 @@ class IndexRefine(Wrapper, faiss.IndexRefine):
     """
 
     def __init__(self, base_index: faiss.Index, refine_index: faiss.Index) -> None:
+        for name, index in (("base_index", base_index), ("refine_index", refine_index)):
+            require_index(index, f"{type(self).__name__}: {name}")
         super().__init__(base_index, refine_index)
         self._keep(base_index)
         self._keep(refine_index)
+
+    _pointers = (("base_index", "own_fields"), ("refine_index", "own_refine_index"))
+
+    def _shell(self) -> Wrapper:
+        base = stand_in_of(self.base_index)
+        flat = isinstance(self, IndexRefineFlat)
+        shell: Any = IndexRefineFlat(base) if flat else IndexRefine(base, stand_in_of(self.refine_index))
+        shell.k_factor = self.k_factor
+        return shell  # type: ignore[no-any-return]
 
     @property
     def base_index(self) -> faiss.Index:
@@ -174,5 +185,6 @@ class IndexRefineFlat(IndexRefine, faiss.IndexRefineFlat):
     """
 
     def __init__(self, base_index: faiss.Index, *xb: Any) -> None:
+        require_index(base_index, f"{type(self).__name__}: base_index")
         super(IndexRefine, self).__init__(base_index, *xb)
         self._keep(base_index)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from ...codec import Floats
 from ...search.selection import Labels
 from ..base import RangeResult
-from ..registry import stands_for
+from ..registry import require_index, stands_for
 from ..tensors import accepts_tensors
 from .wrapper import WrapperOfOne
 
@@ -20,6 +20,7 @@ class _RowwiseMinMax(WrapperOfOne):
     _scale_type: npt.DTypeLike  # of the two numbers before every code: the row's width, and its least value
 
     def __init__(self, index: faiss.Index) -> None:
+        require_index(index, f"{type(self).__name__}: index")
         super().__init__(index)
         self._keep(index)
 

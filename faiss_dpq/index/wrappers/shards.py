@@ -12,7 +12,7 @@ from ...search.flat import MISSING
 from ...search.selection import Labels
 from ..base import RangeResult
 from ..changes import continued, under_way
-from ..registry import stands_for
+from ..registry import require_index, stands_for
 from ..tensors import accepts_tensors, if_any
 from .wrapper import Wrapper
 
@@ -34,6 +34,8 @@ class _Threaded(Wrapper):
 
     def at(self, i: int) -> faiss.Index:
         """The i-th index, as the Python object that was added."""
+        if not 0 <= i < self.count():
+            raise IndexError(f"{self._call('at')}: i is {i}, there are {self.count()} indexes")
         return self._python_object(super().at(i))
 
     def _inner_indexes(self) -> list[faiss.Index]:
@@ -41,6 +43,7 @@ class _Threaded(Wrapper):
 
     def addIndex(self, index: faiss.Index) -> None:
         """Add an index."""
+        require_index(index, f"{self._call('addIndex')}: index")
         super().addIndex(index)
         self._keep(index)
 

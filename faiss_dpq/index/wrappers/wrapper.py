@@ -10,6 +10,7 @@ C++ object may change it at any time.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import faiss
 
@@ -22,6 +23,8 @@ class Wrapper(Base):
 
     # Class attributes: FAISS's __setattr__ refuses names that the class does not have.
     _kept: dict[int, faiss.Index] | None = None
+    #: FAISS's fields that point to the indexes within, and those that say whether the C++ object owns them.
+    _pointers: tuple[tuple[str, str], ...] = ()
 
     def _keep(self, index: faiss.Index) -> None:
         """Remember the Python object of an index within; it also keeps the C++ object alive."""
@@ -80,8 +83,44 @@ class Wrapper(Base):
             self._keep(index)
 
 
+    # ---- copies where FAISS has no file format for what is within --------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        if _in_files(self):
+            return super().__getstate__()
+        counts = {name: getattr(self, name) for name in ("ntotal", "is_trained")}
+        return {"shell": self._shell(), "within": self._inner_indexes(), "counts": counts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "shell" not in state:
+            super().__setstate__(state)
+            return
+        self.this = state["shell"].this
+        for (pointer, owns), index in zip(self._pointers, state["within"], strict=True):
+            field = next(vars(c)[pointer] for c in type(self).__mro__ if pointer in vars(c) and not issubclass(c, Wrapper))
+            stand_in = field.fget(self)
+            set_pointer(self, field, index)
+            if getattr(self, owns):
+                # Not by making the Python object its owner: SWIG counts its references to the module's types by objects
+                # that are owned from the start, and would free the types too early.
+                faiss.Index.__swig_destroy__(stand_in)
+            setattr(self, owns, False)
+            self._keep(index)
+        for name, value in state["counts"].items():
+            setattr(self, name, value)
+
+    def _shell(self) -> "Wrapper":
+        """An empty wrapper like this one, around indexes that are empty, too."""
+        raise NotImplementedError
+
+
 class WrapperOfOne(Wrapper):
     """A wrapper whose only index within is FAISS's field `index`."""
+
+    _pointers = (("index", "own_fields"),)
+
+    def _shell(self) -> Wrapper:
+        return type(self)(stand_in_of(self.index))
 
     @property
     def index(self) -> faiss.Index:
@@ -106,6 +145,18 @@ class WrapperOfOne(Wrapper):
         if inner.ntotal != own[1]:
             self._require_agreement(method, dict([own, ("index", inner.ntotal)]))
         return inner
+
+
+def stand_in_of(index: faiss.Index) -> faiss.Index:
+    """An empty index of the same dimension and metric, which FAISS has a file format for."""
+    return faiss.IndexFlat(index.d, index.metric_type)
+
+
+def _in_files(index: faiss.Index) -> bool:
+    """Whether FAISS has a file format for an index and all within it."""
+    if isinstance(index, faiss.IndexShards | faiss.IndexReplicas):
+        return False
+    return not isinstance(index, Wrapper) or all(map(_in_files, index._inner_indexes()))
 
 
 def set_pointer(wrapper: faiss.Index, field: property, index: faiss.Index | None) -> None:
