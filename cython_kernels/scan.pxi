@@ -107,7 +107,7 @@ cdef class DirectSearch:
     """Searches of one query with nothing of Python between the call and the results, while the index stays the same.
 
     this : the SWIG object of the index; version : the index's, when this was made.
-    scans : filled by the owner: what searches, by the levels that a search compares, 0 for all.
+    scans : filled by the owner: what searches, by what it was made for, such as the levels that a search compares.
     """
 
     cdef object this, version
@@ -120,12 +120,12 @@ cdef class DirectSearch:
         """Whether it was made for this state of this index."""
         return this is self.this and version == self.version
 
-    def search(self, object this, object version, object x, object k, object levels, Mask mask=None):
+    def search(self, object this, object version, object x, object k, object asked, SelectorMask mask=None):
         """The k nearest of one query, (D, I); None where that takes a closer look at the arguments or the index.
 
-        mask : of the vectors that take part, for a OneQueryCodeScan.
+        asked : of `scans`. mask : which vectors take part, a Mask or, of lists, a ListsMask.
         """
-        scan = self.scans.get(levels)
+        scan = self.scans.get(asked)
         if scan is None or this is not self.this or version != self.version:
             return None
         if type(k) is not int or not 1 <= k <= MOST_RESULTS or not cnp.PyArray_Check(x):
@@ -145,7 +145,7 @@ cdef class OneQueryScan:
         """Whether the index still is what this was made for."""
         return self.unchanged.holds()
 
-    cdef search(self, cnp.ndarray x, size_t k, Mask mask):
+    cdef search(self, cnp.ndarray x, size_t k, SelectorMask mask):
         raise NotImplementedError
 
 
@@ -182,7 +182,8 @@ cdef class OneQueryCodeScan(OneQueryScan):
     def is_good(self):
         return OneQueryScan.is_good(self) and (self.countdown is None or self.countdown.left > 0)
 
-    cdef search(self, cnp.ndarray x, size_t k, Mask mask):
+    cdef search(self, cnp.ndarray x, size_t k, SelectorMask selected):
+        cdef Mask mask = selected
         cdef const float *query = query_of(x, self.tables.d)
         cdef dpq_database db = self.view.db
         if query == NULL or not self.unchanged.holds() or (mask is not None and mask.n != db.n):

@@ -318,13 +318,19 @@ def scanned_counts(keys: Labels, sizes: Labels, max_codes: int) -> Labels:
 
 
 def search_few(
-    derived: DerivedLists, reader: _kernels.ListReader, xq: Floats, keys: Labels, max_codes: int, k: int
+    derived: DerivedLists,
+    reader: _kernels.ListReader,
+    xq: Floats,
+    keys: Labels,
+    max_codes: int,
+    k: int,
+    mask: _kernels.ListsMask | None = None,
 ) -> Found | None:
     """`search` with less overhead around it, for a few queries of lists in memory that have not changed; else None."""
     if keys.size > _FEW_PROBES or not keys.size:
         return None
     found = Found(np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64))
-    return found if derived.scan.search_few(reader, xq, keys, max_codes, found.D, found.I) else None
+    return found if derived.scan.search_few(reader, xq, keys, max_codes, found.D, found.I, mask) else None
 
 
 def one_query_scan(
