@@ -81,9 +81,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
 
     _derived: dict[int, DerivedCodes] | None = None  # by levels
     _vector: tuple[Any, _kernels.FaissVector] | None = None
-    _python_state = (*Quantized._python_state, "_derived_bytes")
     _masks: Masks | None = None
-    _derived_bytes: float | None = None
 
     def __init__(self, d: int, M: int, nbits: int = 8, metric: int = faiss.METRIC_L2) -> None:
         self._check_shape("IndexDPQ", d, M, nbits, metric)
@@ -300,21 +298,8 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
             "masks": (self._masks.nbytes if self._masks else 0) + sum(scan.nbytes for scan in scans if scan),
         }
 
-    @property
-    def derived_bytes_per_vector(self) -> float:
-        """How many bytes a vector `memory_usage` may tell as "derived", for all prefix lengths together.
-
-        16 more than a code has, unless set. What is derived makes searches faster; results do not depend on it. With 0
-        nothing is kept, and every search derives what it needs of a part of the codes at a time. Setting it lets go of
-        what is kept.
-        """
-        return 16 + self.code_size if self._derived_bytes is None else self._derived_bytes
-
-    @derived_bytes_per_vector.setter
-    def derived_bytes_per_vector(self, value: float | None) -> None:
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
-            raise ValueError(f"IndexDPQ.derived_bytes_per_vector is {value!r}, expected a number >= 0, or None")
-        self._derived_bytes, self._derived, self._direct = value, None, None
+    def _let_go_of_derived(self) -> None:
+        self._derived = self._direct = None
 
     # ---- remove, replace ---------------------------------------------------------------------------------------
 

@@ -203,9 +203,18 @@ class DerivedLists:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        kept = sum(terms.nbytes + bins.nbytes for terms, bins in list(self._kept.values()))
+        return sum(terms.nbytes + bins.nbytes for terms, bins in list(self._kept.values()))
+
+    @property
+    def most_per_vector(self) -> float:
+        """Bytes that are held at most, a vector that a list has had since: a term and a bin, with room to grow."""
+        return 1.25 * 5 if self._has_terms else 0.0
+
+    @property
+    def bytes_of_lists(self) -> int:
+        """Memory held beside, whatever the number of vectors, in bytes."""
         own = (self.sizes, self.digests, self.bins, self.terms, self.errors)
-        return kept + sum(array.nbytes for array in own) + 4 * self.radius.nbytes
+        return sum(array.nbytes for array in own) + 4 * self.radius.nbytes
 
     @functools.cached_property
     def centre_panels(self) -> tuple[Floats, Floats]:
