@@ -10,7 +10,7 @@ from .. import _kernels, training
 from ..codec import Codes, Floats, Layout, ProgressiveQuantizer
 from ..search import coarse
 from ..search import flat as scan
-from ..search.derived import Bytes, DerivedCodes
+from ..search.derived import Bytes, DerivedCodes, should_store_terms
 from ..search.masks import Masks
 from ..search.selection import Labels, bits_of, selector_of
 from ..search.stored import Step, StoredCodes
@@ -244,12 +244,19 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
     def _derived_codes(self, quantizer: ProgressiveQuantizer, levels: int, stores_terms: bool = False) -> DerivedCodes:
         if self._derived is None:
             self._derived = {}
+        others = sum(each.nbytes for at, each in self._derived.items() if at != levels)
+        room = self.derived_bytes_per_vector - others / max(self.ntotal, 1)
         kept = self._derived.get(levels)
-        known = kept is not None and kept.quantizer is quantizer and kept.metric == self.metric_type
-        if kept is None or not known or (stores_terms and not kept.stores_terms):
+        if (
+            kept is None
+            or kept.quantizer is not quantizer
+            or kept.metric != self.metric_type
+            or (stores_terms and not kept.stores_terms)
+            or (kept.stores_terms and not stores_terms and not kept.fits_into(room))
+        ):
+            stores_terms |= should_store_terms(levels, room)
             kept = self._derived[levels] = DerivedCodes(quantizer, levels, self.metric_type, stores_terms)
-        others = sum(each.nbytes for each in self._derived.values() if each is not kept)
-        kept.room = self.derived_bytes_per_vector - others / max(self.ntotal, 1)
+        kept.room = room
         return kept
 
     def _prepare_direct(
@@ -285,10 +292,11 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         -------
         usage : dict
             "codes" and "codebooks", which a file holds too; "tables" of the codebooks' products, FAISS's and ours;
-            "derived" from the codes, for every prefix length that was searched: about a byte a vector, and once some
-            single queries were searched about levels + 9 more (8-bit codes); of more than 16 levels 4 bytes (none for
-            inner products), and once single queries are searched as many as a code has; "masks" of the selectors
-            searched with last, a bit a vector each, and copies of the codes that one lets through, if these are few.
+            "derived" from the codes, for every prefix length that was searched: about a byte a vector, five from eight
+            levels on, and once some single queries were searched about levels + 9 more (8-bit codes); of more than 16
+            levels 4 bytes, and once single queries are searched as many as a code has (for inner products the byte and
+            the 4 bytes less); "masks" of the selectors searched with last, a bit a vector each, and copies of the codes
+            that one lets through, if these are few.
         """
         scans = self._direct.scans.values() if self._direct else ()
         return {
