@@ -12,6 +12,7 @@
 
 #define GATHER_ROOM (LOOKUPS_AT_ONCE + DPQ_MASK_CHUNK + 64) /* + 64: mask_vectors_of writes ahead */
 #define GATHER_CODE 16u   /* bytes of a copy, at most: that of DPQ_FEW_LEVELS levels */
+#define GATHER_BEHIND 48u
 #define GATHER_FIRST 32u  /* vectors that are scanned at once as long as there is no threshold */
 
 typedef struct {
@@ -63,15 +64,15 @@ static void gather_copies(gathered *g, const dpq_database *db, size_t n)
 }
 
 /* Adds what takes part of chunk c of the mask. Codes are spread over memory: they are begun to be fetched, and copied
- * with the next chunk. */
+ * when GATHER_BEHIND others have been begun. */
 static void gather_chunk(gathered *g, const dpq_database *db, size_t c)
 {
     size_t before = g->n;
     g->n += mask_vectors_of(db, c, g->vector + before);
     for (size_t i = before; i < g->n; i++)
         dpq_prefetch_vector(db, g->vector[i]);
-    if (g->code_size)
-        gather_copies(g, db, before);
+    if (g->code_size && g->n > g->copied + GATHER_BEHIND)
+        gather_copies(g, db, g->n - GATHER_BEHIND);
 }
 
 /* Takes the first n out. */
@@ -111,7 +112,7 @@ static size_t gather_float_hits(const gathered *g, const dpq_database *db, const
     for (size_t i = 0; i < n; i++) {
         size_t v = g->vector[i];
         hits[found] = (uint32_t)v;
-        found += table_vector_sum(db, table, v, db->terms ? db->terms[v] : dpq_term_bound(db, v, 0)) <= threshold;
+        found += table_vector_sum(db, table, v, dpq_term_bound(db, v, 0)) <= threshold;
     }
     return found;
 }

@@ -21,6 +21,8 @@
 #define SINGLE_AHEAD 16u             /* sampled vectors that are fetched before their turn */
 #define SINGLE_MIN_SAMPLED_N 8192u   /* smaller databases are scanned in float, without a sample */
 #define SINGLE_PIECE 16384u          /* vectors that a thread takes at a time */
+/* Where fewer than one in so many vectors of a chunk take part, they are put together. */
+#define SINGLE_GATHERED 7u
 #define SINGLE_SHARE 4096u           /* a thread's share is a multiple of so many vectors */
 
 /* ---- rescoring ---- */
@@ -71,7 +73,7 @@ static void single_rescore(single_search *search, single_worker *s, size_t hits)
         if (!(table_vector_sum(db, search->table, v, dpq_term_bound(db, v, 0)) <= s->threshold))
             continue;
         dpq_unpack(db, v, code);
-        dpq_prefetch_term(db, code);
+        dpq_prefetch_term(db, v, code);
         s->pending[s->pendings++] = v;
     }
 }
@@ -251,7 +253,7 @@ static void single_masked_scan(single_search *search, single_worker *s, size_t f
         n = dpq_min(end - v, DPQ_MASK_CHUNK);
         if (!allowed)
             continue;
-        if (search->bytes && allowed * SINGLE_SPARSE >= n)
+        if (search->bytes && allowed * SINGLE_GATHERED >= n)
             single_byte_scan(search, s, v, v + n);
         else {
             gather_chunk(&s->gathered, db, v / DPQ_MASK_CHUNK);
@@ -309,7 +311,7 @@ static void single_scan_query(single_search *search, const dpq_queries *qs, size
     search->has_many_levels = many_lookups_know(db);
     search->bytes = taking_part >= SINGLE_MIN_SAMPLED_N
                     && (search->has_many_levels
-                        || (lookups_know(db->nbits, db->code_size, db->levels) && !many_is_known(db)));
+                        || (DPQ_LOOKS_UP && lookups_know(db->nbits, db->code_size, db->levels) && !many_is_known(db)));
     search->bound = (dpq_bound){0, 0, 0};
     if (taking_part >= SINGLE_MIN_SAMPLED_N)
         high = single_sample(search, SINGLE_SAMPLE);

@@ -80,6 +80,7 @@ static inline dpq_u8s dpq_lookup64(const uint8_t *table, dpq_u8s index)
     return _mm512_permutexvar_epi8(index, dpq_u8_load(table));
 }
 /* The entry of an index's low bits, as many as DPQ_ORDER_ENTRIES has. */
+#define DPQ_LOOKS_UP 1 /* bytes, by registers: one query's scan */
 #define DPQ_MOST_ORDERED 16u /* levels of codes that are put in order */
 #define DPQ_ORDER_ENTRIES 128u
 static inline dpq_u8s dpq_lookup_near(const uint8_t *table, dpq_u8s index)

@@ -19,7 +19,7 @@
 #define SINGLE_CHUNK LOOKUPS_AT_ONCE /* vectors between two updates of the limit */
 #define SINGLE_SAMPLE 1024u
 #define SINGLE_FEW 2048u /* vectors of which all are sampled, at most */
-/* Where fewer than one in so many vectors of a chunk take part, they are put together, or scored one by one. */
+/* Where fewer than one in so many vectors take part, codes are not scanned in their order. */
 #define SINGLE_SPARSE 12u /* measured, with masks that change from search to search */
 
 /* What one thread works with. */

@@ -69,7 +69,7 @@ def test_without_room_nothing_is_prepared():
             index.search(query, 3)
         assert _kernels.counters()["direct_lists"] == direct
     for value in (-1, "8", float("nan"), True):
-        with pytest.raises(ValueError, match="IndexIVFDPQ.derived_bytes_per_vector"):
+        with pytest.raises(ValueError, match=r"IndexIVFDPQ\.derived_bytes_per_vector is"):
             index.derived_bytes_per_vector = value
 
 
