@@ -136,6 +136,10 @@ cdef class Mask(SelectorMask):
                     found += 1
         return ids.base
 
+    cdef bint is_slice(self) noexcept:
+        """Whether those that take part follow each other."""
+        return self.admitted and <size_t>(self.last - self.first) + 1 == self.admitted
+
     cdef int apply(self, dpq_database *db) except -1:
         """Let only the vectors that take part be searched."""
         db.allowed, db.allowed_before = &self.bits[0], &self.before[0]

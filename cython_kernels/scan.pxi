@@ -100,6 +100,7 @@ def rescore(CodeView view, QueryBlock queries, const int64_t[:, ::1] candidates,
 cdef enum:
     MOST_RESULTS = 1 << 20  # of a search without checks: more may not fit in memory
     COPIED = 8  # vectors beside one that a mask lets through, at least, where what it lets through is copied
+    SLICED = 2  # vectors beside one of a slice, at least, where it is scanned by itself, without the order of all
     WORK_OF_ONE = 8  # vectors that are scanned in the time that one of few takes that take part
 
 
@@ -158,6 +159,18 @@ cdef class Countdown:
         self.left = left
 
 
+cdef void take_slice(dpq_database *db, size_t begin, size_t n) noexcept:
+    """Only n >= 1 vectors from `begin` on, as CodeView.part."""
+    db.codes += begin * db.code_size
+    db.column += begin
+    db.n = n
+    db.order = NULL
+    if db.terms != NULL:
+        db.terms += begin
+    if db.term_bins != NULL:
+        db.term_bins += begin
+
+
 cdef class OneQueryCodeScan(OneQueryScan):
     """One query's search of all codes of an index.
 
@@ -194,7 +207,11 @@ cdef class OneQueryCodeScan(OneQueryScan):
             self.countdown.left -= 1
         cdef const int64_t[::1] copied = None
         cdef CodeView copies = None  # held, since another thread's search may let go of them
-        if mask is not None:
+        cdef int64_t begin = 0
+        if mask is not None and mask.is_slice() and (db.order == NULL or SLICED * mask.admitted <= db.n):
+            begin = mask.first
+            take_slice(&db, begin, mask.admitted)
+        elif mask is not None:
             mask.apply(&db)
             if self.has_copies(mask):
                 copies, copied = self.copies, self.copied
@@ -216,7 +233,7 @@ cdef class OneQueryCodeScan(OneQueryScan):
         with nogil:
             self.scan(&db, query, n_threads, moved, table, turned, at, k, distances, ids, &counters)
             for i in range(k):
-                labels[i] = -1 if ids[i] == UINT32_MAX else copied[ids[i]] if copied is not None else <int64_t>ids[i]
+                labels[i] = -1 if ids[i] == UINT32_MAX else copied[ids[i]] if copied is not None else begin + ids[i]
         count_scan(&counters, &counted.single_scans)
         counted.direct += 1
         return results

@@ -246,6 +246,25 @@ def test_of_few_hardly_any_but_results_are_rescored():
     np.testing.assert_array_equal(index.search(xq[:1], 10, params=params)[0], D[:1])
 
 
+@pytest.mark.parametrize(("M", "nbits"), [(8, 8), (3, 6), (20, 8)])
+def test_of_a_slice_no_other_codes_are_looked_at(simd, M, nbits):
+    """One query and many, with what lies around the slice, and the end of all codes, left alone."""
+    index, codes, xq = index_of(M, nbits, faiss.METRIC_L2)
+    for query in np.resize(xq, (30, index.d)):  # codes are put in order meanwhile
+        index.search(query[None], 5)
+    for begin, end in ((0, 1), (N - 1, N), (700, 701), (3, 5003), (N - 4000, N), (100, N - 100), (0, N), (50, 50)):
+        members = (np.arange(N) >= begin) & (np.arange(N) < end)
+        expected = naive.search(index.codebooks, codes, xq, 15, members=members)
+        for selector in (faiss.IDSelectorRange(begin, end), bitmap(members)):
+            params = faiss.SearchParameters(sel=selector)
+            assert_same_neighbours(*index.search(xq, 15, params=params), *expected)
+            for _ in range(2):
+                counts = counted(lambda params=params: index.search(xq[:1], 15, params=params))
+                assert_same_neighbours(*index.search(xq[:1], 15, params=params), *(each[:1] for each in expected))
+            if end - begin < N / 2:
+                assert counts["bounded"] + counts["floated"] <= end - begin + 1024 and counts["ordered"] == 0
+
+
 def test_few_that_are_searched_again_are_copied():
     index, _, xq = index_of(8, 8, faiss.METRIC_L2)
     few, half = (faiss.SearchParameters(sel=bitmap(np.arange(N) % step == 1)) for step in (20, 2))
