@@ -82,10 +82,12 @@ def bits_of(selector: faiss.IDSelector, n: int, ids: Labels | None = None) -> Bi
     if isinstance(selector, faiss.IDSelectorAll):
         return np.full(_kernels.mask_words(n), ~np.uint64(0))
     if isinstance(selector, faiss.IDSelectorNot):
-        return ~bits_of(selectors_within(selector)[0], n, ids)
+        bits = bits_of(selectors_within(selector)[0], n, ids)
+        return np.invert(bits, out=bits)  # in place, as new memory takes longer than the operation
     for kind, operation in _OPERATIONS.items():
         if isinstance(selector, kind):
-            return operation(*(bits_of(each, n, ids) for each in selectors_within(selector)))
+            these, those = (bits_of(each, n, ids) for each in selectors_within(selector))
+            return operation(these, those, out=these)
     if isinstance(selector, faiss.IDSelectorTranslated):
         return _bits_of_translated(selector, n, ids)
     if isinstance(selector, faiss.IDSelectorBitmap) and ids is None:
