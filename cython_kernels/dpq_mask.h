@@ -8,7 +8,6 @@
 
 #include "dpq_base.h"
 #include "dpq_scan.h"
-#include <string.h>
 
 #define DPQ_MASK_CHUNK 1024u
 #define DPQ_MASK_WORDS (DPQ_MASK_CHUNK / 64)
@@ -52,25 +51,6 @@ static inline size_t dpq_next_allowed(uint64_t *bits, size_t first)
     size_t v = first + (size_t)__builtin_ctzll(*bits);
     *bits &= *bits - 1;
     return v;
-}
-
-/* Writes n vectors that take part, spaced evenly over those that do, ascending but for those of one chunk; there are n
- * at least. Of a chunk, words take turns to give one. n: a constant power of two, or the divisions take most of the
- * time. */
-DPQ_INLINE void dpq_sample_allowed(const dpq_database *db, size_t n, uint32_t *sampled)
-{
-    size_t all = dpq_allowed_of(db), taken = 0;
-    for (size_t c = 0; taken < n; c++) {
-        size_t end = db->allowed_before[c + 1] - db->allowed_before[0];
-        size_t words = dpq_min(DPQ_MASK_WORDS, (db->n + 63) / 64 - c * DPQ_MASK_WORDS);
-        uint64_t left[DPQ_MASK_WORDS];
-        if (taken * all / n >= end) /* before the next one due, so many that take part have to go */
-            continue;
-        memcpy(left, db->allowed + c * DPQ_MASK_WORDS, words * sizeof *left);
-        for (size_t w = c % words; taken < n && taken * all / n < end; w = w + 1 < words ? w + 1 : 0)
-            if (left[w])
-                sampled[taken++] = (uint32_t)dpq_next_allowed(&left[w], c * DPQ_MASK_CHUNK + w * 64);
-    }
 }
 
 #endif

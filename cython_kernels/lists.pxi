@@ -208,18 +208,19 @@ cdef class ListScan:
         counted.refined += candidates.size
 
     def search_few(self, ListReader reader, const float[:, ::1] xq, const int64_t[:, ::1] keys, size_t max_codes,
-                   float[:, ::1] distances, int64_t[:, ::1] labels):
+                   float[:, ::1] distances, int64_t[:, ::1] labels, ListsMask mask=None):
         """Reading of the lists, comparison and search in one, for few queries of a faiss.ArrayInvertedLists.
 
-        max_codes : as faiss.IndexIVF.max_codes.
+        max_codes : as faiss.IndexIVF.max_codes; 0 where there is a mask.
 
-        Returns False, and writes nothing, if a list is not what all is derived from.
+        Returns False, and writes nothing, if a list is not what all, or its mask, is derived from.
         """
         cdef size_t nq = xq.shape[0], nprobe = keys.shape[1], k = distances.shape[1]
         cdef Scratch scratch = scratch_of_thread(self.few_size(reader, nq, nprobe, k))
         scratch.lent = True
         cdef bint found = self.few(
-            reader, &xq[0, 0], nq, &keys[0, 0], nprobe, max_codes, k, scratch.memory, &distances[0, 0], &labels[0, 0]
+            reader, &xq[0, 0], nq, &keys[0, 0], nprobe, max_codes, k, scratch.memory, &distances[0, 0], &labels[0, 0],
+            mask,
         )
         scratch.lent = False
         counted.few_probes += found
@@ -238,7 +239,8 @@ cdef class ListScan:
         )
 
     cdef bint few(self, ListReader reader, const float *xq, size_t nq, const int64_t *keys, size_t nprobe,
-                  size_t max_codes, size_t k, uint8_t *scratch, float *distances, int64_t *labels) except -1:
+                  size_t max_codes, size_t k, uint8_t *scratch, float *distances, int64_t *labels,
+                  ListsMask mask=None) except -1:
         cdef few_work own
         cdef query_work work
         cdef dpq_lists lists = self.lists
@@ -253,8 +255,10 @@ cdef class ListScan:
         lists.codes, lists.sizes, lists.code_size = own.codes, own.sizes, reader.code_size
         probes.keys, probes.counts, probes.nprobe, probes.queries.nq = keys, own.counts, nprobe, nq
         # With the GIL, under which another thread enters lists that it has derived everything of.
-        if not self.count(&lists, &probes, own.ids, max_codes, own.counts):
+        if not self.count(&lists, &probes, own.ids, max_codes, own.counts, mask):
             return False
+        if mask is not None:
+            lists.allowed, lists.admitted = &mask.address_of[0], &mask.admitted_of[0]
         with nogil:
             self.scan(xq, &lists, &probes, own.ids, k, &work, scratch, distances, labels, NULL, &counters)
         count_lists(&counters)
@@ -262,8 +266,9 @@ cdef class ListScan:
         return True
 
     cdef bint count(self, const dpq_lists *lists, const dpq_probes *probes, const uint64_t *ids, size_t max_codes,
-                    int64_t *counts) except -1:
-        """How many vectors a query scans of each of its lists; False if a list has changed, or they are too many."""
+                    int64_t *counts, ListsMask mask) except -1:
+        """How many vectors a query scans of each of its lists; False if a list has changed or `mask` lacks one, or they
+        are too many."""
         cdef size_t q, p, i, size, left, total
         cdef int64_t key
         cdef uint64_t digests[2]
@@ -280,6 +285,8 @@ cdef class ListScan:
                 if not self.is_known(
                     key, size, lists.codes[key], ids[key], lists.code_size, MOST_ADDED, digests
                 ):
+                    return False
+                if mask is not None and not mask.has(key, size, digests[0], ids[key]):
                     return False
                 counts[i] = min(size, left)
                 left -= counts[i]

@@ -77,7 +77,7 @@ cdef class ListGrowth:
         kept = self.kept.get(number) if before else None
         if kept is not None and <size_t>len(kept[0]) >= n:
             return 0
-        cdef size_t room = n + n // 4 + 8
+        cdef size_t room = n + n // 4
         cdef float[::1] terms = np.empty(room, np.float32)
         cdef uint8_t[::1] bins = np.empty(room, np.uint8)
         if before:

@@ -29,7 +29,7 @@ cdef class OneQueryListScan(OneQueryScan):
         self.centre_panels, self.centre_norms = centre_panels, centre_norms
         self.nprobe, self.max_codes = nprobe, max_codes
 
-    cdef search(self, cnp.ndarray x, size_t k, Mask mask):
+    cdef search(self, cnp.ndarray x, size_t k, SelectorMask mask):
         cdef QueryTables tables = self.lists.tables
         cdef size_t n_panels = self.centre_panels.shape[0], j
         cdef const float *query = query_of(x, tables.d)
@@ -52,7 +52,8 @@ cdef class OneQueryListScan(OneQueryScan):
             )
             dpq_least_scores(own.scores, self.lists.lists.nlist, self.nprobe, own.heap, own.keys)
         cdef bint found = self.lists.few(
-            self.reader, query, 1, own.keys, self.nprobe, self.max_codes, k, scratch.memory + size, distances, labels
+            self.reader, query, 1, own.keys, self.nprobe, self.max_codes, k, scratch.memory + size, distances, labels,
+            mask,
         )
         scratch.lent = False
         counted.direct_lists += found

@@ -19,7 +19,56 @@ def mask_words(size_t n):
     return (n + 63) // 64
 
 
-cdef class Mask:
+cdef enum:
+    LEAST_SPARE = 1 << 15  # bytes of memory that is worth to be used again
+    MOST_SPARE = 1 << 24  # and that is kept for it
+
+cdef uint8_t *_spare = NULL
+cdef size_t _spare_size = 0
+
+
+cdef class MaskMemory:
+    """Memory of a mask. What was let go of last is taken again: new pages would cost more than the mask."""
+
+    cdef uint8_t *memory
+    cdef size_t size
+
+    def __cinit__(self, size_t size):
+        global _spare, _spare_size
+        if size >= LEAST_SPARE and size <= _spare_size <= 2 * size:
+            self.memory, self.size = _spare, _spare_size
+            _spare, _spare_size = NULL, 0
+            return
+        self.memory, self.size = <uint8_t *>malloc(max(size, <size_t>1)), size
+        if self.memory == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        global _spare, _spare_size
+        if LEAST_SPARE <= self.size <= MOST_SPARE:
+            free(_spare)
+            _spare, _spare_size = self.memory, self.size
+        else:
+            free(self.memory)
+
+
+def empty_mask(size_t n):
+    """Words for a bit for each of n vectors: (mask_words(n),), uint64."""
+    cdef cnp.npy_intp shape = mask_words(n)
+    cdef MaskMemory memory = MaskMemory(8 * shape)
+    bits = cnp.PyArray_SimpleNewFromData(1, &shape, cnp.NPY_UINT64, memory.memory)
+    cnp.set_array_base(bits, memory)
+    return bits
+
+
+cdef class SelectorMask:
+    """What was made of a selector; of a bitmap, it can say whether it still is that one."""
+
+    cdef bint is_of(self, const uint8_t *bitmap, size_t size) noexcept:
+        raise NotImplementedError
+
+
+cdef class Mask(SelectorMask):
     """Which of n vectors take part: bit v & 63 of word v >> 6. Nothing of it changes.
 
     bits : (mask_words(n),), uint64; those behind the last vector's are cleared here.
@@ -49,20 +98,29 @@ cdef class Mask:
                 word -= 1
             self.last = 64 * word + highest_bit(bits[word])
 
+    @staticmethod
+    def of_bitmap(size_t address, size_t size, size_t n):
+        """Of the `size` bytes of a faiss.IDSelectorBitmap; what these do not reach takes no part."""
+        cdef uint64_t[::1] bits = empty_mask(n)
+        cdef size_t copied = min(size, (n + 7) // 8)
+        if n:
+            memcpy(&bits[0], <const void *><uintptr_t>address, copied)
+            memset(<uint8_t *>&bits[0] + copied, 0, 8 * <size_t>bits.shape[0] - copied)
+        return Mask(bits, n)
+
+    cdef bint is_of(self, const uint8_t *bitmap, size_t size) noexcept:
+        cdef size_t whole = min(size, self.n // 8)
+        if whole and memcmp(&self.bits[0], bitmap, whole):
+            return False
+        if size <= whole or self.n % 8 == 0:
+            return True
+        # Of the byte that the last vectors share, only their bits count.
+        return not ((<const uint8_t *>&self.bits[0])[whole] ^ bitmap[whole]) & (1 << self.n % 8) - 1
+
     @property
     def nbytes(self):
         """Memory held, in bytes."""
         return self.bits.nbytes + self.before.nbytes
-
-    def as_bytes(self):
-        """The bits, as in a faiss.IDSelectorBitmap."""
-        return np.asarray(self.bits).view(np.uint8)
-
-    def begins_with(self, const uint8_t[::1] bitmap):
-        """Whether these bits are those of a bitmap, which may have fewer, those missing being 0."""
-        return bitmap.shape[0] <= 8 * self.bits.shape[0] and not memcmp(
-            &self.bits[0], &bitmap[0], <size_t>bitmap.shape[0]
-        )
 
     def ids(self):
         """The numbers of the vectors that take part, ascending: (admitted,), int64."""
@@ -77,6 +135,10 @@ cdef class Mask:
                     bits &= bits - 1
                     found += 1
         return ids.base
+
+    cdef bint is_slice(self) noexcept:
+        """Whether those that take part follow each other."""
+        return self.admitted and <size_t>(self.last - self.first) + 1 == self.admitted
 
     cdef int apply(self, dpq_database *db) except -1:
         """Let only the vectors that take part be searched."""
@@ -128,6 +190,49 @@ def batch_bits(size_t selector, const int64_t[::1] ids, size_t n, uint64_t[::1] 
         for i in range(n):
             if exported_is_member(batch, ids[i] if ids is not None else <int64_t>i):
                 out[i >> 6] |= <uint64_t>1 << (i & 63)
+
+
+cdef class RecentBitmaps:
+    """What was made of the faiss.IDSelectorBitmaps that came last.
+
+    A program may set a bit in place, so a bitmap that comes again is compared whole.
+
+    most : how many are kept.
+    make : (address, size, n), to a SelectorMask.
+    """
+
+    cdef size_t most
+    cdef object make
+    cdef readonly list kept  # (key, SelectorMask) of each, the last one last
+
+    def __init__(self, size_t most, object make):
+        self.most, self.make, self.kept = most, make, []
+
+    def of(self, object selector, size_t n, object version):
+        """What `make` gives of a selector, or gave before of the same bits while n and version were the same."""
+        cdef size_t size = _bitmap_size(selector.this)
+        cdef size_t address = int(_bitmap_of(selector.this)) if size else 0
+        cdef Py_ssize_t i
+        key = address, size, n, version
+        for i in range(len(self.kept) - 1, -1, -1):
+            known, value = self.kept[i]
+            if known == key:
+                break
+        else:
+            i = -1
+        if i >= 0 and (<SelectorMask>value).is_of(<const uint8_t *><uintptr_t>address, size):
+            if i + 1 < len(self.kept):
+                self.kept.append(self.kept.pop(i))
+            return value
+        if i >= 0 or len(self.kept) == <Py_ssize_t>self.most:
+            del self.kept[max(i, 0)]
+        value = None  # its memory is taken again
+        value = self.make(address, size, n)
+        self.kept.append((key, value))
+        return value
+
+
+_bitmap_size, _bitmap_of = faiss.IDSelectorBitmap.n.fget, faiss.IDSelectorBitmap.bitmap.fget
 
 
 def same_bytes(const uint8_t[::1] these, const uint8_t[::1] those):

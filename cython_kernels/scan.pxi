@@ -100,6 +100,7 @@ def rescore(CodeView view, QueryBlock queries, const int64_t[:, ::1] candidates,
 cdef enum:
     MOST_RESULTS = 1 << 20  # of a search without checks: more may not fit in memory
     COPIED = 8  # vectors beside one that a mask lets through, at least, where what it lets through is copied
+    SLICED = 2  # vectors beside one of a slice, at least, where it is scanned by itself, without the order of all
     WORK_OF_ONE = 8  # vectors that are scanned in the time that one of few takes that take part
 
 
@@ -107,7 +108,7 @@ cdef class DirectSearch:
     """Searches of one query with nothing of Python between the call and the results, while the index stays the same.
 
     this : the SWIG object of the index; version : the index's, when this was made.
-    scans : filled by the owner: what searches, by the levels that a search compares, 0 for all.
+    scans : filled by the owner: what searches, by what it was made for, such as the levels that a search compares.
     """
 
     cdef object this, version
@@ -120,12 +121,12 @@ cdef class DirectSearch:
         """Whether it was made for this state of this index."""
         return this is self.this and version == self.version
 
-    def search(self, object this, object version, object x, object k, object levels, Mask mask=None):
+    def search(self, object this, object version, object x, object k, object asked, SelectorMask mask=None):
         """The k nearest of one query, (D, I); None where that takes a closer look at the arguments or the index.
 
-        mask : of the vectors that take part, for a OneQueryCodeScan.
+        asked : of `scans`. mask : which vectors take part, a Mask or, of lists, a ListsMask.
         """
-        scan = self.scans.get(levels)
+        scan = self.scans.get(asked)
         if scan is None or this is not self.this or version != self.version:
             return None
         if type(k) is not int or not 1 <= k <= MOST_RESULTS or not cnp.PyArray_Check(x):
@@ -145,7 +146,7 @@ cdef class OneQueryScan:
         """Whether the index still is what this was made for."""
         return self.unchanged.holds()
 
-    cdef search(self, cnp.ndarray x, size_t k, Mask mask):
+    cdef search(self, cnp.ndarray x, size_t k, SelectorMask mask):
         raise NotImplementedError
 
 
@@ -156,6 +157,18 @@ cdef class Countdown:
 
     def __init__(self, int64_t left):
         self.left = left
+
+
+cdef void take_slice(dpq_database *db, size_t begin, size_t n) noexcept:
+    """Only n >= 1 vectors from `begin` on, as CodeView.part."""
+    db.codes += begin * db.code_size
+    db.column += begin
+    db.n = n
+    db.order = NULL
+    if db.terms != NULL:
+        db.terms += begin
+    if db.term_bins != NULL:
+        db.term_bins += begin
 
 
 cdef class OneQueryCodeScan(OneQueryScan):
@@ -182,7 +195,8 @@ cdef class OneQueryCodeScan(OneQueryScan):
     def is_good(self):
         return OneQueryScan.is_good(self) and (self.countdown is None or self.countdown.left > 0)
 
-    cdef search(self, cnp.ndarray x, size_t k, Mask mask):
+    cdef search(self, cnp.ndarray x, size_t k, SelectorMask selected):
+        cdef Mask mask = selected
         cdef const float *query = query_of(x, self.tables.d)
         cdef dpq_database db = self.view.db
         if query == NULL or not self.unchanged.holds() or (mask is not None and mask.n != db.n):
@@ -193,7 +207,11 @@ cdef class OneQueryCodeScan(OneQueryScan):
             self.countdown.left -= 1
         cdef const int64_t[::1] copied = None
         cdef CodeView copies = None  # held, since another thread's search may let go of them
-        if mask is not None:
+        cdef int64_t begin = 0
+        if mask is not None and mask.is_slice() and (db.order == NULL or SLICED * mask.admitted <= db.n):
+            begin = mask.first
+            take_slice(&db, begin, mask.admitted)
+        elif mask is not None:
             mask.apply(&db)
             if self.has_copies(mask):
                 copies, copied = self.copies, self.copied
@@ -215,7 +233,7 @@ cdef class OneQueryCodeScan(OneQueryScan):
         with nogil:
             self.scan(&db, query, n_threads, moved, table, turned, at, k, distances, ids, &counters)
             for i in range(k):
-                labels[i] = -1 if ids[i] == UINT32_MAX else copied[ids[i]] if copied is not None else <int64_t>ids[i]
+                labels[i] = -1 if ids[i] == UINT32_MAX else copied[ids[i]] if copied is not None else begin + ids[i]
         count_scan(&counters, &counted.single_scans)
         counted.direct += 1
         return results

@@ -88,7 +88,7 @@ DPQ_INLINE void batch_rescore_bounds(const dpq_database *db, batch_group *g, bat
     }
     for (size_t h = 0; h < w->pendings; h++) {
         dpq_unpack(db, w->pending.vector[h], code);
-        dpq_prefetch_term(db, code);
+        dpq_prefetch_term(db, w->pending.vector[h], code);
     }
 }
 

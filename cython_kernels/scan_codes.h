@@ -72,19 +72,21 @@ DPQ_INLINE float dpq_term(const dpq_database *db, size_t v, const uint16_t *code
 }
 
 /* Starts to fetch what dpq_term will read. */
-DPQ_INLINE void dpq_prefetch_term(const dpq_database *db, const uint16_t *code)
+DPQ_INLINE void dpq_prefetch_term(const dpq_database *db, size_t v, const uint16_t *code)
 {
-    if (db->cross)
+    if (db->terms)
+        __builtin_prefetch(db->terms + v);
+    else if (db->cross)
         dpq_prefetch_cross(db->cross, dpq_codewords(db), code, db->levels);
 }
 
-/* Starts to fetch what the float sum of vector v begins with, and the beginning of its code. */
+/* Starts to fetch what dpq_term_bound looks up of vector v, and the beginning of its code. */
 static inline void dpq_prefetch_vector(const dpq_database *db, size_t v)
 {
     __builtin_prefetch(dpq_row(db, v));
     if (db->term_bins)
         __builtin_prefetch(db->term_bins + v);
-    if (db->terms)
+    else if (db->terms)
         __builtin_prefetch(db->terms + v);
 }
 

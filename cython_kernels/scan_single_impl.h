@@ -21,6 +21,8 @@
 #define SINGLE_AHEAD 16u             /* sampled vectors that are fetched before their turn */
 #define SINGLE_MIN_SAMPLED_N 8192u   /* smaller databases are scanned in float, without a sample */
 #define SINGLE_PIECE 16384u          /* vectors that a thread takes at a time */
+/* Where fewer than one in so many vectors of a chunk take part, they are put together. */
+#define SINGLE_GATHERED 7u
 #define SINGLE_SHARE 4096u           /* a thread's share is a multiple of so many vectors */
 
 /* ---- rescoring ---- */
@@ -68,11 +70,10 @@ static void single_rescore(single_search *search, single_worker *s, size_t hits)
         uint32_t v = s->look.hits[h];
         if (!dpq_is_allowed(db, v))
             continue;
-        dpq_unpack(db, v, code);
-        float lower = table_sum(db, search->table, 1, code, dpq_term_bound(db, v, 0));
-        if (!(lower <= s->threshold))
+        if (!(table_vector_sum(db, search->table, v, dpq_term_bound(db, v, 0)) <= s->threshold))
             continue;
-        dpq_prefetch_term(db, code);
+        dpq_unpack(db, v, code);
+        dpq_prefetch_term(db, v, code);
         s->pending[s->pendings++] = v;
     }
 }
@@ -87,7 +88,7 @@ DPQ_INLINE void single_upper_of_shape(uint32_t nbits, uint32_t levels, dpq_datab
     db.levels = levels;
     for (size_t i = first; i < first + n; i++) {
         uint16_t code[DPQ_MAX_LEVELS];
-        dpq_prefetch_vector(&db, search->sampled[dpq_min(i + SINGLE_AHEAD, SINGLE_SAMPLE - 1)]);
+        dpq_prefetch_vector(&db, search->sampled[dpq_min(i + SINGLE_AHEAD, search->n_sampled - 1)]);
         dpq_unpack(&db, search->sampled[i], code);
         search->upper[i] = table_sum(&db, search->table, 1, code, dpq_term_bound(&db, search->sampled[i], 1));
     }
@@ -101,21 +102,24 @@ static void single_sample_pieces(void *context, size_t thread)
         DPQ_BY_SHAPE(single_upper_of_shape, db->nbits, db->levels, *db, search, first, n);
 }
 
-/* Samples the vectors from search->begin on, and returns the greatest upper bound. Begins search->top with the k-th least
- * upper bound as threshold, unless it has one by vectors before. */
-static float single_sample(single_search *search)
+/* Samples n of the vectors from search->begin on: SINGLE_SAMPLE, or all of few that take part. Returns the greatest
+ * upper bound. Begins search->top with the k-th least upper bound as threshold, unless it has one by vectors before. */
+static float single_sample(single_search *search, size_t n)
 {
     const dpq_database *db = search->db;
-    size_t stride = (db->n - search->begin) / SINGLE_SAMPLE, k = search->top.k;
+    size_t stride = (db->n - search->begin) / n, k = search->top.k;
     float high = -INFINITY, limit = search->begin ? -INFINITY : INFINITY; /* pushes are in vain from here on */
-    if (db->allowed)
-        dpq_sample_allowed(db, SINGLE_SAMPLE, search->sampled);
-    else
-        for (size_t i = 0; i < SINGLE_SAMPLE; i++)
+    search->n_sampled = n;
+    if (!db->allowed)
+        for (size_t i = 0; i < n; i++)
             search->sampled[i] = (uint32_t)(search->begin + i * stride);
-    single_share(search, SINGLE_SAMPLE, SINGLE_SAMPLE_PIECE);
+    else if (n == SINGLE_SAMPLE)
+        mask_sample(db, SINGLE_SAMPLE, search->sampled);
+    else
+        mask_all(db, search->sampled);
+    single_share(search, n, SINGLE_SAMPLE_PIECE);
     dpq_run_together(search->n_threads, single_sample_pieces, search);
-    for (size_t i = 0; i < SINGLE_SAMPLE; i++) {
+    for (size_t i = 0; i < n; i++) {
         float upper = search->upper[i];
         high = upper > high ? upper : high;
         if (upper < limit && dpq_topk_push(&search->top, dpq_key(upper, search->sampled[i])))
@@ -249,10 +253,10 @@ static void single_masked_scan(single_search *search, single_worker *s, size_t f
         n = dpq_min(end - v, DPQ_MASK_CHUNK);
         if (!allowed)
             continue;
-        if (search->bytes && allowed * SINGLE_SPARSE >= n)
+        if (search->bytes && allowed * SINGLE_GATHERED >= n)
             single_byte_scan(search, s, v, v + n);
         else {
-            gather_chunk(&s->gathered, db, v, n);
+            gather_chunk(&s->gathered, db, v / DPQ_MASK_CHUNK);
             single_gathered_scan(search, s, 0);
         }
     }
@@ -277,6 +281,23 @@ static void single_work(void *context, size_t thread)
     single_rescore_pending(search, s);
 }
 
+/* Few vectors, none of which has been looked at: by the upper bounds of all, hardly any but results are rescored. */
+static void single_scan_few(single_search *search, size_t n)
+{
+    single_worker *s = search->workers;
+    single_sample(search, n);
+    atomic_store(&search->limit, search->top.limit);
+    s->pendings = 0;
+    single_follow(search, s);
+    for (size_t at = 0; at < n; at += SINGLE_CHUNK) {
+        size_t hits = dpq_min(n - at, SINGLE_CHUNK);
+        memcpy(s->look.hits, search->sampled + at, hits * sizeof *s->look.hits);
+        single_rescore(search, s, hits);
+    }
+    single_rescore_pending(search, s);
+    s->counters.floated += n;
+}
+
 /* ---- a call ---- */
 
 static void single_scan_query(single_search *search, const dpq_queries *qs, size_t q, dpq_counters *counters)
@@ -290,17 +311,19 @@ static void single_scan_query(single_search *search, const dpq_queries *qs, size
     search->has_many_levels = many_lookups_know(db);
     search->bytes = taking_part >= SINGLE_MIN_SAMPLED_N
                     && (search->has_many_levels
-                        || (lookups_know(db->nbits, db->code_size, db->levels) && !many_is_known(db)));
+                        || (DPQ_LOOKS_UP && lookups_know(db->nbits, db->code_size, db->levels) && !many_is_known(db)));
     search->bound = (dpq_bound){0, 0, 0};
     if (taking_part >= SINGLE_MIN_SAMPLED_N)
-        high = single_sample(search);
+        high = single_sample(search, SINGLE_SAMPLE);
     if (search->bytes && search->has_many_levels)
         search->bytes = single_build_many(search);
     else if (search->bytes)
         single_build_tables(search, qs, q, high);
     atomic_store(&search->limit, search->top.limit);
     single_share(search, n, SINGLE_SHARE);
-    if (n)
+    if (taking_part <= SINGLE_FEW && !search->begin)
+        single_scan_few(search, taking_part);
+    else if (n)
         single_run(search, single_work, counters);
     for (size_t t = 0; t < search->n_threads; t++) {
         counters->bounded += search->workers[t].counters.bounded;

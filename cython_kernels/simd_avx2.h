@@ -92,6 +92,7 @@ static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
     return _mm256_blendv_epi8(lo, hi, index);
 }
 /* 64 entries, prepared as 256 are. index < 64 */
+#define DPQ_LOOKS_UP 1 /* bytes, by registers: one query's scan */
 #define DPQ_MOST_ORDERED 16u /* levels of codes that are put in order */
 #define DPQ_ORDER_ENTRIES 64u
 static inline void dpq_lookup64_prepare(uint8_t *table)

@@ -1,13 +1,14 @@
-/* AVX-512 (F, BW, VL, DQ, VBMI): 64 uint8 lanes, 16 float lanes. */
+/* AVX-512 (F, BW, VL, DQ, VBMI, VBMI2): 64 uint8 lanes, 16 float lanes. */
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"))), \
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq," \
+                                                    "avx512vbmi,avx512vbmi2"))), \
                              apply_to = function)
 #define DPQ_SIMD_END _Pragma("clang attribute pop")
 #else
-#pragma GCC target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")
+#pragma GCC target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2")
 #endif
 
 enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4, LINEAR_ROW_PANELS = 8 }; /* sums take one of 32 registers a panel */
@@ -79,6 +80,7 @@ static inline dpq_u8s dpq_lookup64(const uint8_t *table, dpq_u8s index)
     return _mm512_permutexvar_epi8(index, dpq_u8_load(table));
 }
 /* The entry of an index's low bits, as many as DPQ_ORDER_ENTRIES has. */
+#define DPQ_LOOKS_UP 1 /* bytes, by registers: one query's scan */
 #define DPQ_MOST_ORDERED 16u /* levels of codes that are put in order */
 #define DPQ_ORDER_ENTRIES 128u
 static inline dpq_u8s dpq_lookup_near(const uint8_t *table, dpq_u8s index)
@@ -112,6 +114,21 @@ static inline size_t dpq_nonzero8(const uint64_t *masks, uint64_t live, uint32_t
     _mm512_storeu_si512(kept, _mm512_maskz_compress_epi64(some, eight));
     _mm256_storeu_si256((__m256i *)numbers, _mm256_maskz_compress_epi32(some, number));
     return (size_t)_mm_popcnt_u32(some);
+}
+static inline size_t dpq_places(uint64_t bits, uint32_t first, uint32_t *places)
+{
+    static const uint8_t numbers[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                        16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+                                        32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
+                                        48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+    __m512i set = _mm512_maskz_compress_epi8(bits, _mm512_loadu_si512(numbers)), begin = _mm512_set1_epi32((int)first);
+    size_t n = (size_t)_mm_popcnt_u64(bits);
+    _mm512_storeu_si512(places, _mm512_add_epi32(begin, _mm512_cvtepu8_epi32(_mm512_castsi512_si128(set))));
+    for (size_t i = 16; i < n; i += 16) {
+        set = _mm512_alignr_epi64(set, set, 2);
+        _mm512_storeu_si512(places + i, _mm512_add_epi32(begin, _mm512_cvtepu8_epi32(_mm512_castsi512_si128(set))));
+    }
+    return n;
 }
 
 typedef __m512 dpq_f32s;

@@ -139,6 +139,7 @@ static inline dpq_u8s dpq_lookup64(const uint8_t *table, dpq_u8s index)
     return DPQ_U8_PAIR(vqtbl4q_u8(rows, index.val[0]), vqtbl4q_u8(rows, index.val[1]));
 }
 /* The entry of an index's low bits, as many as DPQ_ORDER_ENTRIES has. */
+#define DPQ_LOOKS_UP 1 /* bytes, by registers: one query's scan */
 #define DPQ_MOST_ORDERED 16u /* levels of codes that are put in order */
 #define DPQ_ORDER_ENTRIES 64u
 static inline dpq_u8s dpq_lookup_near(const uint8_t *table, dpq_u8s index)

@@ -18,7 +18,8 @@
 
 #define SINGLE_CHUNK LOOKUPS_AT_ONCE /* vectors between two updates of the limit */
 #define SINGLE_SAMPLE 1024u
-/* Where fewer than one in so many vectors of a chunk take part, they are put together, or scored one by one. */
+#define SINGLE_FEW 2048u /* vectors of which all are sampled, at most */
+/* Where fewer than one in so many vectors take part, codes are not scanned in their order. */
 #define SINGLE_SPARSE 12u /* measured, with masks that change from search to search */
 
 /* What one thread works with. */
@@ -50,8 +51,9 @@ typedef struct {
     many_query many;        /* but for the limit, which every worker has */
     size_t begin;           /* vectors before this one have been scanned in their order */
     ordered_query ordered;
-    uint32_t sampled[SINGLE_SAMPLE];
-    float upper[SINGLE_SAMPLE]; /* upper bounds of the sampled vectors' sums */
+    size_t n_sampled;
+    uint32_t sampled[SINGLE_FEW + 64]; /* + 64: mask_all writes ahead */
+    float upper[SINGLE_FEW];           /* upper bounds of the sampled vectors' sums */
     dpq_topk top;               /* if there are several threads, changed with the lock held */
     dpq_lock lock;
     _Atomic uint64_t limit; /* top.limit, read by all threads without the lock */

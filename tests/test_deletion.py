@@ -229,9 +229,9 @@ def test_nothing_is_derived_anew_of_lists_after_a_removal(name, metric, monkeypa
         model.remove(rng, 100 if many and name == "lists" else 2, False)
         model.index.search(xq, 5)
     if name == "lists":  # the table of ids counts; after many removals, it is gone
-        usage = model.index.memory_usage()["derived"]
+        usage = model.index.memory_usage()["places"]
         model.remove(rng, 1, False)
-        assert model.index.memory_usage()["derived"] >= usage + 16 * model.index.ntotal
+        assert model.index.memory_usage()["places"] >= usage + 16 * model.index.ntotal
         assert model.index.remove_ids(np.array([-1000])) == 0
     counters = _kernels.counters()
     assert counters["grown"] == 0 and counters["unlisted"] == (5 if name == "lists" else 6)

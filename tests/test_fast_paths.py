@@ -94,7 +94,10 @@ def test_one_query_is_bounded_by_bytes(simd, M, nbits, rng):
     with counted() as counts:
         index.search(x, 1)
     assert (counts["single_scans"], counts["bounded"] + counts["floated"]) == (1, index.ntotal)
-    assert counts["floated"] < 64  # what no register is filled with
+    if simd == "generic":  # which has no registers to look bytes up in
+        assert counts["bounded"] == 0
+    else:
+        assert counts["floated"] < 64  # what no register is filled with
     assert counts["rescored"] < index.ntotal / 100
 
 

@@ -86,18 +86,76 @@ def test_few_of_a_list_are_scored_one_by_one(indexes):
         assert counts["floated"] == sum((lists[:, None] == row).sum() for row in probed(index, xq[:nq], 4))
 
 
+def one_by_one(index, xq, k, params):
+    """Searches of one query each, and how many of them went to the kernels at once."""
+    _kernels.reset_counters()
+    found = [index.search(xq[i : i + 1], k, params=params) for i in range(len(xq))]
+    return np.concatenate([D for D, _ in found]), np.concatenate([I for _, I in found]), dict(_kernels.counters())
+
+
+@pytest.mark.parametrize("M", [5, 20])
+def test_one_query_with_a_selector_goes_to_the_kernels_at_once(simd, indexes, M):
+    index, model, xq = indexes[faiss.METRIC_L2, M]
+    rng = np.random.default_rng(0)
+    params = faiss.SearchParametersIVF(nprobe=4)
+    index.search(xq, 20, params=params)
+    index.search(xq[:1], 20, params=params)
+    for share in SHARES:
+        members = rng.random(N) < share
+        ids = np.flatnonzero(members)
+        # New bitmaps too: a list's mask is made from one as the list is searched. Of others, when it is first probed.
+        for selector, at_once in (
+            (bitmap(members), True),
+            (faiss.IDSelectorNot(bitmap(~members)), False),
+            (faiss_dpq.Filter(faiss.IDSelectorArray(ids)), False),
+        ):
+            params = faiss.SearchParametersIVF(nprobe=4, sel=selector)
+            D, I, counts = one_by_one(index, xq, 20, params)
+            assert_finds(D, I, model, xq, probed(index, xq, 4), members=ids.tolist())
+            assert counts["direct_lists"] == len(xq) if at_once else counts["direct_lists"] < len(xq)
+            again = one_by_one(index, xq, 20, params)
+            assert again[2]["direct_lists"] == len(xq)
+            together = index.search(xq, 20, params=params)
+            for these in (again, together):
+                np.testing.assert_array_equal(D, these[0])
+                np.testing.assert_array_equal(I, these[1])
+
+
+def test_what_parameters_say_is_heeded_at_once(indexes):
+    """Parameters that were searched with before are not taken for others."""
+    index, model, xq = indexes[faiss.METRIC_L2, 5]
+    members = np.random.default_rng(0).random(N) < 0.3
+    ids, selector = np.flatnonzero(members).tolist(), bitmap(members)
+    for _ in range(2):
+        for nprobe in (1, 3, 12):
+            for levels in (2, 5):
+                params = faiss_dpq.SearchParametersIVFDPQ(levels, nprobe=nprobe, sel=selector)
+                found, keys = one_by_one(index, xq[:9], 20, params), probed(index, xq[:9], nprobe)
+                np.testing.assert_array_equal(found[1], index.search(xq[:9], 20, params=params)[1])
+                if levels == 5:
+                    assert_finds(*found[:2], model, xq[:9], keys, members=ids)
+        # Of a selector, only what it admits counts towards max_codes: that is looked at closer.
+        params = faiss.SearchParametersIVF(nprobe=12, max_codes=40, sel=selector)
+        found = one_by_one(index, xq[:9], 20, params)
+        assert found[2]["direct_lists"] == 0
+        np.testing.assert_array_equal(found[1], index.search(xq[:9], 20, params=params)[1])
+        full = faiss.SearchParametersIVF(nprobe=1, ensure_topk_full=True, sel=selector)
+        assert (one_by_one(index, xq[:9], 300, full)[1] >= 0).all()
+
+
 def test_masks_follow_the_lists():
     rng = np.random.default_rng(0)
     index, model = filled(rng, 900, 6, 3, 4, 6)
     xq = normal(rng, 7, 6)
-    selector = faiss_dpq.Filter(faiss.IDSelectorRange(100, 5000))
-    params = faiss.SearchParametersIVF(nprobe=3, sel=selector)
+    selectors = faiss_dpq.Filter(faiss.IDSelectorRange(100, 5000)), bitmap(np.arange(5000) >= 100)
 
     def check():
-        for nq in (1, 7):
-            members = [i for i in model.x if 100 <= i < 5000]
-            D, I = index.search(xq[:nq], 30, params=params)
-            assert_finds(D, I, model, xq[:nq], probed(index, xq[:nq], 3), members=members)
+        members = [i for i in model.x if 100 <= i < 5000]
+        for selector in selectors:
+            for nq in (1, 7, 1):
+                params = faiss.SearchParametersIVF(nprobe=3, sel=selector)
+                D, I = index.search(xq[:nq], 30, params=params)
+                assert_finds(D, I, model, xq[:nq], probed(index, xq[:nq], 3), members=members)
 
     check()
     for step in range(4):

@@ -220,6 +220,51 @@ def test_one_query_with_a_selector_goes_to_the_kernels_at_once():
         assert counted(lambda params=params: index.search(xq[:1], 5, params=params))["direct"] == 1
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("k", [1, 30, 5000])
+def test_vectors_here_and_there_whatever_their_number(simd, metric, k):
+    """From none to all of a chunk of the mask, and numbers around those at which another way is taken."""
+    n = 40_000
+    index, codes, xq = index_of(8, 8, metric, n)
+    rng = np.random.default_rng(4)
+    inner_product = metric == faiss.METRIC_INNER_PRODUCT
+    for few in (1, 1023, 1024, 1025, 2047, 2048, 2049, 8191, 8192, 8193, 15_000):
+        members = np.zeros(n, bool)
+        members[rng.permutation(n)[:few]] = True
+        expected = naive.search(index.codebooks, codes, xq[:1], k, inner_product, members)
+        params = faiss.SearchParameters(sel=bitmap(members))
+        assert_same_neighbours(*index.search(xq[:1], k, params=params), *expected)
+
+
+def test_of_few_hardly_any_but_results_are_rescored():
+    """All of them have an upper bound before any distance is computed: a filter of few, and an index of few."""
+    index, _, xq = index_of(8, 8, faiss.METRIC_L2)
+    params = faiss.SearchParameters(sel=bitmap(np.random.default_rng(0).random(N) < 0.1))
+    D = index.search(xq, 10, params=params)[0]
+    counts = counted(lambda: index.search(xq[:1], 10, params=params))
+    assert counts["floated"] < 2048 and counts["bounded"] == 0
+    np.testing.assert_array_equal(index.search(xq[:1], 10, params=params)[0], D[:1])
+
+
+@pytest.mark.parametrize(("M", "nbits"), [(8, 8), (3, 6), (20, 8)])
+def test_of_a_slice_no_other_codes_are_looked_at(simd, M, nbits):
+    """One query and many, with what lies around the slice, and the end of all codes, left alone."""
+    index, codes, xq = index_of(M, nbits, faiss.METRIC_L2)
+    for query in np.resize(xq, (30, index.d)):  # codes are put in order meanwhile
+        index.search(query[None], 5)
+    for begin, end in ((0, 1), (N - 1, N), (700, 701), (3, 5003), (N - 4000, N), (100, N - 100), (0, N), (50, 50)):
+        members = (np.arange(N) >= begin) & (np.arange(N) < end)
+        expected = naive.search(index.codebooks, codes, xq, 15, members=members)
+        for selector in (faiss.IDSelectorRange(begin, end), bitmap(members)):
+            params = faiss.SearchParameters(sel=selector)
+            assert_same_neighbours(*index.search(xq, 15, params=params), *expected)
+            for _ in range(2):
+                counts = counted(lambda params=params: index.search(xq[:1], 15, params=params))
+                assert_same_neighbours(*index.search(xq[:1], 15, params=params), *(each[:1] for each in expected))
+            if end - begin < N / 2:
+                assert counts["bounded"] + counts["floated"] <= end - begin + 1024 and counts["ordered"] == 0
+
+
 def test_few_that_are_searched_again_are_copied():
     index, _, xq = index_of(8, 8, faiss.METRIC_L2)
     few, half = (faiss.SearchParameters(sel=bitmap(np.arange(N) % step == 1)) for step in (20, 2))
@@ -312,6 +357,51 @@ def test_what_is_written_into_a_selector_is_seen(description, around):
     assert_admits(of_bounds, range(5, 9))
     bounds.imax = 11
     assert_admits(of_bounds, range(5, 11))
+
+
+def test_of_a_bitmap_what_belongs_to_vectors_counts():
+    """Bitmaps of every length, with bits behind the last vector, at one address, changed one bit after the other."""
+    x = normal(np.random.default_rng(0), 203, 4)
+    index = faiss_dpq.index_factory(4, "DPQ3x4")
+    index.train(x, effort="fast")
+    index.add(x)
+    for size in (0, 1, 24, 25, 26, 40):
+        bits = np.zeros(size, np.uint8)
+        selector = faiss.IDSelectorBitmap(bits)
+        expected = set()
+        assert admitted(index, selector) == expected
+        for place in (0, 7, 8, 63, 191, 192, 199, 200, 202, 203, 207, 319):
+            if place < 8 * size:
+                bits[place // 8] ^= 1 << place % 8
+                expected |= {place} if place < 203 else set()
+            for _ in range(2):
+                assert admitted(index, selector) == expected
+        bits[:] = 255
+        assert admitted(index, selector) == set(range(min(203, 8 * size)))
+
+
+def test_a_bitmap_with_another_number_of_vectors_is_another_mask():
+    x = normal(np.random.default_rng(0), 210, 4)
+    index = faiss_dpq.index_factory(4, "DPQ3x4")
+    index.train(x, effort="fast")
+    selector = faiss.IDSelectorBitmap(np.full(26, 255, np.uint8))
+    for n in range(0, 210, 7):
+        assert admitted(index, selector) == set(range(min(n, 208)))
+        index.add(x[n : n + 7])
+
+
+def test_memory_of_masks_that_are_forgotten_is_not_that_of_others():
+    """Masks of one size take turns in the memory that the one before has left."""
+    rng = np.random.default_rng(0)
+    index, _, xq = index_of(4, 8, faiss.METRIC_L2, 300_000)
+    members = [rng.random(300_000) < share for share in rng.uniform(0.0001, 0.01, 12)]
+    params = [faiss.SearchParameters(sel=bitmap(each)) for each in members]
+    first = [index.search(xq[:1], 10, params=each) for each in params]
+    for turn in rng.permutation(np.repeat(np.arange(12), 4)).tolist():
+        D, I = index.search(xq[:1], 10, params=params[turn])
+        assert members[turn][I[I >= 0]].all()
+        np.testing.assert_array_equal(I, first[turn][1])
+        np.testing.assert_array_equal(D, first[turn][0])
 
 
 def test_a_selector_in_the_place_of_another_is_not_taken_for_it():

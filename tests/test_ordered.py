@@ -207,6 +207,30 @@ def test_what_is_derived_stays_within_the_default():
             index.derived_bytes_per_vector = value
 
 
+@pytest.mark.parametrize(("M", "stored"), [(4, False), (8, True), (16, True)])
+def test_terms_of_many_pairs_are_stored_where_there_is_room(M, stored):
+    """By which a search for many results looks up no cross terms; beside the order, which counts for more."""
+    index, queries = filled(n=20_000, M=M)
+    D, I = index.search(queries, 50)
+    bytes_of_order = M + 9
+    for most, has_terms in ((None, stored), (M + 5 + 9, stored), (M + 4 + 9, False), (3, False)):
+        index.derived_bytes_per_vector = most
+        for found, expected in zip(index.search(queries, 50), (D, I), strict=True):
+            np.testing.assert_array_equal(found, expected)
+        assert index.memory_usage()["derived"] == (5 if has_terms else 1) * index.ntotal
+        one_by_one(index, np.resize(queries, (WARM, 16)), 5)
+        has_order = index.memory_usage()["derived"] > bytes_of_order * index.ntotal
+        assert has_order == (most != 3)
+    # What other prefix lengths take leaves no room any more.
+    index.derived_bytes_per_vector = M + 5 + 9
+    index.search(queries, 50)
+    for levels in range(2, M):
+        one_by_one(index, np.resize(queries, (WARM, 16)), 5, faiss_dpq.SearchParametersDPQ(levels=levels))
+        for found, expected in zip(index.search(queries, 50), (D, I), strict=True):
+            np.testing.assert_array_equal(found, expected)
+        assert index.memory_usage()["derived"] <= index.derived_bytes_per_vector * index.ntotal
+
+
 @pytest.mark.usefixtures("simd")
 @pytest.mark.parametrize("mapped", [False, True])
 def test_random_changes_and_filters(mapped):

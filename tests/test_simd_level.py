@@ -13,7 +13,7 @@ from faiss_dpq import _kernels
 
 KERNELS = Path(__file__).parent.parent / "cython_kernels"
 FLAGS = {
-    "avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vbmi"},
+    "avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vbmi", "avx512_vbmi2"},
     "avx2": {"avx", "avx2", "fma", "bmi1", "popcnt"},
     "neon": {"asimd"},
     "generic": set(),

@@ -222,8 +222,8 @@ class Base(faiss.Index):
             R[found] = self.reconstruct_batch(I[found])
         return D, I, R
 
-    def _plain(self, params: faiss.SearchParameters) -> tuple[int | None, _kernels.Mask | None]:
-        """The levels that a search compares, 0 for all, and its mask; no levels where parameters say more than that."""
+    def _plain(self, params: faiss.SearchParameters) -> tuple[Any, _kernels.SelectorMask | None]:
+        """What a search with these parameters is known by in `_direct`, None if it cannot be there, and its mask."""
         return None, None
 
     def search(
@@ -269,8 +269,8 @@ class Base(faiss.Index):
             If x is not two-dimensional, D or I is not contiguous, or a parameter is out of its range.
         """
         if self._direct is not None and D is None and I is None and numeric_type == faiss.Float32:
-            levels, mask = (self._levels, None) if params is None else self._plain(params)
-            found = None if levels is None else self._direct.search(self.this, self._version, x, k, levels, mask)
+            asked, mask = (self._levels, None) if params is None else self._plain(params)
+            found = None if asked is None else self._direct.search(self.this, self._version, x, k, asked, mask)
             # A distance that is not finite is that of a query without distances, which the long way finds nothing for.
             if found is not None and isfinite(found[0].item(0)):
                 return found

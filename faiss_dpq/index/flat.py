@@ -10,7 +10,7 @@ from .. import _kernels, training
 from ..codec import Codes, Floats, Layout, ProgressiveQuantizer
 from ..search import coarse
 from ..search import flat as scan
-from ..search.derived import Bytes, DerivedCodes
+from ..search.derived import Bytes, DerivedCodes, should_store_terms
 from ..search.masks import Masks
 from ..search.selection import Labels, bits_of, selector_of
 from ..search.stored import Step, StoredCodes
@@ -81,9 +81,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
 
     _derived: dict[int, DerivedCodes] | None = None  # by levels
     _vector: tuple[Any, _kernels.FaissVector] | None = None
-    _settings = (*Quantized._settings, "_derived_bytes")
     _masks: Masks | None = None
-    _most_derived: float | None = None
 
     def __init__(self, d: int, M: int, nbits: int = 8, metric: int = faiss.METRIC_L2) -> None:
         self._check_shape("IndexDPQ", d, M, nbits, metric)
@@ -246,12 +244,19 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
     def _derived_codes(self, quantizer: ProgressiveQuantizer, levels: int, stores_terms: bool = False) -> DerivedCodes:
         if self._derived is None:
             self._derived = {}
+        others = sum(each.nbytes for at, each in self._derived.items() if at != levels)
+        room = self.derived_bytes_per_vector - others / max(self.ntotal, 1)
         kept = self._derived.get(levels)
-        known = kept is not None and kept.quantizer is quantizer and kept.metric == self.metric_type
-        if kept is None or not known or (stores_terms and not kept.stores_terms):
+        if (
+            kept is None
+            or kept.quantizer is not quantizer
+            or kept.metric != self.metric_type
+            or (stores_terms and not kept.stores_terms)
+            or (kept.stores_terms and not stores_terms and not kept.fits_into(room))
+        ):
+            stores_terms |= should_store_terms(levels, room)
             kept = self._derived[levels] = DerivedCodes(quantizer, levels, self.metric_type, stores_terms)
-        others = sum(each.nbytes for each in self._derived.values() if each is not kept)
-        kept.room = self.derived_bytes_per_vector - others / max(self.ntotal, 1)
+        kept.room = room
         return kept
 
     def _prepare_direct(
@@ -287,10 +292,11 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         -------
         usage : dict
             "codes" and "codebooks", which a file holds too; "tables" of the codebooks' products, FAISS's and ours;
-            "derived" from the codes, for every prefix length that was searched: about a byte a vector, and once some
-            single queries were searched about levels + 9 more (8-bit codes); of more than 16 levels 4 bytes (none for
-            inner products), and once single queries are searched as many as a code has; "masks" of the selectors
-            searched with last, a bit a vector each, and copies of the codes that one lets through, if these are few.
+            "derived" from the codes, for every prefix length that was searched: about a byte a vector, five from eight
+            levels on, and once some single queries were searched about levels + 9 more (8-bit codes); of more than 16
+            levels 4 bytes, and once single queries are searched as many as a code has (for inner products the byte and
+            the 4 bytes less); "masks" of the selectors searched with last, a bit a vector each, and copies of the codes
+            that one lets through, if these are few.
         """
         scans = self._direct.scans.values() if self._direct else ()
         return {
@@ -300,30 +306,8 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
             "masks": (self._masks.nbytes if self._masks else 0) + sum(scan.nbytes for scan in scans if scan),
         }
 
-    @property
-    def derived_bytes_per_vector(self) -> float:
-        """How many bytes a vector `memory_usage` may tell as "derived", for all prefix lengths together.
-
-        16 more than a code has, unless set. What is derived makes searches faster; results do not depend on it. With 0
-        nothing is kept, and every search derives what it needs of a part of the codes at a time. Setting it lets go of
-        what is kept. Stored in files.
-        """
-        return 16 + self.code_size if self._most_derived is None else self._most_derived
-
-    @derived_bytes_per_vector.setter
-    def derived_bytes_per_vector(self, value: float | None) -> None:
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
-            raise ValueError(f"IndexDPQ.derived_bytes_per_vector is {value!r}, expected a number >= 0, or None")
-        self._most_derived, self._derived, self._direct = value, None, None
-
-    @property
-    def _derived_bytes(self) -> float | None:
-        """`derived_bytes_per_vector` as it was set: shorter copies have another default."""
-        return self._most_derived
-
-    @_derived_bytes.setter
-    def _derived_bytes(self, value: float | None) -> None:
-        self.derived_bytes_per_vector = value  # type: ignore[assignment]
+    def _let_go_of_derived(self) -> None:
+        self._derived = self._direct = None
 
     # ---- remove, replace ---------------------------------------------------------------------------------------
 

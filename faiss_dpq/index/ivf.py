@@ -340,16 +340,19 @@ class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
         -------
         usage : dict
             "codes", "ids" and "codebooks", which a file holds too, the codebooks without the coarse quantizer; "tables"
-            of the codebooks' products, FAISS's and ours; "derived" from the codes: about five bytes a vector (one, for
-            inner products none) for every prefix length that was searched; and, once single vectors were removed,
-            about 40 bytes a vector to find them by; "masks" of the selectors searched with last.
+            of the codebooks' products, FAISS's and ours, and some 60 bytes a list; "derived" from the codes: about five
+            bytes a vector (for inner products none) for every prefix length that was searched; "places", once single
+            vectors were removed: about 40 bytes a vector to find them by; "masks" of the selectors searched with last.
         """
-        derived = self._known.derived if self._known else {}
+        derived = list(self._known.derived.values()) if self._known else []
+        of_codebooks = self._memory_of_codebooks()
+        of_codebooks["tables"] += sum(lists.bytes_of_lists for lists in derived)
         return {
             "codes": self.ntotal * self.code_size,
             "ids": self.ntotal * 8,
-            **self._memory_of_codebooks(),
-            "derived": sum(lists.nbytes for lists in derived.values()) + self._bytes_to_find_ids(),
+            **of_codebooks,
+            "derived": sum(lists.nbytes for lists in derived),
+            "places": self._bytes_to_find_ids(),
             "masks": self._list_masks.nbytes if self._list_masks else 0,
         }
 

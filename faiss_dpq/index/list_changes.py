@@ -17,6 +17,8 @@ from .changes import all_or_nothing, whole_lists
 from .list_search import ListsSearched
 from .removal import Removed, admitted, are_few, check_once, counted, listed_ids, unknown_ids
 
+_SWIG = faiss.Index.d.fget.__self__  # FAISS's extension module
+
 
 class ListsChanged(ListsSearched):
     """The removals, replacements and merges of IndexIVFDPQ."""
@@ -38,7 +40,18 @@ class ListsChanged(ListsSearched):
         """
         self._check_writable("remove_ids")
         self._list_masks = None
-        found = self._found_ids()
+        removed = self._remove(x)
+        self._count_removed(removed)
+        return removed
+
+    def _remove(self, x: Removed) -> int:
+        kind = self.direct_map.type
+        by_hash = kind == faiss.DirectMap.Hashtable and isinstance(x, np.ndarray) and not threads.forked
+        ids = listed_ids(x, self._call("remove_ids")) if by_hash else None
+        if ids is not None:
+            # As FAISS's wrapper does, which spends most of its time in Python.
+            return int(_SWIG.IndexIVF_remove_ids(self.this, _SWIG.new_IDSelectorArray(len(ids), faiss.swig_ptr(ids))))
+        found = self._table_of_ids() if kind == faiss.DirectMap.NoMap else None
         if found is None:
             with threads.without_openmp():
                 return faiss.IndexIVF.remove_ids(self, x)
@@ -69,8 +82,11 @@ class ListsChanged(ListsSearched):
 
     def _found_ids(self) -> _kernels.ListedIds | None:
         """What finds ids in the lists; None where FAISS has to: by its own map, or in lists of another class."""
+        return self._table_of_ids() if self.direct_map.type == faiss.DirectMap.NoMap else None
+
+    def _table_of_ids(self) -> _kernels.ListedIds | None:
         invlists = self.invlists
-        if invlists is None or self.direct_map.type != faiss.DirectMap.NoMap:
+        if invlists is None:
             return None
         if self._listed is None or not self._listed.is_of(invlists):
             specific = faiss.downcast_InvertedLists(invlists)
@@ -111,6 +127,7 @@ class ListsChanged(ListsSearched):
             counted(self, self.ntotal - len(removed)),
             *more,
         )
+        self._count_removed(len(removed))
         return True
 
     # ---- replace -----------------------------------------------------------------------------------------------
@@ -144,6 +161,7 @@ class ListsChanged(ListsSearched):
             )
         finally:
             self._forget(touched)
+            self._count_removed(len(keys))
 
     def _replace_hashed(self, keys: Labels, x: Floats) -> None:
         """Store new codes under ids that a hash table finds, after removing the old ones."""

@@ -1,8 +1,11 @@
 """Parameters of one search of inverted lists."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import faiss
+
+from ..search.coarse import Coarse
 
 
 class SearchParametersIVFDPQ(faiss.SearchParametersIVF):
@@ -38,3 +41,18 @@ class SearchParametersIVFDPQ(faiss.SearchParametersIVF):
         super().__init__(**parameters)
         self.levels, self.coarse_levels, self.k_factor = levels, coarse_levels, k_factor
         self.max_nprobe = max_nprobe
+
+
+@dataclass(frozen=True)
+class ListSearch:
+    """What the parameters of one search come to."""
+
+    nprobe: int
+    max_codes: int
+    levels: int
+    coarse: Coarse | None
+    selector: faiss.IDSelector | None = None
+    quantizer_params: faiss.SearchParameters | None = None
+    ensure_topk_full: bool = False
+    max_nprobe: int = 0
+    max_empty_result_buckets: int = 0

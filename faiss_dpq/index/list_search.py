@@ -1,9 +1,8 @@
 """Searches of inverted lists: which lists a query probes, and what is known of them from search to search."""
 
 import contextlib
-import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import faiss
@@ -13,69 +12,35 @@ import numpy.typing as npt
 from .. import _kernels
 from ..codec import Floats
 from ..search import lists as scan
-from ..search.coarse import Coarse, search_lists
+from ..search.coarse import search_lists
 from ..search.derived import Bytes
 from ..search.list_masks import ListMasks
+from ..search.masks import admits_all
 from ..search.selection import Labels, selector_of
 from .base import RangeResult, delivered
 from .finite import nearest_of_finite, range_of_finite
+from .list_known import FLAT, KnownLists
 from .list_limits import probed_until_full, scanned_counts, stop_after_empty_lists
+from .list_parameters import ListSearch, SearchParametersIVFDPQ
 from .quantized import Quantized
 from .registry import downcast_index
 from .tensors import accepts_tensors, if_any
 
 _SAMPLE = 8  # centres compared to notice that the coarse quantizer changed, where its codes are not at hand
-_FLAT = faiss.IndexFlat, faiss.IndexFlatL2, faiss.IndexFlatIP
+_PREPARED = 8  # combinations of parameters that searches of one query are prepared for
 #: FAISS's getters, which are asked at every search by one query: as properties they take several times as long.
 _STRUCTURE = [faiss.IndexIVF.by_residual.fget, faiss.Index.metric_type.fget]
 _PARAMETERS = [faiss.IndexIVF.nprobe.fget, faiss.IndexIVF.max_codes.fget]
+_ASKED = [faiss.SearchParametersIVF.nprobe.fget, faiss.SearchParametersIVF.max_codes.fget]
+_TURNED_ON = [faiss.SearchParametersIVF.ensure_topk_full.fget, faiss.SearchParametersIVF.quantizer_params.fget]
 _PARTS = [faiss.IndexIVF.quantizer.fget, faiss.IndexIVF.invlists.fget]
-
-
-@dataclass(frozen=True)
-class _Search:
-    """What the parameters of one search come to."""
-
-    nprobe: int
-    max_codes: int
-    levels: int
-    coarse: Coarse | None
-    selector: faiss.IDSelector | None = None
-    quantizer_params: faiss.SearchParameters | None = None
-    ensure_topk_full: bool = False
-    max_nprobe: int = 0
-    max_empty_result_buckets: int = 0
-
-
-@dataclass
-class _Known:
-    """What searches need besides the codes in the lists, and what shows whether it is still true."""
-
-    this: Any
-    version: int
-    unchanged: _kernels.Unchanged
-    coarse: faiss.Index
-    fingerprint: tuple[Any, ...] | None  # of a coarse quantizer whose vectors are not at hand
-    centres: Floats
-    reader: _kernels.ListReader | None  # of a faiss.ArrayInvertedLists
-    derived: dict[int, scan.DerivedLists] = field(default_factory=dict)  # by levels
-
-    @functools.cached_property
-    def nearest(self) -> scan.NearestCentre | None:
-        """To find the lists of vectors; None if the coarse quantizer is not a flat one."""
-        coarse = self.coarse
-        if type(coarse) not in _FLAT or coarse.metric_type not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
-            return None
-        centres = np.empty((coarse.ntotal, coarse.d), np.float32)
-        coarse.reconstruct_n(0, coarse.ntotal, centres)  # given, since faiss.contrib.torch_utils would return a tensor
-        return scan.NearestCentre(centres, coarse.metric_type)
 
 
 class ListsSearched(Quantized):
     """The searches of IndexIVFDPQ."""
 
     _coarse: tuple[int, faiss.Index] | None = None
-    _known: _Known | None = None
+    _known: KnownLists | None = None
     _list_masks: ListMasks | None = None
     _owned_lists: int | None = None  # the address of lists that are known not to be mapped from a file
 
@@ -114,9 +79,31 @@ class ListsSearched(Quantized):
         asked, known = self._asked(params), self._current()
         derived = self._derived_lists(known, asked.levels)
         found = self._search_lists(known, derived, x, self._probed_for(k, x, asked, known, derived), k, asked)
-        if len(x) == 1 and params is None:
-            self._prepare_direct(known, derived, asked)
+        if len(x) == 1:
+            self._prepare_direct(known, derived, asked, params)
         return found.D, found.I
+
+    def _plain(self, params: faiss.SearchParameters) -> tuple[Any, _kernels.SelectorMask | None]:
+        kind = type(params)
+        levels: int | None = self._levels
+        if kind is SearchParametersIVFDPQ:
+            levels = None if params.coarse_levels or params.max_nprobe else params.levels or levels
+        elif kind is not faiss.SearchParametersIVF:
+            levels = None
+        if levels is None or any(get(params.this) for get in _TURNED_ON):
+            return None, None
+        nprobe, max_codes = (get(params.this) for get in _ASKED)
+        mask = self._mask(selector_of(params))
+        # Of those with a selector, only what it admits counts towards max_codes.
+        return (None if mask is not None and max_codes else (levels, nprobe, max_codes)), mask
+
+    def _mask(self, selector: faiss.IDSelector | None) -> _kernels.ListsMask | None:
+        """What lists are masked by; None if all that they hold takes part."""
+        if admits_all(selector):
+            return None
+        if self._list_masks is None:
+            self._list_masks = ListMasks()
+        return self._list_masks.of(selector, self.nlist, self._version)
 
     @accepts_tensors()
     def search_preassigned(
@@ -219,9 +206,9 @@ class ListsSearched(Quantized):
             raise RuntimeError("IndexIVFDPQ: there are no inverted lists; call replace_invlists first")
         return invlists
 
-    def _asked(self, params: faiss.SearchParameters | None) -> _Search:
+    def _asked(self, params: faiss.SearchParameters | None) -> ListSearch:
         if params is None:
-            asked = _Search(self.nprobe, self.max_codes, self.levels, self._asked_coarse(None, self.levels))
+            asked = ListSearch(self.nprobe, self.max_codes, self.levels, self._asked_coarse(None, self.levels))
         elif not isinstance(params, faiss.SearchParametersIVF):
             raise RuntimeError(
                 f"IndexIVFDPQ: params is a {type(params).__name__}, expected SearchParametersIVF or "
@@ -229,7 +216,7 @@ class ListsSearched(Quantized):
             )
         else:
             levels = self._asked_levels(params)
-            asked = _Search(
+            asked = ListSearch(
                 params.nprobe,
                 params.max_codes,
                 levels,
@@ -246,14 +233,16 @@ class ListsSearched(Quantized):
             raise ValueError(f"IndexIVFDPQ: max_nprobe is {asked.max_nprobe}, expected 0 (all lists) or more")
         return asked
 
-    def _probed(self, x: Floats, asked: _Search, known: _Known, derived: scan.DerivedLists) -> Labels:
+    def _probed(self, x: Floats, asked: ListSearch, known: KnownLists, derived: scan.DerivedLists) -> Labels:
         """The lists nearest to every query, shape (n, nprobe)."""
         nprobe = min(asked.nprobe, len(derived.sizes))
         if asked.quantizer_params is None and self._has_plain_centres(known):
             return derived.nearest_lists(x, nprobe)
         return known.coarse.search(x, nprobe, **if_any(asked.quantizer_params))[1]
 
-    def _probed_for(self, k: int, x: Floats, asked: _Search, known: _Known, derived: scan.DerivedLists) -> Labels:
+    def _probed_for(
+        self, k: int, x: Floats, asked: ListSearch, known: KnownLists, derived: scan.DerivedLists
+    ) -> Labels:
         """The lists that a search for k results probes: with `ensure_topk_full`, until there are so many."""
         probed = self._probed(x, asked, known, derived)
         if not asked.ensure_topk_full:
@@ -270,26 +259,27 @@ class ListsSearched(Quantized):
         return probed_until_full(probed, k, min(asked.max_nprobe or self.nlist, self.nlist), more, admitted)
 
     @contextlib.contextmanager
-    def _opened(self, keys: Labels, derived: scan.DerivedLists, asked: _Search) -> Iterator[_kernels.OpenLists]:
+    def _opened(self, keys: Labels, derived: scan.DerivedLists, asked: ListSearch) -> Iterator[_kernels.OpenLists]:
         """The lists that `keys` name, with what the selector admits of them."""
         with scan.opened(self._lists(), keys) as lists:
-            if asked.selector is not None:
+            mask = self._mask(asked.selector)
+            if mask is not None:
                 derived.update(lists)
-                if self._list_masks is None:
-                    self._list_masks = ListMasks()
-                self._list_masks.apply(asked.selector, lists, derived.digests[:, 0], self._version)
+                mask.apply(asked.selector, lists, derived.digests[:, 0])
             yield lists
 
-    def _has_plain_centres(self, known: _Known) -> bool:
+    def _has_plain_centres(self, known: KnownLists) -> bool:
         """Whether the lists' own centres, by their distances, are what the coarse quantizer goes by."""
-        plain = type(known.coarse) in _FLAT and known.coarse.metric_type == faiss.METRIC_L2
+        plain = type(known.coarse) in FLAT and known.coarse.metric_type == faiss.METRIC_L2
         return plain and self.metric_type == faiss.METRIC_L2 and bool(self.by_residual)
 
     def _search_lists(
-        self, known: _Known, derived: scan.DerivedLists, x: Floats, keys: Labels, k: int, asked: _Search
+        self, known: KnownLists, derived: scan.DerivedLists, x: Floats, keys: Labels, k: int, asked: ListSearch
     ) -> scan.Found:
-        if asked.coarse is None and asked.selector is None and not asked.ensure_topk_full and known.reader is not None:
-            few = scan.search_few(derived, known.reader, x, keys, asked.max_codes, k)
+        mask = self._mask(asked.selector)
+        plain = asked.coarse is None and not asked.ensure_topk_full and (mask is None or not asked.max_codes)
+        if plain and known.reader is not None:
+            few = scan.search_few(derived, known.reader, x, keys, asked.max_codes, k, mask)
             if few is not None:
                 return few
         with self._opened(keys, derived, asked) as lists:
@@ -300,14 +290,14 @@ class ListsSearched(Quantized):
 
     def _search_open(
         self,
-        known: _Known,
+        known: KnownLists,
         derived: scan.DerivedLists,
         lists: _kernels.OpenLists,
         x: Floats,
         keys: Labels,
         counts: Labels,
         k: int,
-        asked: _Search,
+        asked: ListSearch,
         places: Labels | None = None,
     ) -> scan.Found:
         if asked.coarse is None:
@@ -315,7 +305,7 @@ class ListsSearched(Quantized):
         prefix = self._derived_lists(known, asked.coarse.levels)
         return search_lists(asked.coarse, prefix, derived, lists, x, keys, counts, k, places)
 
-    def _search_codes(self, x: Floats, k: int, asked: _Search) -> tuple[Floats, Labels, Labels, Bytes]:
+    def _search_codes(self, x: Floats, k: int, asked: ListSearch) -> tuple[Floats, Labels, Labels, Bytes]:
         """A search's results D and I, list << 32 | offset of every one, and the codes there."""
         known = self._current()
         derived = self._derived_lists(known, asked.levels)
@@ -330,7 +320,7 @@ class ListsSearched(Quantized):
         return found.D, found.I, places, codes
 
     def _range_search_lists(
-        self, derived: scan.DerivedLists, x: Floats, thresh: float, keys: Labels, asked: _Search
+        self, derived: scan.DerivedLists, x: Floats, thresh: float, keys: Labels, asked: ListSearch
     ) -> RangeResult:
         with self._opened(keys, derived, asked) as lists:
             counts = scan.scanned_counts(keys, lists.sizes, 0)  # FAISS, too, limits no range search by max_codes
@@ -342,7 +332,7 @@ class ListsSearched(Quantized):
 
     # ---- what is derived from codebooks, centres and lists ----------------------------------------------------------
 
-    def _current(self) -> _Known:
+    def _current(self) -> KnownLists:
         """What is known, brought up to date with codebooks, centres and which lists there are."""
         known = self._known
         if (
@@ -354,7 +344,7 @@ class ListsSearched(Quantized):
         ):
             coarse = self._coarse_quantizer
             invlists = None if self.invlists is None else faiss.downcast_InvertedLists(self.invlists)
-            known = _Known(
+            known = KnownLists(
                 self.this,
                 self._version,
                 self._unchanged(),
@@ -366,12 +356,29 @@ class ListsSearched(Quantized):
             self._known = None if invlists is None else known
         return known
 
-    def _derived_lists(self, known: _Known, levels: int) -> scan.DerivedLists:
-        if levels not in known.derived:
+    def _derived_lists(self, known: KnownLists, levels: int) -> scan.DerivedLists:
+        """What is derived from lists at a prefix length; for this search alone, where there is no room to keep it."""
+        derived = known.derived.get(levels)
+        if derived is None:
             quantizer = self.residual_quantizer
             centres = scan.Centres(known.centres, quantizer, self.metric_type)
-            known.derived[levels] = scan.DerivedLists(quantizer, centres, levels)
-        return known.derived[levels]
+            derived = scan.DerivedLists(quantizer, centres, levels)
+            if known.has_room(self.ntotal, self.derived_bytes_per_vector, derived):
+                known.derived[levels] = derived
+        return derived
+
+    def _let_go_of_derived(self) -> None:
+        self._direct = None
+        if self._known is not None:
+            self._known.derived.clear()
+            self._known.removed = 0
+
+    def _count_removed(self, n: int) -> None:
+        """Let go of what is derived where too much of it is of vectors that are gone, or in other lists now."""
+        if self._known is not None:
+            self._known.removed += n
+            if not self._known.has_room(self.ntotal, self.derived_bytes_per_vector):
+                self._let_go_of_derived()
 
     def _unchanged(self, *more: tuple[Any, Any]) -> _kernels.Unchanged:
         """Whether codebooks, centres and lists are the same, and what `more` getters of FAISS's objects give."""
@@ -381,17 +388,25 @@ class ListsSearched(Quantized):
         values, pointers = ([(self, get) for get in getters] for getters in (_STRUCTURE, _PARTS))
         return _kernels.Unchanged(vectors, [*values, *more], [part for part in pointers if part[1](self) is not None])
 
-    def _prepare_direct(self, known: _Known, derived: scan.DerivedLists, asked: _Search) -> None:
+    def _prepare_direct(
+        self, known: KnownLists, derived: scan.DerivedLists, asked: ListSearch, params: faiss.SearchParameters | None
+    ) -> None:
         """Let later searches of one query, with the same parameters, go to the kernels at once."""
-        if self._coarse_levels or known.reader is None or not self._has_plain_centres(known):
+        kept = known.derived.get(asked.levels) is derived
+        if self._coarse_levels or not kept or known.reader is None or not self._has_plain_centres(known):
+            return
+        key = self._levels if params is None else self._plain(params)[0]
+        if key is None:
             return
         direct = self._direct
         if direct is None or not direct.is_of(self.this, self._version):
             direct = self._direct = _kernels.DirectSearch(self.this, self._version)
-        one_query = direct.scans.get(self._levels)
+        one_query = direct.scans.get(key)
         if one_query is None or not one_query.is_good():
-            parameters = [(self, get) for get in _PARAMETERS]
-            direct.scans[self._levels] = scan.one_query_scan(
+            if len(direct.scans) == _PREPARED:
+                direct.scans.clear()
+            parameters = [(self, get) for get in _PARAMETERS] if params is None else []
+            direct.scans[key] = scan.one_query_scan(
                 derived, known.reader, asked.nprobe, asked.max_codes, self._unchanged(*parameters)
             )
 

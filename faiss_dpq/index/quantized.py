@@ -18,6 +18,7 @@ from ..codec import (
 from ..search.coarse import Coarse
 from ..search.selection import Labels
 from .base import Base, RangeResult
+from .derived_bytes import KeepsDerived
 from .finite import nearest_of_finite, range_of_finite
 from .settings import set_state, settings_of
 from .shrinkage_mark import shrinkage_of, store_shrinkage
@@ -36,7 +37,7 @@ _RANKING_BEAM = 8  # of the encoder when `train` chooses shrinkage and parallel 
 _OF_LENGTH = ("levels", "coarse_levels")  # settings that a shorter index does not take over
 
 
-class Quantized(Base):
+class Quantized(KeepsDerived, Base):
     """An index with codebooks: their parameters, their training, and the quantizer that is made of them."""
 
     _settings: tuple[str, ...] = (
@@ -46,6 +47,7 @@ class Quantized(Base):
         "prefix_weight",
         *("parallel_weight", "_weight_is_trained", "parallel_rest"),
         "rq.cp.seed",
+        "_derived_bytes",
     )
     _python_state: tuple[str, ...] = ("_train_stats",)
     _cached: tuple[Any, _kernels.Unchanged, ProgressiveQuantizer] | None = None

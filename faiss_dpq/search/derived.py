@@ -34,6 +34,10 @@ _GRID = 65535  # steps of the grid of terms, 16 bits
 _UNTIL_ORDER = 20  # queries searched one by one before codes are put in order: making it takes as long as some hundred
 _PAID_BY_ONE = 1 << 10  # codes put in order, by one search that is faster
 _LEAST_ORDERED = 1 << 13  # codes: fewer are scanned in float32
+_WORTH_STORING = (
+    8  # levels: of fewer, the pairs' cross terms are looked up as fast; a batch for k = 100 takes 1 / 1.5 of
+)
+# the time with terms at 8 levels, 1 / 3.5 at 16
 _UNORDERED = 8  # an order is made anew when a share of 1 / so much of the codes is not in it
 
 Bytes = npt.NDArray[np.uint8]
@@ -81,8 +85,12 @@ class DerivedCodes:
     @property
     def fits(self) -> bool:
         """Whether there is room for what a view keeps of every vector."""
+        return self.fits_into(self.room)
+
+    def fits_into(self, room: float) -> bool:
+        """Whether so many bytes a vector are room enough for that."""
         many = self.levels > _kernels.FEW_LEVELS
-        return self.room >= self._has_terms * (4 if many else 1 + 4 * self.stores_terms)
+        return room >= self._has_terms * (4 if many else 1 + 4 * self.stores_terms)
 
     def passing(self, packed: Bytes) -> Iterator[tuple[int, _kernels.CodeView]]:
         """Views of parts of the codes, of which nothing is kept, each with the place of its first code."""
@@ -309,6 +317,14 @@ class DerivedCodes:
         error = 2.0**-22 * reach**2
         view = _kernels.CodeView(packed, quantizer.nbits, self.levels, quantizer.cross_tables)
         return _kernels.radius(view, quantizer.codeword_norms, error)
+
+
+def should_store_terms(levels: int, room: float) -> bool:
+    """Whether codes of so many levels have their terms stored, if so many bytes a vector may be kept.
+
+    Beside an order, that is, which is worth more where there is no room for both.
+    """
+    return _WORTH_STORING <= levels <= _kernels.FEW_LEVELS and room >= 1 + 4 + order_bytes(levels, True)
 
 
 def _grid_of(terms: npt.NDArray[np.float32]) -> tuple[float, float]:

@@ -14,29 +14,24 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels
-from .masks import Recent
-from .selection import Bits, Labels, bits_of, unpacked
+from .masks import KEPT, Recent
+from .selection import Labels, bits_of, unpacked
 
 Digests = npt.NDArray[np.uint64]
 
 
-class _ListsOfSelector:
-    """The masks of one selector; arrays over all lists, of which those with a size of -1 have none."""
+class _ListsOfSelector(_kernels.ListsMask):
+    """The masks of one selector."""
 
-    def __init__(self, nlist: int) -> None:
-        self.sizes = np.full(nlist, -1)
-        self.digests, self.addresses = np.zeros((2, nlist), np.uint64)
-        self.admitted = np.zeros(nlist, np.int64)
-        self.masks: dict[int, Bits] = {}
+    def __init__(self, *arguments: int) -> None:
+        super().__init__(*arguments)
         self._lock = threading.Lock()
 
-    @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes."""
-        return sum(mask.nbytes for mask in list(self.masks.values())) + 4 * self.sizes.nbytes
-
     def apply(self, selector: faiss.IDSelector, lists: _kernels.OpenLists, digests: Digests) -> None:
-        """Tell open lists what they are masked by, after what is missing was made."""
+        """Let only what the selector admits be found in open lists, until they are closed.
+
+        digests : array, shape (nlist,), uint64, of what the open lists hold now.
+        """
         numbers, allowed, admitted = lists.numbers, np.zeros_like(self.addresses), np.zeros_like(self.admitted)
         with self._lock:
             known = (self.sizes[numbers] == lists.sizes[numbers]) & (self.digests[numbers] == digests[numbers])
@@ -55,41 +50,26 @@ class _ListsOfSelector:
         begins = np.cumsum(words) - words
         masks, admitted = np.zeros(int(words.sum()), np.uint64), np.empty(len(numbers), np.int64)
         _kernels.list_masks(bits_of(selector, len(ids), ids), sizes, begins, masks, admitted)
-        self.sizes[numbers], self.digests[numbers], self.admitted[numbers] = sizes, digests[numbers], admitted
-        self.addresses[numbers] = masks.ctypes.data + 8 * begins.astype(np.uint64)
-        for number, begin, n_words in zip(numbers.tolist(), begins.tolist(), words.tolist(), strict=True):
-            self.masks[number] = masks[begin : begin + n_words]
+        self.enter(numbers, sizes, np.ascontiguousarray(digests), masks, begins, admitted)
 
 
 class ListMasks:
     """Masks of an index's lists, of the selectors that it was searched with last."""
 
     def __init__(self) -> None:
+        self._bitmaps = _kernels.RecentBitmaps(KEPT, lambda address, size, n: _ListsOfSelector(n, address, size))
         self._recent: Recent[_ListsOfSelector] = Recent()
 
-    def apply(
-        self, selector: faiss.IDSelector | None, lists: _kernels.OpenLists, digests: Digests, version: int
-    ) -> None:
-        """Let only what a selector admits be found in open lists, until they are closed.
-
-        Parameters
-        ----------
-        selector : faiss.IDSelector, optional
-        lists : _kernels.OpenLists
-        digests : array, shape (nlist,), uint64
-            Of what the open lists hold now.
-        version : int
-            Of the index.
-        """
-        if selector is None or type(selector) is faiss.IDSelectorAll:
-            return
-        nlist = len(lists.sizes)
-        self._recent.of(selector, (nlist, version), lambda: _ListsOfSelector(nlist)).apply(selector, lists, digests)
+    def of(self, selector: faiss.IDSelector, nlist: int, version: int) -> _ListsOfSelector:
+        """The masks of a selector, for as many lists of an index of this version."""
+        if type(selector) is faiss.IDSelectorBitmap:
+            return self._bitmaps.of(selector, nlist, version)
+        return self._recent.of(selector, (nlist, version), lambda: _ListsOfSelector(nlist))
 
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return self._recent.nbytes
+        return self._recent.nbytes + sum(masks.nbytes for _, masks in list(self._bitmaps.kept))
 
 
 def admitted_members(lists: _kernels.OpenLists) -> npt.NDArray[np.bool_]:

@@ -203,9 +203,18 @@ class DerivedLists:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        kept = sum(terms.nbytes + bins.nbytes for terms, bins in list(self._kept.values()))
+        return sum(terms.nbytes + bins.nbytes for terms, bins in list(self._kept.values()))
+
+    @property
+    def most_per_vector(self) -> float:
+        """Bytes that are held at most, a vector that a list has had since: a term and a bin, with room to grow."""
+        return 1.25 * 5 if self._has_terms else 0.0
+
+    @property
+    def bytes_of_lists(self) -> int:
+        """Memory held beside, whatever the number of vectors, in bytes."""
         own = (self.sizes, self.digests, self.bins, self.terms, self.errors)
-        return kept + sum(array.nbytes for array in own) + 4 * self.radius.nbytes
+        return sum(array.nbytes for array in own) + 4 * self.radius.nbytes
 
     @functools.cached_property
     def centre_panels(self) -> tuple[Floats, Floats]:
@@ -318,13 +327,19 @@ def scanned_counts(keys: Labels, sizes: Labels, max_codes: int) -> Labels:
 
 
 def search_few(
-    derived: DerivedLists, reader: _kernels.ListReader, xq: Floats, keys: Labels, max_codes: int, k: int
+    derived: DerivedLists,
+    reader: _kernels.ListReader,
+    xq: Floats,
+    keys: Labels,
+    max_codes: int,
+    k: int,
+    mask: _kernels.ListsMask | None = None,
 ) -> Found | None:
     """`search` with less overhead around it, for a few queries of lists in memory that have not changed; else None."""
     if keys.size > _FEW_PROBES or not keys.size:
         return None
     found = Found(np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64))
-    return found if derived.scan.search_few(reader, xq, keys, max_codes, found.D, found.I) else None
+    return found if derived.scan.search_few(reader, xq, keys, max_codes, found.D, found.I, mask) else None
 
 
 def one_query_scan(

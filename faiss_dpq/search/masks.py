@@ -23,7 +23,7 @@ from .. import _kernels
 from .derived import Bytes
 from .selection import Filter, array_at, bits_of, selectors_within
 
-_KEPT = 8  # selectors of an index
+KEPT = 8  # bitmaps, and other selectors, of an index
 _COMPARED = 1 << 20  # bytes of an array of ids; above, a sample of them is compared
 
 Derived = TypeVar("Derived")
@@ -99,12 +99,10 @@ class _Kept(NamedTuple):
 class Recent(Generic[Derived]):
     """What was derived from the selectors that came last.
 
-    of_masks : whether that is a Mask over 0, 1, ..., which holds what an IDSelectorBitmap does, and so serves as the
-        copy: one of its own would push others out of the processor's cache.
+    Of an IDSelectorBitmap by itself, _kernels.RecentBitmaps is the same with nothing of Python around it.
     """
 
-    def __init__(self, of_masks: bool = False) -> None:
-        self._of_masks = of_masks
+    def __init__(self) -> None:
         self._kept: OrderedDict[tuple[Any, ...], _Kept] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -120,45 +118,46 @@ class Recent(Generic[Derived]):
                 self._kept.move_to_end(key)
         if kept is not None and kept.is_of(signature):
             return kept.value
-        kept = self._derived(signature, derive)
+        # Copied before anything is derived: of what is written meanwhile, the next search sees that it changed.
+        copies = [contents.copy() for contents in signature.contents]
+        kept = _Kept([weakref.ref(each) for each in signature.objects], copies, derive())
         with self._lock:
             self._kept[key] = kept
-            while len(self._kept) > _KEPT:
+            while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return kept.value
-
-    def _derived(self, signature: Signature, derive: Callable[[], Derived]) -> _Kept:
-        objects = [weakref.ref(each) for each in signature.objects]
-        if self._of_masks and signature.key[0] is faiss.IDSelectorBitmap:
-            mask: Any = derive()
-            (bitmap,) = signature.contents
-            if mask.begins_with(bitmap):
-                return _Kept(objects, [mask.as_bytes()[: len(bitmap)]], mask)
-        # Copied before anything is derived: of what is written meanwhile, the next search sees that it changed.
-        return _Kept(objects, [contents.copy() for contents in signature.contents], derive())
 
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
         with self._lock:
             kept = list(self._kept.values())
-        return sum(each.value.nbytes + sum(c.nbytes for c in each.copies if c.flags.owndata) for each in kept)
+        return sum(each.value.nbytes + sum(copy.nbytes for copy in each.copies) for each in kept)
+
+
+def admits_all(selector: faiss.IDSelector | None) -> bool:
+    """Whether a search with a selector is one without."""
+    return selector is None or type(selector) is faiss.IDSelectorAll
 
 
 class Masks:
     """Masks over the vectors 0, 1, ... of an index, of the selectors that it was searched with last."""
 
     def __init__(self) -> None:
-        self._recent: Recent[_kernels.Mask] = Recent(of_masks=True)
+        self._bitmaps = _kernels.RecentBitmaps(KEPT, _kernels.Mask.of_bitmap)
+        self._recent: Recent[_kernels.Mask] = Recent()
 
     def of(self, selector: faiss.IDSelector | None, n: int, version: int) -> _kernels.Mask | None:
         """Which of n vectors of an index of this version are searched; None for all."""
-        if selector is None or type(selector) is faiss.IDSelectorAll:
+        if admits_all(selector):
             return None
-        mask = self._recent.of(selector, (n, version), lambda: _kernels.Mask(bits_of(selector, n), n))
+        if type(selector) is faiss.IDSelectorBitmap:
+            mask = self._bitmaps.of(selector, n, version)
+        else:
+            mask = self._recent.of(selector, (n, version), lambda: _kernels.Mask(bits_of(selector, n), n))
         return None if mask.admitted == n else mask
 
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return self._recent.nbytes
+        return self._recent.nbytes + sum(mask.nbytes for _, mask in list(self._bitmaps.kept))

@@ -82,15 +82,18 @@ def bits_of(selector: faiss.IDSelector, n: int, ids: Labels | None = None) -> Bi
     if isinstance(selector, faiss.IDSelectorAll):
         return np.full(_kernels.mask_words(n), ~np.uint64(0))
     if isinstance(selector, faiss.IDSelectorNot):
-        return ~bits_of(selectors_within(selector)[0], n, ids)
+        bits = bits_of(selectors_within(selector)[0], n, ids)
+        return np.invert(bits, out=bits)  # in place, as new memory takes longer than the operation
     for kind, operation in _OPERATIONS.items():
         if isinstance(selector, kind):
-            return operation(*(bits_of(each, n, ids) for each in selectors_within(selector)))
+            these, those = (bits_of(each, n, ids) for each in selectors_within(selector))
+            return operation(these, those, out=these)
     if isinstance(selector, faiss.IDSelectorTranslated):
         return _bits_of_translated(selector, n, ids)
     if isinstance(selector, faiss.IDSelectorBitmap) and ids is None:
         return _padded(array_at(selector.bitmap, selector.n, np.uint8)[: -(-n // 8)], n)
-    bits = np.zeros(_kernels.mask_words(n), np.uint64)
+    bits = _kernels.empty_mask(n)
+    bits.fill(0)
     if isinstance(selector, faiss.IDSelectorRange):
         _set_range(bits, selector.imin, selector.imax, n, ids)
     elif isinstance(selector, faiss.IDSelectorBitmap):
@@ -138,7 +141,7 @@ def _packed(members: npt.NDArray[np.bool_]) -> Bits:
 
 def _padded(packed: npt.NDArray[np.uint8], n: int) -> Bits:
     """At most n bits as words, with zeros behind. Every byte is written once, since masks are large."""
-    bits = np.empty(_kernels.mask_words(n), np.uint64)
+    bits = _kernels.empty_mask(n)
     bits.view(np.uint8)[: len(packed)] = packed
     bits.view(np.uint8)[len(packed) :] = 0
     return bits
