@@ -14,6 +14,8 @@
 #include "many_bound.h"
 #include "many_columns.h"
 
+#define MANY_AHEAD 8192u /* bytes of columns that are fetched meanwhile: the processor alone fetches too late */
+
 /* What a query needs beside the tables in dpq_lookups. */
 typedef struct {
     many_bound bound;
@@ -77,7 +79,9 @@ DPQ_INLINE void many_look_up(uint32_t nbits, const many_query *query, const dpq_
         for (; l < end; l++, table += 256)
             DPQ_UNROLL
             for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
-                dpq_u8s codes = dpq_u8_load(columns + l * nbits / 8 * DPQ_COLUMN + j * DPQ_QW);
+                const uint8_t *column = columns + l * nbits / 8 * DPQ_COLUMN + j * DPQ_QW;
+                dpq_u8s codes = dpq_u8_load(column);
+                __builtin_prefetch(column + MANY_AHEAD);
                 if (nbits == 4)
                     codes = dpq_u8_and(l % 2 ? dpq_u32_shr(codes, 4) : codes, dpq_u8_all(15));
                 sum[j] = dpq_u8_add(sum[j], nbits == 8 ? dpq_lookup256(table, codes) : dpq_lookup16(table, codes));
