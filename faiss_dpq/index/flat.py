@@ -304,11 +304,14 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
     def derived_bytes_per_vector(self) -> float:
         """How many bytes a vector `memory_usage` may tell as "derived", for all prefix lengths together.
 
-        16 more than a code has, unless set. What is derived makes searches faster; results do not depend on it. With 0
-        nothing is kept, and every search derives what it needs of a part of the codes at a time. Setting it lets go of
-        what is kept.
+        16 more than a code has, and of more than 16 levels 32 more again, unless set. What is derived makes searches
+        faster; results do not depend on it. With 0 nothing is kept, and every search derives what it needs of a part of
+        the codes at a time. Setting it lets go of what is kept.
         """
-        return 16 + self.code_size if self._derived_bytes is None else self._derived_bytes
+        if self._derived_bytes is not None:
+            return self._derived_bytes
+        # Of many levels, room for the columns of all and the order of a prefix, too.
+        return self.code_size + (48 if self.rq.M > _kernels.FEW_LEVELS else 16)
 
     @derived_bytes_per_vector.setter
     def derived_bytes_per_vector(self, value: float | None) -> None:
