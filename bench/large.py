@@ -57,8 +57,8 @@ def speed(M: int, indexes: dict[str, faiss.Index], base: Vectors, queries: Vecto
             index.add(base[: args.n - index.ntotal])
     indexes["IndexDPQ, coarse"] = coarse = faiss_dpq.clone_index(indexes["IndexDPQ"])
     for k in args.k:
-        faiss_dpq.tune_coarse(coarse, queries[-200:], k)
         for nq in args.nq:
+            faiss_dpq.tune_coarse(coarse, queries[-200:], k, batch=nq)
             xq = queries[:nq]
             jobs = {
                 name: timing.Job(lambda index=index, k=k, xq=xq: index.search(xq, k), nq)

@@ -44,6 +44,7 @@ typedef struct {
     int has_many_levels; /* then bytes are those of `many`, and limits of 16 bits */
     batch_many many;
     const float *tables; /* of query `first`, one after the other */
+    uint32_t noted_at_once; /* hits that are scored together */
     uint32_t hits_in_span[BATCH_STRIPS];
     uint32_t float_spans[BATCH_STRIPS]; /* > 0: so many more spans of the strip are scanned in float */
     float *rows32;

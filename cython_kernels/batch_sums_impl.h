@@ -10,7 +10,9 @@
 
 #include "batch_rows_impl.h"
 #include "dpq_mask.h"
+#include "scan_sample.h"
 
+#define BATCH_MOST_NOTED 64u /* hits of a query that are scored together */
 #define BATCH_CHUNK 256u /* vectors between two updates of the limits */
 
 /* Vectors, and the queries that they may be near to: a bit a lane. */
@@ -26,14 +28,16 @@ typedef struct {
     uint16_t grid[BATCH_CHUNK];                  /* of many levels: what many_grid says; 0 without terms */
     batch_hits hits, pending; /* pending: hits of an earlier chunk, whose distances are to be computed */
     size_t pendings;
+    uint32_t noted[DPQ_QW * BATCH_MOST_NOTED]; /* of codes whose terms are stored: a query's hits to be scored */
+    uint32_t n_noted[DPQ_QW];
 } batch_workspace;
 
-/* Unpacks the n vectors first, first + stride, .... upper: sums begin with the upper edges of the terms' bins. */
+/* Unpacks n sampled vectors from number `first` on. upper: sums begin with the upper edges of the terms' bins. */
 static void batch_unpack(const dpq_database *db, batch_workspace *w, size_t first, size_t stride, size_t n,
                          uint32_t upper)
 {
     for (size_t i = 0; i < n; i++) {
-        size_t v = first + i * stride;
+        size_t v = dpq_sampled(first + i, stride);
         dpq_unpack(db, v, w->code + i * db->levels);
         w->start[i] = dpq_term_bound(db, v, upper);
     }
@@ -76,19 +80,19 @@ static void batch_float_sums(const dpq_database *db, const batch_group *g, batch
     DPQ_BY_SHAPE(batch_float_sums_of_shape, db->nbits, db->levels, db, g, w, strip, n);
 }
 
-/* Of the float sums of the unpacked vectors first, first + stride, ... for the queries of a strip: raises `high` to the
- * greatest and lowers every bucket's `least` to its least. Vector after vector goes to the next bucket. */
+/* Of the float sums of the unpacked sampled vectors from number `first` on, for the queries of a strip: raises `high`
+ * to the greatest and lowers every bucket's `least` to its least. Vector after vector goes to the next bucket. */
 DPQ_INLINE void batch_extremes_of_shape(uint32_t nbits, uint32_t levels, const dpq_database *db, batch_group *g,
                                         const batch_workspace *w, uint32_t strip, size_t first, size_t stride)
 {
     const float *rows = batch_strip(db, g, strip);
     dpq_f32s high = dpq_f32_load(g->high + strip * DPQ_FW);
-    size_t bucket = first / stride % g->buckets;
+    size_t bucket = first % g->buckets;
     for (size_t i = 0; i < BATCH_CHUNK; i++) {
         float *least = g->least + bucket * DPQ_QW + strip * DPQ_FW;
         dpq_f32s sum = batch_strip_sum(rows, (size_t)1 << nbits, w->code + i * levels, w->start[i], levels);
         high = dpq_f32_max(high, sum);
-        if (dpq_is_allowed(db, first + i * stride))
+        if (dpq_is_allowed(db, dpq_sampled(first + i, stride)))
             dpq_f32_store(least, dpq_f32_min(dpq_f32_load(least), sum));
         bucket = bucket + 1 < g->buckets ? bucket + 1 : 0;
     }

@@ -15,7 +15,8 @@
 #include <stdint.h>
 
 #define DPQ_MAX_LEVELS 1024u
-/* Codes of more levels have terms that are stored and no bins, and are bounded by sums of 16 bits: many_bound.h. */
+/* Codes of more levels have terms that are stored and no bins, and are bounded by sums of 16 bits: many_bound.h. So are
+ * shorter prefixes of such codes where one query's coarse-to-fine search scans them by the columns of all levels. */
 #define DPQ_FEW_LEVELS 16u
 
 /* The codes that a search scans, and what was derived from them. It compares the first `levels` levels of codes. */
@@ -27,10 +28,12 @@ typedef struct {
     uint32_t levels;          /* 1..DPQ_MAX_LEVELS */
     const float *cross;       /* pairs x K x K; see dpq_pairs.h */
     const float *terms;       /* n, instead of `cross`: of more levels than DPQ_FEW_LEVELS, and of large codebooks */
-    const uint8_t *term_bins; /* n, from dpq_term_bins; NULL: all terms are 0 (inner product), or levels are many */
-    float term_min, term_step;/* of bins from dpq_term_grid; of many levels those of many_bound.h */
-    const uint8_t *columns;   /* codes by levels, of many levels: see many_lookups_impl.h; NULL: there are none */
+    int wide;                 /* whether sums of 16 bits bound the codes (many_bound.h); always of many levels */
+    const uint8_t *term_bins; /* n, from dpq_term_bins; NULL: all terms are 0 (inner product), or `wide` */
+    float term_min, term_step;/* of bins from dpq_term_grid; where `wide` those of many_bound.h */
+    const uint8_t *columns;   /* codes by levels, where `wide`: see many_columns.h; NULL: there are none */
     size_t column;            /* where the view's first vector is in these */
+    size_t column_bytes;      /* bytes of a code that they hold: of `levels` levels, or of more */
     float radius;             /* >= the norm of every reconstructed vector */
     const struct dpq_order *order; /* of the first vectors: see dpq_order.h; NULL: there is none */
     const uint64_t *allowed;  /* bit v & 63 of word v >> 6: whether v takes part (dpq_mask.h); NULL: all do */
@@ -43,6 +46,7 @@ typedef struct {
     const float *constants;   /* nq: A */
     const float *table_errors;/* nq: bounds on the rounding errors of the tables and the term, summed over levels */
     int inner_product;        /* 1: tables are -<q, c>, and sums lie in [-||q|| radius, ||q|| radius] */
+    int in_any_order;         /* 1: a query's results need not be sorted; not read of lists */
     size_t nq;
 } dpq_queries;
 

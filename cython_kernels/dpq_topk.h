@@ -148,11 +148,17 @@ static inline int dpq_topk_push(dpq_topk *t, uint64_t key)
     return 0;
 }
 
-/* Sorts the keys, least first. Returns how many there are: k, or as many as were pushed. */
-static inline size_t dpq_topk_end(dpq_topk *t)
+/* Leaves the k least keys, or as many as were pushed. */
+static inline void dpq_topk_settle(dpq_topk *t)
 {
     if (t->size > t->k)
         dpq_topk_cut(t);
+}
+
+/* Sorts the keys, least first. Returns how many there are: k, or as many as were pushed. */
+static inline size_t dpq_topk_end(dpq_topk *t)
+{
+    dpq_topk_settle(t);
     dpq_heapify(t->keys, t->size);
     for (size_t n = t->size; n > 1; n--) {
         uint64_t last = t->keys[n - 1];
@@ -162,10 +168,14 @@ static inline size_t dpq_topk_end(dpq_topk *t)
     return t->size;
 }
 
-/* Writes the k least, and +inf and UINT32_MAX in place of those that are missing. */
-static inline void dpq_topk_write(dpq_topk *t, size_t k, float *distances, uint32_t *ids)
+/* Writes the k least, sorted or not, and then +inf and UINT32_MAX in place of those that are missing. */
+static inline void dpq_topk_write(dpq_topk *t, size_t k, int sorted, float *distances, uint32_t *ids)
 {
-    size_t n = dpq_topk_end(t);
+    if (sorted)
+        dpq_topk_end(t);
+    else
+        dpq_topk_settle(t);
+    size_t n = t->size;
     for (size_t i = 0; i < k; i++) {
         distances[i] = i < n ? dpq_key_distance(t->keys[i]) : INFINITY;
         ids[i] = i < n ? (uint32_t)t->keys[i] : UINT32_MAX;

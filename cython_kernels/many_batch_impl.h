@@ -19,14 +19,6 @@
 #define MANY_BY_BITS(function, nbits, ...) \
     ((nbits) == 8 ? function(8, __VA_ARGS__) : (nbits) == 4 ? function(4, __VA_ARGS__) : function(nbits, __VA_ARGS__))
 
-/* The float sum of stored vector v, by one query's own table. */
-DPQ_INLINE float many_sum(uint32_t nbits, const dpq_database *db, const float *table, size_t v, float start)
-{
-    if (nbits != 8 && nbits != 4)
-        return table_vector_sum(db, table, v, start);
-    return table_row_sum(nbits, db->levels, table, dpq_row(db, v), start);
-}
-
 /* What many_bound_choose needs to know of the tables of a group. */
 typedef struct {
     double minima[DPQ_QW], widest[DPQ_QW], magnitude[DPQ_QW];

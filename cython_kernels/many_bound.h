@@ -53,7 +53,7 @@ typedef struct {
 /* Whether sums of 16 bits bound these codes. */
 static inline int many_is_known(const dpq_database *db)
 {
-    return db->levels > DPQ_FEW_LEVELS && !db->term_bins;
+    return db->wide;
 }
 
 /* The greatest term that has a g. */

@@ -3,7 +3,8 @@
  *   columns  [block of DPQ_COLUMN vectors][byte of the code][DPQ_COLUMN]
  *
  * In every 64 bytes of a column, byte 2 i is of vector i and byte 2 i + 1 of vector 32 + i: so the even bytes of a
- * register, and the odd ones, are words in the order of vectors. The last block is filled up with zeros. */
+ * register, and the odd ones, are words in the order of vectors. The last block is filled up with zeros. Columns of all
+ * levels serve searches of a prefix, too. */
 #ifndef DPQ_MANY_COLUMNS_H
 #define DPQ_MANY_COLUMNS_H
 
@@ -11,16 +12,10 @@
 
 #define DPQ_COLUMN 256u
 
-/* Bytes of a code that its levels take. */
-static inline size_t many_column_bytes(const dpq_database *db)
-{
-    return (db->levels * db->nbits + 7) / 8;
-}
-
 /* Fills the blocks that hold n vectors from `first` on, a multiple of DPQ_COLUMN. */
 static inline void many_fill_columns(const dpq_database *db, size_t first, size_t n, uint8_t *columns)
 {
-    size_t bytes = many_column_bytes(db);
+    size_t bytes = db->column_bytes;
     for (size_t start = first; start < first + n; start += DPQ_COLUMN) {
         uint8_t *to = columns + start * bytes;
         size_t some = dpq_min(DPQ_COLUMN, first + n - start);

@@ -14,6 +14,8 @@
 #include "many_bound.h"
 #include "many_columns.h"
 
+#define MANY_AHEAD 8192u /* bytes of columns, at least, to be fetched meanwhile: the processor alone fetches too late */
+
 /* What a query needs beside the tables in dpq_lookups. */
 typedef struct {
     many_bound bound;
@@ -62,9 +64,9 @@ static void many_build(const dpq_database *db, const float *table, const float *
     lookups_finish(look, db->nbits, db->levels);
 }
 
-/* Adds the entries of MANY_AT_ONCE registers, whose codes begin at `columns`. */
+/* Adds the entries of MANY_AT_ONCE registers, whose codes begin at `columns`. ahead: what is fetched meanwhile. */
 DPQ_INLINE void many_look_up(uint32_t nbits, const many_query *query, const dpq_lookups *look, const uint8_t *columns,
-                             dpq_u8s *even, dpq_u8s *odd)
+                             size_t ahead, dpq_u8s *even, dpq_u8s *odd)
 {
     const uint8_t *table = look->table8;
     uint32_t l = 0;
@@ -77,7 +79,9 @@ DPQ_INLINE void many_look_up(uint32_t nbits, const many_query *query, const dpq_
         for (; l < end; l++, table += 256)
             DPQ_UNROLL
             for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
-                dpq_u8s codes = dpq_u8_load(columns + l * nbits / 8 * DPQ_COLUMN + j * DPQ_QW);
+                const uint8_t *column = columns + l * nbits / 8 * DPQ_COLUMN + j * DPQ_QW;
+                dpq_u8s codes = dpq_u8_load(column);
+                __builtin_prefetch(column + ahead);
                 if (nbits == 4)
                     codes = dpq_u8_and(l % 2 ? dpq_u32_shr(codes, 4) : codes, dpq_u8_all(15));
                 sum[j] = dpq_u8_add(sum[j], nbits == 8 ? dpq_lookup256(table, codes) : dpq_lookup16(table, codes));
@@ -92,7 +96,7 @@ DPQ_INLINE void many_look_up(uint32_t nbits, const many_query *query, const dpq_
 
 /* Which vectors of a block of columns are within the limit: a bit each, DPQ_COLUMN / 64 words. */
 DPQ_INLINE void many_block(uint32_t nbits, const many_query *query, const dpq_lookups *look, const uint8_t *columns,
-                           const uint16_t *grid, uint64_t *within)
+                           size_t ahead, const uint16_t *grid, uint64_t *within)
 {
     dpq_u8s limit = dpq_u16_all(query->limit), slope = dpq_u16_all(query->bound.slope);
     memset(within, 0, DPQ_COLUMN / 8);
@@ -105,7 +109,7 @@ DPQ_INLINE void many_block(uint32_t nbits, const many_query *query, const dpq_lo
             even[j] = dpq_u16_mul_high(dpq_u8_load(grid + at), slope);
             odd[j] = dpq_u16_mul_high(dpq_u8_load(grid + at + 32), slope);
         }
-        many_look_up(nbits, query, look, columns + r * DPQ_QW, even, odd);
+        many_look_up(nbits, query, look, columns + r * DPQ_QW, ahead, even, odd);
         DPQ_UNROLL
         for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
             uint64_t bits = dpq_u16_le(even[j], limit, odd[j], limit), low = (1ull << DPQ_QW / 2) - 1;
@@ -119,7 +123,9 @@ DPQ_INLINE void many_block(uint32_t nbits, const many_query *query, const dpq_lo
  * columns may begin before these, and end behind. */
 static size_t many_find(const dpq_database *db, const many_query *query, dpq_lookups *look, size_t first, size_t n)
 {
-    size_t bytes = many_column_bytes(db), found = 0, begin = db->column + first, end = begin + n;
+    size_t bytes = db->column_bytes, found = 0, begin = db->column + first, end = begin + n;
+    size_t looked_up = (db->levels * db->nbits + 7) / 8 * DPQ_COLUMN;
+    size_t ahead = (MANY_AHEAD / looked_up + 1) * bytes * DPQ_COLUMN;
     for (size_t block = begin / DPQ_COLUMN; block * DPQ_COLUMN < end; block++) {
         size_t start = block * DPQ_COLUMN, from = start > begin ? start : begin;
         size_t some = dpq_min(end, start + DPQ_COLUMN) - from;
@@ -127,9 +133,9 @@ static size_t many_find(const dpq_database *db, const many_query *query, dpq_loo
         uint64_t within[DPQ_COLUMN / 64];
         int outliers = db->terms && many_grid(db, from - db->column, some, grid + (from - start));
         if (db->nbits == 8)
-            many_block(8, query, look, db->columns + start * bytes, grid, within);
+            many_block(8, query, look, db->columns + start * bytes, ahead, grid, within);
         else
-            many_block(4, query, look, db->columns + start * bytes, grid, within);
+            many_block(4, query, look, db->columns + start * bytes, ahead, grid, within);
         for (size_t i = from - start; outliers && i < from - start + some; i++)
             within[i / 64] |= (uint64_t)many_is_outlier(db, start + i - db->column) << i % 64;
         for (size_t i = 0; i < DPQ_COLUMN / 64; i++)

@@ -8,6 +8,7 @@ cdef class QueryBlock:
         norms; errors : (nq,), bounds on the rounding errors of the tables and terms. See ProgressiveQuantizer.tables
         and table_errors.
     inner_product : what the tables are of.
+    in_any_order : whether a query's results need not be sorted.
     """
 
     cdef dpq_queries queries
@@ -15,14 +16,14 @@ cdef class QueryBlock:
     cdef object kept
 
     def __init__(self, const float[:, ::1] tables, const float[::1] constants, const float[::1] norms,
-                 const float[::1] errors, bint inner_product):
+                 const float[::1] errors, bint inner_product, bint in_any_order=False):
         self.kept = tables, constants, norms, errors
         self.stride = tables.shape[1]
         self.queries.tables = &tables[0, 0]
         self.queries.constants = &constants[0]
         self.queries.norms = &norms[0]
         self.queries.table_errors = &errors[0]
-        self.queries.inner_product = inner_product
+        self.queries.inner_product, self.queries.in_any_order = inner_product, in_any_order
         self.queries.nq = tables.shape[0]
 
     cdef dpq_queries part(self, size_t begin, size_t end) noexcept nogil:

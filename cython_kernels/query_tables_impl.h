@@ -29,6 +29,33 @@ DPQ_INLINE float table_row_sum(uint32_t nbits, uint32_t levels, const float *tab
     return start;
 }
 
+#define TABLE_TOGETHER 4u /* codes summed side by side: an addition waits for the one before, but not for the others' */
+
+/* The same of TABLE_TOGETHER codes, each by a table of its own: sums[i] begins as it is. */
+DPQ_INLINE void table_row_sums(uint32_t nbits, uint32_t levels, const float *const *tables, const uint8_t *const *rows,
+                               float *sums)
+{
+    const float *table[TABLE_TOGETHER];
+    const uint8_t *row[TABLE_TOGETHER];
+    float sum[TABLE_TOGETHER];
+    for (uint32_t i = 0; i < TABLE_TOGETHER; i++)
+        table[i] = tables[i], row[i] = rows[i], sum[i] = sums[i];
+    for (uint32_t l = 0; l < levels; l++)
+        DPQ_UNROLL
+        for (uint32_t i = 0; i < TABLE_TOGETHER; i++)
+            sum[i] += table[i][((size_t)l << nbits) + dpq_code(row[i], nbits, l)];
+    for (uint32_t i = 0; i < TABLE_TOGETHER; i++)
+        sums[i] = sum[i];
+}
+
+/* The same of n <= TABLE_TOGETHER codes; what stands behind the n-th of each array is overwritten. */
+static void table_sums(const dpq_database *db, const float **tables, const uint8_t **rows, size_t n, float *sums)
+{
+    for (size_t i = n; i < TABLE_TOGETHER; i++)
+        tables[i] = tables[0], rows[i] = rows[0], sums[i] = 0;
+    DPQ_BY_SHAPE(table_row_sums, db->nbits, db->levels, tables, rows, sums);
+}
+
 /* The same of the stored vector v. */
 static float table_vector_sum(const dpq_database *db, const float *table, size_t v, float start)
 {
@@ -37,6 +64,24 @@ static float table_vector_sum(const dpq_database *db, const float *table, size_t
         return DPQ_BY_SHAPE(table_row_sum, db->nbits, db->levels, table, dpq_row(db, v), start);
     dpq_unpack_end(db, v, code);
     return table_sum(db, table, 1, code, start);
+}
+
+/* The same of n <= TABLE_TOGETHER stored vectors: sums[i] begins as it is. */
+static void table_vector_sums(const dpq_database *db, const float *table, const uint32_t *vectors, size_t n,
+                              float *sums)
+{
+    const float *tables[TABLE_TOGETHER];
+    const uint8_t *rows[TABLE_TOGETHER];
+    int in_place = n > 0;
+    for (size_t i = 0; i < n; i++) {
+        tables[i] = table;
+        rows[i] = dpq_row(db, vectors[i]);
+        in_place &= !dpq_is_end(db, vectors[i]);
+    }
+    if (in_place)
+        table_sums(db, tables, rows, n, sums);
+    for (size_t i = 0; !in_place && i < n; i++)
+        sums[i] = table_vector_sum(db, table, vectors[i], sums[i]);
 }
 
 /* Finds, among n vectors from `first` on, those whose float sum plus `offset` is within the threshold. The sum begins

@@ -33,7 +33,7 @@ cdef Scratch scratch_of_thread(size_t size):
 
 def scan(CodeView view, QueryBlock queries, float[:, ::1] distances, int64_t[:, ::1] labels, size_t n_threads=1,
          int64_t first_id=0):
-    """The k nearest codes of every query: nearest first, by (distance, id).
+    """The k nearest codes of every query: nearest first, by (distance, id), unless `queries` take them in any order.
 
     distances, labels : (nq, k), written, distances of inner products negated; (inf, -1) where there are fewer.
     n_threads : that queries scanned one by one are scanned with, at most.
@@ -49,7 +49,7 @@ def scan(CodeView view, QueryBlock queries, float[:, ::1] distances, int64_t[:, 
         return
     # Queries left over from whole groups of the batch scan may be too few for it.
     cdef size_t batched = nq - nq % kernels.batch_width
-    if nq - batched >= <size_t>least_batch(view.db.levels):
+    if nq - batched >= <size_t>least_batch(view.db.levels) or (batched and view.db.wide and view.db.columns == NULL):
         batched = nq
     cdef dpq_queries together = queries.part(0, batched), alone = queries.part(batched, nq)
     cdef size_t scratch_size = max(
@@ -80,7 +80,7 @@ def rescore(CodeView view, QueryBlock queries, const int64_t[:, ::1] candidates,
             int64_t[:, ::1] labels):
     """The k nearest of some codes of every query, as `scan` gives those of all.
 
-    candidates : (nq, n), numbers of codes, -1 for none.
+    candidates : (nq, n), numbers of codes, and behind them -1 for none.
     """
     cdef size_t nq = queries.queries.nq, n = candidates.shape[1], k = distances.shape[1], q, i
     cdef uint32_t[:, ::1] ids = np.empty((nq, k), np.uint32)
@@ -281,7 +281,7 @@ cdef class OneQueryCodeScan(OneQueryScan):
         queries.constants = &constant
         queries.norms = &norm
         queries.table_errors = &error
-        queries.inner_product = inner_product
+        queries.inner_product, queries.in_any_order = inner_product, False
         queries.nq = 1
         kernels.scan_single(db, &queries, k, n_threads, distances, ids, scratch, counters)
         for i in range(k):

@@ -2,9 +2,9 @@
  *
  * In: codes, and the tables of the queries. Out: every query's k nearest, as in dpq_scan.h. The steps for one group:
  *
- *   sample     float sums of vectors spaced evenly over the database, so that its order does not matter. They begin
- *              with the upper edges of the terms' bins. They give every query a first threshold, and the range that its
- *              bytes have to resolve.
+ *   sample     float sums of vectors spaced over the database, so that its order does not matter. They begin with the
+ *              upper edges of the terms' bins. They give every query a first threshold (scan_sample.h), and the range
+ *              that its bytes have to resolve.
  *   byte scan  of a chunk of vectors: those whose byte sum is within some query's limit are hits. They are rescored,
  *              and the limits are tightened.
  *   float scan of the strips of queries for which bytes let too many vectors through, and of small databases
@@ -12,7 +12,7 @@
  * Why the result is exact. A neighbour is always a hit (batch_sums_impl.h). A hit is dropped only if its float sum
  * from the lower edge of its term's bin, a lower bound of its sum, exceeds the threshold of sums; this needs none of
  * the L(L-1)/2 cross terms. What is left gets its distance computed in the order of dpq_scan.h. The first threshold is
- * exceeded by none of the k nearest either: k sampled vectors are that near.
+ * exceeded by none of the k nearest either, where k vectors are found within it; otherwise the group is scanned again.
  */
 #ifndef DPQ_SCAN_BATCH_IMPL_H
 #define DPQ_SCAN_BATCH_IMPL_H
@@ -25,9 +25,8 @@
 #define BATCH_SPAN 4096u           /* vectors between two choices of byte or float scan */
 #define BATCH_MIN_SAMPLED_N 16384u /* smaller databases are scanned in float, without a sample */
 #define BATCH_LEAST_SAMPLE 4096u
-#define BATCH_SAMPLED_A_RESULT 200u /* measured: twice or half as many take the same time */
-/* Where terms are stored hits cost less, and of many levels the float sums of samples cost more. */
-#define BATCH_SAMPLED_FOR_TERMS 20u
+#define BATCH_SAMPLED_A_RESULT 8u
+#define BATCH_BUCKETS_A_RANK 4u
 /* More hits of a strip in a span: float is faster. Measured: so it is at twice or half; a quarter costs 7 % at k =
  * 1000. */
 #define BATCH_MAX_HITS_IN_SPAN (BATCH_SPAN * 2)
@@ -117,22 +116,39 @@ DPQ_INLINE void batch_rescore_of_shape(uint32_t nbits, uint32_t levels, dpq_data
     batch_rescore_bounds(&db, g, w, hits);
 }
 
-/* The hits of codes whose terms are stored: their float sums are exact at once. A query's own table takes fewer lines of
- * the cache than the interleaved one. */
-DPQ_INLINE void batch_rescore_many_of(uint32_t nbits, const dpq_database *db, batch_group *g, batch_workspace *w,
-                                      size_t hits)
+/* Scores the vectors noted for a query, whose terms are stored or zero: float sums are exact at once. A query's own
+ * table takes fewer lines of the cache than the interleaved one, and the more vectors are noted, the more of its lines
+ * serve several. */
+static void batch_score_noted(const dpq_database *db, batch_group *g, batch_workspace *w, uint32_t q)
+{
+    const float *table = g->tables + q * batch_rows(db);
+    const uint32_t *noted = w->noted + q * BATCH_MOST_NOTED;
+    for (uint32_t h = 0; h < w->n_noted[q]; h += TABLE_TOGETHER) {
+        float sums[TABLE_TOGETHER];
+        uint32_t some = (uint32_t)dpq_min(w->n_noted[q] - h, TABLE_TOGETHER);
+        for (uint32_t i = 0; i < some; i++)
+            sums[i] = dpq_stored_term(db, noted[h + i]);
+        table_vector_sums(db, table, noted + h, some, sums);
+        for (uint32_t i = 0; i < some; i++)
+            if (sums[i] <= g->threshold[q])
+                batch_offer(g, q, sums[i], noted[h + i]);
+    }
+    w->n_noted[q] = 0;
+}
+
+/* Notes hits, and scores a query's when they are g->noted_at_once. */
+static void batch_note(const dpq_database *db, batch_group *g, batch_workspace *w, size_t hits)
 {
     for (size_t h = 0; h < hits; h++) {
         size_t v = w->hits.vector[h];
         if (!dpq_is_allowed(db, v))
             continue;
-        float term = dpq_term_bound(db, v, 0);
         for (uint64_t queries = w->hits.queries[h]; queries; queries &= queries - 1) {
             uint32_t q = (uint32_t)__builtin_ctzll(queries);
-            float sum = many_sum(nbits, db, g->tables + q * batch_rows(db), v, term);
             g->hits_in_span[q / DPQ_FW]++;
-            if (sum <= g->threshold[q])
-                batch_offer(g, q, sum, v);
+            w->noted[q * BATCH_MOST_NOTED + w->n_noted[q]++] = (uint32_t)v;
+            if (w->n_noted[q] == g->noted_at_once)
+                batch_score_noted(db, g, w, q);
         }
     }
 }
@@ -140,8 +156,8 @@ DPQ_INLINE void batch_rescore_many_of(uint32_t nbits, const dpq_database *db, ba
 /* Finishes the hits of the chunk before, and begins those of this one. */
 static void batch_rescore(const dpq_database *db, batch_group *g, batch_workspace *w, size_t hits)
 {
-    if (g->has_many_levels) {
-        MANY_BY_BITS(batch_rescore_many_of, db->nbits, db, g, w, hits);
+    if (dpq_has_terms(db)) {
+        batch_note(db, g, w, hits);
         return;
     }
     DPQ_BY_SHAPE(batch_rescore_of_shape, db->nbits, db->levels, *db, g, w, hits);
@@ -212,41 +228,43 @@ static void batch_scan_span(const dpq_database *db, batch_group *g, batch_worksp
 /* A smaller sample leaves more hits to the scan, in proportion to k; a larger one costs more than these hits. */
 static size_t batch_sample_size(const dpq_database *db, size_t k)
 {
-    size_t wanted = (many_is_known(db) || db->terms ? BATCH_SAMPLED_FOR_TERMS : BATCH_SAMPLED_A_RESULT) * k;
+    size_t wanted = BATCH_SAMPLED_A_RESULT * k;
     size_t size = dpq_min(wanted < BATCH_LEAST_SAMPLE ? BATCH_LEAST_SAMPLE : wanted, db->n / 8);
     return (size + BATCH_CHUNK - 1) / BATCH_CHUNK * BATCH_CHUNK;
 }
 
-/* With 4 k buckets, about a tenth of the k nearest sampled vectors share a bucket with a nearer one and go unseen. */
-static size_t batch_buckets(const dpq_database *db, size_t k)
+/* About a tenth of the nearest sampled vectors, up to a rank, share a bucket with a nearer one and go unseen. */
+static size_t batch_buckets(const dpq_database *db, size_t k, size_t rank)
 {
-    return db->n < BATCH_MIN_SAMPLED_N ? 0 : dpq_min(4 * k, batch_sample_size(db, k));
+    return db->n < BATCH_MIN_SAMPLED_N ? 0 : dpq_min(BATCH_BUCKETS_A_RANK * rank, batch_sample_size(db, k));
 }
 
-/* The k-th least of the buckets' least sums: k buckets, and so at least k vectors, are that near. A heap of all
- * sampled distances would give a threshold a few ranks tighter, for several times the work. */
-static float batch_sample_threshold(batch_group *g, uint32_t q, size_t k)
+/* The least of the buckets' least sums but for rank - 1: as many buckets, and so at least as many vectors, are that
+ * near. A heap of all sampled distances would give a threshold a few ranks tighter, for several times the work. */
+static float batch_sample_threshold(batch_group *g, uint32_t q, size_t rank)
 {
     float threshold = -INFINITY;
-    if (g->buckets < k)
+    if (g->buckets < rank)
         return INFINITY;
     for (size_t i = 0; i < g->buckets; i++)
         g->order[i] = dpq_key(g->least[i * DPQ_QW + q], (uint32_t)i);
-    dpq_select(g->order, g->buckets, k);
-    for (size_t i = 0; i < k; i++)
+    dpq_select(g->order, g->buckets, rank);
+    for (size_t i = 0; i < rank; i++)
         threshold = fmaxf(threshold, dpq_key_distance(g->order[i]));
     return threshold;
 }
 
-static void batch_sample(const dpq_database *db, const dpq_queries *qs, batch_group *g, batch_workspace *w, size_t k)
+/* Every query's first threshold is that of a rank in the sample. */
+static void batch_sample(const dpq_database *db, const dpq_queries *qs, batch_group *g, batch_workspace *w, size_t k,
+                         size_t rank)
 {
     size_t size = batch_sample_size(db, k), stride = db->n / size;
     for (size_t i = 0; i < g->buckets * DPQ_QW; i++)
         g->least[i] = INFINITY;
     for (size_t i = 0; i < size; i += BATCH_CHUNK) {
-        batch_unpack(db, w, i * stride, stride, BATCH_CHUNK, 1);
+        batch_unpack(db, w, i, stride, BATCH_CHUNK, 1);
         for (uint32_t strip = 0; strip * DPQ_FW < g->lanes; strip++)
-            batch_extremes(db, g, w, strip, i * stride, stride);
+            batch_extremes(db, g, w, strip, i, stride);
     }
     if (g->bytes && !g->has_many_levels) {
         batch_choose_bounds(db, qs, g);
@@ -254,7 +272,7 @@ static void batch_sample(const dpq_database *db, const dpq_queries *qs, batch_gr
             batch_fill_rows8(db, g, strip);
     }
     for (uint32_t q = 0; q < g->lanes; q++) {
-        float threshold = dpq_distance(batch_sample_threshold(g, q, k), g->constant[q], g->inner_product);
+        float threshold = dpq_distance(batch_sample_threshold(g, q, rank), g->constant[q], g->inner_product);
         dpq_topk_begin(&g->top[q], g->top[q].keys, k, threshold);
         g->threshold[q] = dpq_sum_within(dpq_topk_threshold(&g->top[q]), g->constant[q]);
     }
@@ -266,12 +284,17 @@ static void batch_sample(const dpq_database *db, const dpq_queries *qs, batch_gr
 
 /* ---- a call ---- */
 
+/* rank: see batch_sample. */
 static void batch_scan_group(const dpq_database *db, const dpq_queries *qs, batch_group *g, batch_workspace *w,
-                             size_t k, dpq_counters *counters)
+                             size_t k, size_t rank, dpq_counters *counters)
 {
+    g->buckets = batch_buckets(db, k, rank);
     batch_interleave(db, qs, g);
     w->pendings = 0;
     memset(w->grid, 0, sizeof w->grid);
+    memset(w->n_noted, 0, sizeof w->n_noted);
+    /* Thresholds follow later where more are noted, which matters less where results are many. */
+    g->noted_at_once = (uint32_t)dpq_min(k / 16 * TABLE_TOGETHER + TABLE_TOGETHER, BATCH_MOST_NOTED);
     for (uint32_t q = 0; q < DPQ_QW; q++) {
         dpq_topk_begin(&g->top[q], g->keys + q * dpq_topk_capacity(k), k, INFINITY);
         g->threshold[q] = INFINITY;
@@ -285,23 +308,33 @@ static void batch_scan_group(const dpq_database *db, const dpq_queries *qs, batc
     g->inner_product = qs->inner_product;
     memset(g->float_spans, g->bytes ? 0 : 0xff, sizeof g->float_spans);
     if (g->buckets)
-        batch_sample(db, qs, g, w, k);
+        batch_sample(db, qs, g, w, k, rank);
     for (size_t v = 0; v < db->n; v += BATCH_SPAN)
         batch_scan_span(db, g, w, v, dpq_min(BATCH_SPAN, db->n - v), counters);
     batch_rescore(db, g, w, 0);
+    for (uint32_t q = 0; q < g->lanes; q++)
+        batch_score_noted(db, g, w, q);
+}
+
+/* Whether a query has fewer than k results although its threshold left vectors out. */
+static int batch_has_missed(const batch_group *g, size_t k)
+{
+    int missed = 0;
+    for (uint32_t q = 0; q < g->lanes; q++)
+        missed |= g->top[q].size < k && dpq_topk_threshold(&g->top[q]) < INFINITY;
+    return missed;
 }
 
 /* Cuts scratch memory from address `at` on, and returns where it ends. */
 static uintptr_t batch_layout(const dpq_database *db, size_t k, uintptr_t at, batch_group *g, batch_workspace **w)
 {
-    size_t rows = batch_rows(db);
-    g->buckets = batch_buckets(db, k);
+    size_t rows = batch_rows(db), buckets = batch_buckets(db, k, k);
     *w = dpq_take(&at, sizeof **w);
     g->rows32 = dpq_take(&at, rows * DPQ_QW * sizeof *g->rows32);
     g->rows8 = dpq_take(&at, (rows + 256) * DPQ_QW);
     g->keys = dpq_take(&at, dpq_topk_capacity(k) * DPQ_QW * sizeof *g->keys);
-    g->least = dpq_take(&at, g->buckets * DPQ_QW * sizeof *g->least);
-    g->order = dpq_take(&at, g->buckets * sizeof *g->order);
+    g->least = dpq_take(&at, buckets * DPQ_QW * sizeof *g->least);
+    g->order = dpq_take(&at, buckets * sizeof *g->order);
     g->many.least = dpq_take(&at, many_is_known(db) ? db->levels * DPQ_QW * sizeof *g->many.least : 0);
     return at;
 }
@@ -318,12 +351,15 @@ static void scan_batch(const dpq_database *db, const dpq_queries *qs, size_t k, 
 {
     batch_group g;
     batch_workspace *w;
+    size_t rank = dpq_guessed_rank(batch_sample_size(db, k), db->n, k);
     batch_layout(db, k, (uintptr_t)scratch, &g, &w);
     for (g.first = 0; g.first < qs->nq; g.first += DPQ_QW) {
         g.lanes = (uint32_t)dpq_min(DPQ_QW, qs->nq - g.first);
-        batch_scan_group(db, qs, &g, w, k, counters);
+        batch_scan_group(db, qs, &g, w, k, rank, counters);
+        if (rank < k && batch_has_missed(&g, k))
+            batch_scan_group(db, qs, &g, w, k, k, counters);
         for (uint32_t q = 0; q < g.lanes; q++)
-            dpq_topk_write(&g.top[q], k, distances + (g.first + q) * k, ids + (g.first + q) * k);
+            dpq_topk_write(&g.top[q], k, !qs->in_any_order, distances + (g.first + q) * k, ids + (g.first + q) * k);
     }
 }
 

@@ -71,6 +71,17 @@ DPQ_INLINE float dpq_term(const dpq_database *db, size_t v, const uint16_t *code
     return db->cross ? dpq_cross_term(db->cross, dpq_codewords(db), code, db->levels) : 0.0f;
 }
 
+/* Whether the terms of codes are stored, or all zero: then the next function gives them. */
+static inline int dpq_has_terms(const dpq_database *db)
+{
+    return db->terms || !db->cross;
+}
+
+static inline float dpq_stored_term(const dpq_database *db, size_t v)
+{
+    return db->terms ? db->terms[v] : 0.0f;
+}
+
 /* Starts to fetch what dpq_term will read. */
 DPQ_INLINE void dpq_prefetch_term(const dpq_database *db, size_t v, const uint16_t *code)
 {

@@ -299,7 +299,7 @@ static void lists_scan_together(const dpq_lists *lists, const dpq_probes *probes
             lists_scan_list(lists, w->scan, w->group, w->queries, w->sorted + first, of_list);
     }
     for (size_t i = 0; i < probes->queries.nq; i++)
-        dpq_topk_write(&w->queries[i].top, k, distances + i * k, positions + i * k);
+        dpq_topk_write(&w->queries[i].top, k, 1, distances + i * k, positions + i * k);
 }
 
 static void scan_lists(const dpq_lists *lists, const dpq_probes *probes, size_t k, float *distances,
@@ -319,7 +319,7 @@ static void scan_lists(const dpq_lists *lists, const dpq_probes *probes, size_t 
         lists_init_query(lists, probes, i, k, &w, 0);
         size_t p = lists_begin(lists, probes->vectors + i * lists->stride, w.scan, w.queries, &position);
         lists_finish_alone(lists, w.scan, w.queries, p, position);
-        dpq_topk_write(&w.queries->top, k, distances + i * k, positions + i * k);
+        dpq_topk_write(&w.queries->top, k, 1, distances + i * k, positions + i * k);
     }
 }
 

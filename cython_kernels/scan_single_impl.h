@@ -2,11 +2,12 @@
  *
  * In: codes, and the tables of each query. Out: every query's k nearest, as in dpq_scan.h. Three steps:
  *
- *   sample   float sums of vectors spaced evenly over the database, from the upper edges of their terms' bins. They
- *            give the first threshold, and the range that the bytes have to resolve.
+ *   sample   float sums of vectors spaced over the database, from the upper edges of their terms' bins. They give the
+ *            first threshold (scan_sample.h), and the range that the bytes have to resolve.
  *   scan     chunks of vectors by byte look-ups (lookups_impl.h), or in float. What passes is a hit. Of a masked view,
  *            chunks without a vector that takes part are skipped, and where few do, these are put together first.
- *   rescore  hits by their float sums from the lower edges of their bins, and those left by their distances.
+ *   rescore  hits by their float sums from the lower edges of their bins, and those left by their distances. Where
+ *            terms are stored, the first step is left out.
  *
  * All threads offer what they find to one list of the k best, and the worst of these is the threshold for all. Why the
  * result is exact: as in scan_batch_impl.h; and since keys are distinct, the k best are the same whatever the order in
@@ -15,6 +16,7 @@
 #ifndef DPQ_SCAN_SINGLE_IMPL_H
 #define DPQ_SCAN_SINGLE_IMPL_H
 
+#include "scan_sample.h"
 #include "single_ordered_impl.h"
 
 #define SINGLE_SAMPLE_PIECE 128u     /* of the sample, that a thread takes at a time */
@@ -38,19 +40,41 @@ static inline void single_follow(const single_search *search, single_worker *s)
         s->look.limit = dpq_bound_limit(&search->bound, s->threshold);
 }
 
+/* The sum of vector v. */
+static float single_sum(const single_search *search, uint32_t v)
+{
+    uint16_t code[DPQ_MAX_LEVELS];
+    dpq_unpack(search->db, v, code);
+    return table_sum(search->db, search->table, 1, code, dpq_term(search->db, v, code));
+}
+
+/* The sums of n <= TABLE_TOGETHER pending vectors from number `first` on. */
+static void single_pending_sums(const single_search *search, const single_worker *s, size_t first, size_t n,
+                                float *sums)
+{
+    int has_terms = dpq_has_terms(search->db);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t v = s->pending[first + i];
+        sums[i] = has_terms ? dpq_stored_term(search->db, v) : single_sum(search, v);
+    }
+    if (has_terms)
+        table_vector_sums(search->db, search->table, s->pending + first, n, sums);
+}
+
 /* Computes the distances of pending vectors. */
 static void single_rescore_pending(single_search *search, single_worker *s)
 {
-    const dpq_database *db = search->db;
     uint64_t limit = atomic_load_explicit(&search->limit, memory_order_relaxed);
     size_t n = 0;
-    for (size_t h = 0; h < s->pendings; h++) {
-        uint16_t code[DPQ_MAX_LEVELS];
-        uint32_t v = s->pending[h];
-        dpq_unpack(db, v, code);
-        float sum = table_sum(db, search->table, 1, code, dpq_term(db, v, code));
-        s->keys[n] = dpq_result_key(dpq_distance(sum, search->constant, search->inner_product), v);
-        n += s->keys[n] < limit;
+    for (size_t h = 0; h < s->pendings; h += TABLE_TOGETHER) {
+        float sums[TABLE_TOGETHER];
+        size_t some = dpq_min(s->pendings - h, TABLE_TOGETHER);
+        single_pending_sums(search, s, h, some, sums);
+        for (size_t i = 0; i < some; i++) {
+            float distance = dpq_distance(sums[i], search->constant, search->inner_product);
+            s->keys[n] = dpq_result_key(distance, s->pending[h + i]);
+            n += s->keys[n] < limit;
+        }
     }
     s->pendings = 0;
     if (n) {
@@ -70,6 +94,11 @@ static void single_rescore(single_search *search, single_worker *s, size_t hits)
         uint32_t v = s->look.hits[h];
         if (!dpq_is_allowed(db, v))
             continue;
+        if (dpq_has_terms(db)) {
+            dpq_prefetch_vector(db, v);
+            s->pending[s->pendings++] = v;
+            continue;
+        }
         if (!(table_vector_sum(db, search->table, v, dpq_term_bound(db, v, 0)) <= s->threshold))
             continue;
         dpq_unpack(db, v, code);
@@ -103,8 +132,8 @@ static void single_sample_pieces(void *context, size_t thread)
 }
 
 /* Samples n of the vectors from search->begin on: SINGLE_SAMPLE, or all of few that take part. Returns the greatest
- * upper bound. Begins search->top with the k-th least upper bound as threshold, unless it has one by vectors before. */
-static float single_sample(single_search *search, size_t n)
+ * upper bound. Begins search->top with the upper bound of a rank as threshold, unless it has one by vectors before. */
+static float single_sample(single_search *search, size_t n, size_t rank)
 {
     const dpq_database *db = search->db;
     size_t stride = (db->n - search->begin) / n, k = search->top.k;
@@ -112,13 +141,15 @@ static float single_sample(single_search *search, size_t n)
     search->n_sampled = n;
     if (!db->allowed)
         for (size_t i = 0; i < n; i++)
-            search->sampled[i] = (uint32_t)(search->begin + i * stride);
+            search->sampled[i] = (uint32_t)(search->begin + dpq_sampled(i, stride));
     else if (n == SINGLE_SAMPLE)
         mask_sample(db, SINGLE_SAMPLE, search->sampled);
     else
         mask_all(db, search->sampled);
     single_share(search, n, SINGLE_SAMPLE_PIECE);
     dpq_run_together(search->n_threads, single_sample_pieces, search);
+    if (!search->begin)
+        dpq_topk_begin(&search->top, search->top.keys, rank, INFINITY);
     for (size_t i = 0; i < n; i++) {
         float upper = search->upper[i];
         high = upper > high ? upper : high;
@@ -128,8 +159,8 @@ static float single_sample(single_search *search, size_t n)
     if (search->begin)
         return high;
     float threshold = INFINITY;
-    if (dpq_topk_end(&search->top) == k)
-        threshold = dpq_distance(dpq_key_distance(search->top.keys[k - 1]), search->constant, search->inner_product);
+    if (dpq_topk_end(&search->top) == rank)
+        threshold = dpq_distance(dpq_key_distance(search->top.keys[rank - 1]), search->constant, search->inner_product);
     dpq_topk_begin(&search->top, search->top.keys, k, threshold);
     return high;
 }
@@ -285,7 +316,10 @@ static void single_work(void *context, size_t thread)
 static void single_scan_few(single_search *search, size_t n)
 {
     single_worker *s = search->workers;
-    single_sample(search, n);
+    search->has_many_levels = search->bytes = 0;
+    search->bound = (dpq_bound){0, 0, 0};
+    if (n)
+        single_sample(search, n, search->top.k);
     atomic_store(&search->limit, search->top.limit);
     s->pendings = 0;
     single_follow(search, s);
@@ -300,31 +334,44 @@ static void single_scan_few(single_search *search, size_t n)
 
 /* ---- a call ---- */
 
-static void single_scan_query(single_search *search, const dpq_queries *qs, size_t q, dpq_counters *counters)
+/* Scans the vectors from search->begin on. taking_part: how many of them do. rank: see single_sample. */
+static void single_scan_rest(single_search *search, const dpq_queries *qs, size_t q, size_t taking_part, size_t rank,
+                             dpq_counters *counters)
 {
     const dpq_database *db = search->db;
     float high = INFINITY;
-    for (size_t t = 0; t < search->n_threads; t++)
-        search->workers[t].counters = (dpq_counters){0}; /* of threads that do not come */
-    search->begin = single_scan_ordered(search, counters);
-    size_t n = db->n - search->begin, taking_part = n && db->allowed ? dpq_allowed_of(db) : n;
     search->has_many_levels = many_lookups_know(db);
     search->bytes = taking_part >= SINGLE_MIN_SAMPLED_N
                     && (search->has_many_levels
                         || (DPQ_LOOKS_UP && lookups_know(db->nbits, db->code_size, db->levels) && !many_is_known(db)));
     search->bound = (dpq_bound){0, 0, 0};
     if (taking_part >= SINGLE_MIN_SAMPLED_N)
-        high = single_sample(search, SINGLE_SAMPLE);
+        high = single_sample(search, SINGLE_SAMPLE, rank);
     if (search->bytes && search->has_many_levels)
         search->bytes = single_build_many(search);
     else if (search->bytes)
         single_build_tables(search, qs, q, high);
     atomic_store(&search->limit, search->top.limit);
-    single_share(search, n, SINGLE_SHARE);
+    single_share(search, db->n - search->begin, SINGLE_SHARE);
+    single_run(search, single_work, counters);
+}
+
+static void single_scan_query(single_search *search, const dpq_queries *qs, size_t q, dpq_counters *counters)
+{
+    const dpq_database *db = search->db;
+    size_t k = search->top.k;
+    for (size_t t = 0; t < search->n_threads; t++)
+        search->workers[t].counters = (dpq_counters){0}; /* of threads that do not come */
+    search->begin = single_scan_ordered(search, counters);
+    size_t n = db->n - search->begin, taking_part = n && db->allowed ? dpq_allowed_of(db) : n;
     if (taking_part <= SINGLE_FEW && !search->begin)
         single_scan_few(search, taking_part);
-    else if (n)
-        single_run(search, single_work, counters);
+    else if (n) {
+        size_t rank = dpq_guessed_rank(SINGLE_SAMPLE, taking_part, k);
+        single_scan_rest(search, qs, q, taking_part, rank, counters);
+        if (rank < k && search->top.size < k && dpq_topk_threshold(&search->top) < INFINITY)
+            single_scan_rest(search, qs, q, taking_part, k, counters);
+    }
     for (size_t t = 0; t < search->n_threads; t++) {
         counters->bounded += search->workers[t].counters.bounded;
         counters->rescored += search->workers[t].counters.rescored;
@@ -354,7 +401,7 @@ static void scan_single(const dpq_database *db, const dpq_queries *qs, size_t k,
         search->inner_product = qs->inner_product;
         dpq_topk_begin(&search->top, keys, k, INFINITY);
         single_scan_query(search, qs, q, counters);
-        dpq_topk_write(&search->top, k, distances + q * k, ids + q * k);
+        dpq_topk_write(&search->top, k, !qs->in_any_order, distances + q * k, ids + q * k);
     }
 }
 

@@ -35,8 +35,9 @@ cdef extern from "kernels.h" nogil:
         float radius
         const uint64_t *allowed
         const uint32_t *allowed_before
+        int wide
         const uint8_t *columns
-        size_t column
+        size_t column, column_bytes
         const dpq_order *order
 
     ctypedef struct dpq_queries:
@@ -45,6 +46,7 @@ cdef extern from "kernels.h" nogil:
         const float *constants
         const float *table_errors
         int inner_product
+        int in_any_order
         size_t nq
 
     ctypedef struct dpq_lists:

@@ -13,7 +13,6 @@ cdef extern from "many_columns.h" nogil:
     enum:
         DPQ_COLUMN
         DPQ_FEW_LEVELS
-    size_t many_column_bytes(const dpq_database *db)
     void many_fill_columns(const dpq_database *db, size_t first, size_t n, uint8_t *columns)
 
 COLUMN = DPQ_COLUMN
@@ -25,10 +24,12 @@ cdef class CodeView:
 
     cross : (pairs, K, K), the tables of cross terms; None where there are none to look up.
     terms : (n,), the cross terms themselves; None where they are looked up in `cross`, or do not count.
-    bins : (n,), of the terms; None where terms do not count (inner product, one level), or levels are many.
-    term_min, term_step : the first edge and the width of the 256 bins; of many levels, of the grid of terms.
-    radius : no reconstruction is farther from the centre; not read where levels are many.
+    bins : (n,), of the terms; None where terms do not count (inner product, one level), or sums are wide.
+    term_min, term_step : the first edge and the width of the 256 bins; of wide sums, of the grid of terms.
+    radius : no reconstruction is farther from the centre; not read where sums are wide.
     columns : from `fill_columns`, whose vector number `column` is the view's first; None where there are none.
+    wide : whether sums of 16 bits bound the codes; always where levels are many.
+    column_bytes : of a code, that the columns hold; 0: those of the levels.
     order : a CodeOrder of the first of the codes; None where there is none.
     """
 
@@ -39,7 +40,8 @@ cdef class CodeView:
 
     def __init__(self, const uint8_t[:, ::1] packed, size_t nbits, size_t levels, const float[:, :, ::1] cross,
                  const float[::1] terms=None, const uint8_t[::1] bins=None, float term_min=0, float term_step=0,
-                 float radius=0, const uint8_t[::1] columns=None, size_t column=0):
+                 float radius=0, const uint8_t[::1] columns=None, size_t column=0, bint wide=False,
+                 size_t column_bytes=0):
         self.packed, self.cross, self.terms, self.bins = (
             packed.base, cross, None if terms is None else terms.base, None if bins is None else bins.base
         )
@@ -58,6 +60,8 @@ cdef class CodeView:
         self.db.radius = radius
         self.db.columns = &columns[0] if columns is not None else NULL
         self.db.column = column
+        self.db.wide = wide or levels > DPQ_FEW_LEVELS
+        self.db.column_bytes = column_bytes or (levels * nbits + 7) // 8
 
     def __len__(self):
         return self.db.n
@@ -85,7 +89,8 @@ cdef class CodeView:
     cpdef CodeView of(self, packed, terms, bins, columns=None, size_t begin=0):
         """A view of other codes, with the same grid and radius."""
         return CodeView(packed, self.db.nbits, self.db.levels, self.cross, terms, bins, self.db.term_min,
-                        self.db.term_step, self.db.radius, columns, self.db.column + begin)
+                        self.db.term_step, self.db.radius, columns, self.db.column + begin, self.db.wide,
+                        self.db.column_bytes)
 
     def part(self, size_t begin, size_t end):
         """The codes begin ... end - 1; where the view is masked, multiples of MASK_CHUNK, but for the end of all."""
@@ -120,6 +125,14 @@ cdef class CodeView:
         """The same codes with their columns."""
         return self.of(self.packed, self.terms, self.bins, columns)
 
+    def with_columns_of(self, CodeView longer):
+        """The same codes to be bounded by wide sums, with the columns of a view of them at more levels."""
+        cdef float step = self.db.term_step
+        if self.bins is not None:
+            step /= 256  # the grid has so many times as many steps
+        return CodeView(self.packed, self.db.nbits, self.db.levels, None, self.terms, None, self.db.term_min, step,
+                        columns=longer.columns, wide=True, column_bytes=longer.db.column_bytes)
+
     def with_order(self, CodeOrder order):
         """The same codes with their order, or without one."""
         cdef CodeView ordered = self.of(self.packed, self.terms, self.bins, self.columns)
@@ -129,7 +142,7 @@ cdef class CodeView:
 
 def column_bytes(CodeView view):
     """Size of the columns of some codes."""
-    return -(-view.db.n // DPQ_COLUMN) * DPQ_COLUMN * many_column_bytes(&view.db)
+    return -(-view.db.n // DPQ_COLUMN) * DPQ_COLUMN * view.db.column_bytes
 
 
 def fill_columns(CodeView view, size_t begin, size_t end, uint8_t[::1] out):

@@ -129,6 +129,99 @@ def test_wrappers(lists, xq):
     np.testing.assert_array_equal(outer.search(xq, K, params=params)[1], index.search(xq, K, params=params)[1] + 7)
 
 
+def by_hand(index, x, k, coarse_levels, k_factor):
+    """Candidates by the prefix alone, and of those the nearest by all levels."""
+    candidates = index.search(x, int(k * k_factor), params=parameters(index, levels=coarse_levels))[1]
+    rows = [
+        index.search(x[q : q + 1], k, params=parameters(index, sel=faiss.IDSelectorBatch(some[some >= 0])))
+        for q, some in enumerate(candidates)
+    ]
+    return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+
+
+def rotated():
+    rotation = faiss.RandomRotationMatrix(D, D)
+    rotation.init(3)
+    return rotation
+
+
+def refining(leaf):
+    flat = faiss.IndexFlat(D)
+    flat.add(np.random.default_rng(2).standard_normal((N, D)).astype(np.float32))
+    index = faiss_dpq.IndexRefine(leaf, flat)
+    index.k_factor = 3
+    return index
+
+
+def together(wrapper, *indexes):
+    for index in indexes:
+        wrapper.addIndex(index)
+    return wrapper
+
+
+def refined(outer, leaf, x, *coarse):
+    I = by_hand(leaf, x, 3 * K, *coarse)[1]
+    all_D = ((x[:, None] - outer.refine_index.reconstruct_n(0, N)) ** 2).sum(axis=2)
+    return [
+        np.take_along_axis(found, np.argsort(np.take_along_axis(all_D, I, 1), 1)[:, :K], 1)
+        for found in (np.take_along_axis(all_D, I, 1), I)
+    ]
+
+
+def merged(_, leaf, x, *coarse):
+    D_found, I = by_hand(leaf, x, K, *coarse)
+    both = np.hstack([D_found, D_found]), np.hstack([I, I + N])
+    order = np.lexsort((both[1], both[0]))[:, :K]
+    return [np.take_along_axis(found, order, 1) for found in both]
+
+
+#: Name: how it is made of a leaf, its parameters of the leaf's, and what it finds, by hand.
+WRAPPERS = {
+    "PreTransform": (
+        lambda leaf: faiss_dpq.IndexPreTransform(rotated(), leaf),
+        lambda params: faiss.SearchParametersPreTransform(index_params=params),
+        lambda outer, leaf, x, *coarse: by_hand(leaf, rotated().apply(x), K, *coarse),
+    ),
+    "Refine": (
+        refining,
+        lambda params: faiss.IndexRefineSearchParameters(k_factor=3, base_index_params=params),
+        refined,
+    ),
+    "Shards": (
+        lambda leaf: together(faiss_dpq.IndexShards(D, False, True), leaf, faiss_dpq.clone_index(leaf)),
+        lambda params: params,
+        merged,
+    ),
+    "Replicas": (
+        lambda leaf: together(faiss_dpq.IndexReplicas(D), leaf, faiss_dpq.clone_index(leaf)),
+        lambda params: params,
+        lambda outer, leaf, x, *coarse: by_hand(leaf, x, K, *coarse),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize("lists", [False, True])
+def test_wrappers_find_what_is_found_by_hand(name, lists, xq):
+    """By parameters of a search, by attributes of the index within, and by a ParameterSpace."""
+    wrapped, outer_parameters, expected = WRAPPERS[name]
+    leaf = filled(lists=lists)
+    outer = wrapped(leaf)
+    exact = outer.search(xq, K)
+    nearest = expected(outer, leaf, xq, 6, 2.5)
+    assert (nearest[1] != exact[1]).any()
+    results = [outer.search(xq, K, params=outer_parameters(parameters(leaf, coarse_levels=6, k_factor=2.5)))]
+    space = faiss_dpq.ParameterSpace()
+    space.set_index_parameter(outer, "coarse_levels", 6)
+    space.set_index_parameter(leaf if name == "Refine" else outer, "k_factor", 2.5)  # IndexRefine has its own
+    assert (leaf.coarse_levels, leaf.k_factor) == (6, 2.5)
+    results.append(outer.search(xq, K))
+    results.append([np.concatenate(rows) for rows in zip(*(outer.search(x[None], K) for x in xq), strict=True)])
+    for found, I in results:
+        np.testing.assert_array_equal(I, nearest[1])
+        np.testing.assert_allclose(found, nearest[0], rtol=1e-5)
+
+
 @pytest.mark.parametrize("lists", [False, True])
 def test_bad_values_are_refused(lists, xq):
     index = filled(lists=lists)
@@ -179,6 +272,14 @@ def test_what_is_chosen_keeps_the_target(metric, lists, xq):
             assert np.mean([np.isin(a, b).mean() for a, b in zip(exact, found, strict=True)]) < 0.9
 
 
+def test_tuning_times_searches_of_the_batch_to_come(xq):
+    index, called = filled(), []
+    search = index.search
+    index.search = lambda x, k: called.append(len(x)) or search(x, k)
+    faiss_dpq.tune_coarse(index, xq, K, target=0.9, batch=4)
+    assert called.count(4) == 3 * called.count(NQ % 4) > 0
+
+
 def test_tuning_refuses_what_it_cannot_measure(xq):
     index = filled()
     index.coarse_levels, index.k_factor = 4, 3
@@ -186,6 +287,9 @@ def test_tuning_refuses_what_it_cannot_measure(xq):
         faiss_dpq.tune_coarse(index, xq[:0], K)
     with pytest.raises(ValueError, match="tune_coarse: target is 0"):
         faiss_dpq.tune_coarse(index, xq, K, target=0)
+    for bad in (0, True, 1.5):
+        with pytest.raises(ValueError, match=f"tune_coarse: batch is {bad}, expected an int >= 1"):
+            faiss_dpq.tune_coarse(index, xq, K, batch=bad)
     with pytest.raises(ValueError, match="tune_coarse: index is empty"):
         faiss_dpq.tune_coarse(faiss_dpq.IndexDPQ.from_codebooks(index.codebooks), xq, K)
     with pytest.raises(TypeError, match="tune_coarse: index is a IndexFlat"):

@@ -101,7 +101,7 @@ def expected(kind, M, nbits, metric, simd):
     return plain(index, unpacked(index, M), xq)
 
 
-def plain(index, codes, xq, members=None):
+def plain(index, codes, xq, members=None, k=K):
     """The float32 loop of dpq_scan.h, for the queries that are checked."""
     quantizer, metric, levels = index.residual_quantizer, index.metric_type, codes.shape[1]
     tables, constants, _ = quantizer.tables(np.ascontiguousarray(xq[CHECKED]), levels, metric)
@@ -110,7 +110,7 @@ def plain(index, codes, xq, members=None):
     ids = np.arange(len(codes))
     if members is not None:
         codes, terms, ids = codes[members], terms[members], ids[members]
-    found, I = naive.scan(tables, constants, terms, codes, ids, K, quantizer.K, not l2)
+    found, I = naive.scan(tables, constants, terms, codes, ids, k, quantizer.K, not l2)
     return found if l2 else -found, I
 
 
@@ -189,6 +189,48 @@ def test_prefixes(levels, metric):
     nearest = plain(index, unpacked(index, levels), xq)
     assert_in_batch(index, xq, nearest, params=params)
     assert_one_by_one(index, xq, nearest, params=params)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("M", "nbits", "coarse_levels"), [(48, 8, 12), (48, 8, 24), (254, 4, 9), (20, 6, 11)])
+def test_coarse_to_fine(simd, M, nbits, coarse_levels, metric):
+    """Candidates are those that a search of the prefix finds; sums of 16 bits bound short prefixes, too."""
+    index, xq = made("structured", M, nbits, metric)
+    _, candidates = plain(index, unpacked(index, coarse_levels), xq, k=30 * K)
+    nearest = [plain(index, unpacked(index, M), xq, np.sort(some)) for some in candidates]
+    nearest = [np.stack([found[part][q] for q, found in enumerate(nearest)]) for part in (0, 1)]
+    params = faiss_dpq.SearchParametersDPQ(coarse_levels=coarse_levels, k_factor=30)
+    assert_in_batch(index, xq, nearest, params=params)
+    assert_one_by_one(index, xq, nearest, params=params)
+
+
+def test_one_query_scans_a_prefix_by_the_columns_of_all_levels():
+    index, xq = made("random", 33, 4, faiss.METRIC_L2)
+    fresh = faiss_dpq.IndexDPQ.from_codebooks(index.codebooks)
+    fresh.add_sa_codes(index._packed_codes().copy())
+    fresh.search(xq[:1], K)
+    derived = fresh.memory_usage()["derived"]
+    _kernels.reset_counters()
+    fresh.search(xq[:1], K, params=faiss_dpq.SearchParametersDPQ(coarse_levels=8, k_factor=20))
+    assert _kernels.counters()["bounded"] == N
+    assert derived + 5 * N <= fresh.memory_usage()["derived"] < derived + 6 * N  # terms and their bins
+
+
+def test_one_query_scans_a_prefix_in_an_order_in_the_end():
+    index, xq = made("structured", 48, 8, faiss.METRIC_L2)
+    fresh = faiss_dpq.IndexDPQ.from_codebooks(index.codebooks)
+    fresh.add_sa_codes(index._packed_codes().copy())
+    fresh.search(xq[:1], K)
+    fresh.coarse_levels, fresh.k_factor = 12, 20
+    _kernels.reset_counters()
+    first = fresh.search(xq[:1], K)
+    assert (_kernels.counters()["bounded"], _kernels.counters()["ordered"]) == (N, 0)
+    for _ in range(20):
+        fresh.search(xq[:1], K)
+    _kernels.reset_counters()
+    for found, before in zip(fresh.search(xq[:1], K), first, strict=True):
+        np.testing.assert_array_equal(found, before)
+    assert _kernels.counters()["ordered"] == N
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class CoarsePoint:
     share : float
         Of the exact results, how many it found.
     seconds : float
-        What all queries together took, in one call: the least of some rounds.
+        What all queries together took: the least of some rounds.
     """
 
     coarse_levels: int
@@ -45,7 +45,9 @@ class CoarseTuning:
     points: list[CoarsePoint] = field(default_factory=list)
 
 
-def tune_coarse(index: faiss.Index, queries: npt.ArrayLike, k: int, target: float = 0.995) -> CoarseTuning:
+def tune_coarse(
+    index: faiss.Index, queries: npt.ArrayLike, k: int, target: float = 0.995, batch: int | None = None
+) -> CoarseTuning:
     """Set `coarse_levels` and `k_factor` of an index to the fastest pair that keeps a share of the exact results.
 
     For every prefix length in question, the least factor that reaches the target is searched for, and then timed, with
@@ -62,6 +64,9 @@ def tune_coarse(index: faiss.Index, queries: npt.ArrayLike, k: int, target: floa
         Results a query.
     target : float
         The share of the exact search's k nearest to be found, above 0 and at most 1.
+    batch : int, optional
+        How many queries a call of the searches to come has; all of `queries` unless given. What is the fastest depends
+        on it.
 
     Returns
     -------
@@ -72,12 +77,14 @@ def tune_coarse(index: faiss.Index, queries: npt.ArrayLike, k: int, target: floa
     TypeError
         If there is no IndexDPQ or IndexIVFDPQ within the index.
     ValueError
-        If the index or `queries` is empty, or `target` is out of its range.
+        If the index or `queries` is empty, or `target` or `batch` is out of its range.
     RuntimeError, AssertionError
         As `search`; the index then has the parameters that it had.
     """
     if not 0 < target <= 1:
         raise ValueError(f"tune_coarse: target is {target}, expected above 0 and at most 1")
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise ValueError(f"tune_coarse: batch is {batch!r}, expected an int >= 1, or None")
     leaves = _leaves(index)
     if not leaves:
         raise TypeError(f"tune_coarse: index is a {type(index).__name__} without an IndexDPQ or IndexIVFDPQ within")
@@ -88,7 +95,7 @@ def tune_coarse(index: faiss.Index, queries: npt.ArrayLike, k: int, target: floa
         raise ValueError("tune_coarse: queries is empty, expected some hundreds")
     before = [(leaf.coarse_levels, leaf.k_factor) for leaf in leaves]
     try:
-        tuning = _Tuner(index, leaves, x, k, target).tune()
+        tuning = _Tuner(index, leaves, x, k, target, batch or len(x)).tune()
     except BaseException:
         for leaf, (coarse_levels, k_factor) in zip(leaves, before, strict=True):
             leaf.coarse_levels, leaf.k_factor = coarse_levels, k_factor
@@ -98,8 +105,10 @@ def tune_coarse(index: faiss.Index, queries: npt.ArrayLike, k: int, target: floa
 
 
 class _Tuner:
-    def __init__(self, index: faiss.Index, leaves: list[Quantized], x: npt.NDArray[Any], k: int, target: float) -> None:
-        self.index, self.leaves, self.x, self.k, self.target = index, leaves, x, k, target
+    def __init__(
+        self, index: faiss.Index, leaves: list[Quantized], x: npt.NDArray[Any], k: int, target: float, batch: int
+    ) -> None:
+        self.index, self.leaves, self.x, self.k, self.target, self.batch = index, leaves, x, k, target, batch
         _set(leaves, 0, 1.0)
         self.exact = index.search(x, k)[1]
         self.n_exact = max(1, int((self.exact >= 0).sum()))
@@ -138,7 +147,8 @@ class _Tuner:
         times = []
         for _ in range(_ROUNDS):
             start = time.perf_counter()
-            self.index.search(self.x, self.k)
+            for first in range(0, len(self.x), self.batch):
+                self.index.search(self.x[first : first + self.batch], self.k)
             times.append(time.perf_counter() - start)
         return min(times)
 

@@ -51,12 +51,13 @@ def search(
     """
     D, I = np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64)
     derived, view = whole
-    vectors = flat.selected(prefix[0].for_few(prefix[1], 1) if len(xq) == 1 else prefix[1], mask, len(xq))
+    vectors = flat.selected(_scanned(prefix, whole, len(xq)), mask, len(xq))
     candidates = np.empty((len(xq), coarse.candidates(k, vectors.admitted)), np.int64)
     for part in flat.blocks(derived, len(xq)):
         tables = flat.query_tables(derived, xq[part])
         found = candidates[part]
-        flat.scan_block(vectors, tables.block(coarse.levels), np.empty(found.shape, np.float32), found, coarse.levels)
+        queries = tables.block(coarse.levels, in_any_order=True)
+        flat.scan_block(vectors, queries, np.empty(found.shape, np.float32), found, coarse.levels)
         queries = tables.block(derived.levels)
 
         def rescore(cut: slice, part: slice = part, queries: _kernels.QueryBlock = queries) -> None:
@@ -66,6 +67,24 @@ def search(
         n_threads = min(faiss.omp_get_max_threads(), len(found) // _WORTH_A_THREAD)
         threads.run(rescore, [(cut,) for cut in threads.slices(len(found), max(1, n_threads))])
     return flat.delivered(D, I, derived.metric)
+
+
+def _scanned(
+    prefix: tuple[DerivedCodes, _kernels.CodeView], whole: tuple[DerivedCodes, _kernels.CodeView], nq: int
+) -> _kernels.CodeView:
+    """The view of a prefix with what a scan for so many queries needs besides."""
+    derived, view = prefix
+    if nq >= _kernels.least_batch(derived.levels):
+        return view
+    if derived.levels <= _kernels.FEW_LEVELS:
+        view = derived.for_few(view, nq)
+        if view.order is not None:
+            return view
+    if whole[0].levels > _kernels.FEW_LEVELS:
+        longer = whole[0].for_few(whole[1], nq)
+        if longer.columns is not None:  # which searches of one query by all levels use, too
+            return view.with_columns_of(longer)
+    return derived.for_few(view, nq) if derived.levels > _kernels.FEW_LEVELS else view
 
 
 def search_lists(

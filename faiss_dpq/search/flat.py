@@ -127,8 +127,8 @@ class QueryTables(NamedTuple):
     constants: Floats
     norms: Floats
 
-    def block(self, levels: int) -> _kernels.QueryBlock:
-        """The queries as a scan of so many levels takes them."""
+    def block(self, levels: int, in_any_order: bool = False) -> _kernels.QueryBlock:
+        """The queries as a scan of so many levels takes them, whose results may come in any order."""
         quantizer = self.derived.quantizer
         return _kernels.QueryBlock(
             np.ascontiguousarray(self.tables[:, : levels * quantizer.K]),
@@ -136,6 +136,7 @@ class QueryTables(NamedTuple):
             self.norms,
             quantizer.table_errors(self.norms, levels),
             self.derived.metric == faiss.METRIC_INNER_PRODUCT,
+            in_any_order,
         )
 
 
