@@ -220,6 +220,7 @@ def test_one_query_scans_a_prefix_in_an_order_in_the_end():
     index, xq = made("structured", 48, 8, faiss.METRIC_L2)
     fresh = faiss_dpq.IndexDPQ.from_codebooks(index.codebooks)
     fresh.add_sa_codes(index._packed_codes().copy())
+    fresh.derived_bytes_per_vector = 48 + 48  # room for the columns of all levels and the order of a prefix
     fresh.search(xq[:1], K)
     fresh.coarse_levels, fresh.k_factor = 12, 20
     _kernels.reset_counters()
