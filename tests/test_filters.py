@@ -6,7 +6,8 @@ import faiss
 import naive
 import numpy as np
 import pytest
-from flat_index import assert_same_neighbours, filled_index
+from filtered_index import N, bitmap, counted, index_of
+from flat_index import assert_same_neighbours
 from naive import FLT_MAX, METRICS, normal
 
 import faiss_dpq
@@ -14,7 +15,6 @@ from faiss_dpq import _kernels
 from faiss_dpq.search.selection import bits_of, is_member, unpacked
 from faiss_dpq.shards.sending import pack, unpack
 
-N = 12_000  # enough for a sample, byte sums and several chunks of a mask
 SHAPES = [
     (4, 8),
     (8, 8),
@@ -32,21 +32,6 @@ MASKS = {
     "dense here, few there": lambda rng, n: rng.random(n) < np.where(np.arange(n) < 9500, 1.0, 0.05),
     "most": lambda rng, n: rng.random(n) < 0.9,
 }
-_indexes = {}
-
-
-def bitmap(members):
-    return faiss.IDSelectorBitmap(np.packbits(members, bitorder="little"))
-
-
-def index_of(M, nbits, metric, n=N):
-    if (M, nbits, metric, n) not in _indexes:
-        rng = np.random.default_rng(M)
-        index, codes = filled_index(rng, n, 6, M, nbits, metric)
-        _indexes[M, nbits, metric, n] = index, codes, normal(rng, 40, 6)
-    return _indexes[M, nbits, metric, n]
-
-
 # ---- bits of selectors ----------------------------------------------------------------------------------------------
 
 NUMBERS = np.random.default_rng(0).permutation(np.r_[-70:200, 2**40, -(2**40), 2**63 - 1, 10_000])
@@ -191,12 +176,6 @@ def test_coarse_to_fine_of_what_is_let_through():
             assert_same_neighbours(*found, *(each[:nq] for each in expected))
 
 
-def counted(search):
-    _kernels.reset_counters()
-    search()
-    return _kernels.counters()
-
-
 def test_what_a_mask_leaves_out_is_not_looked_at():
     index, _, xq = index_of(8, 8, faiss.METRIC_L2)
     rng = np.random.default_rng(0)
@@ -207,75 +186,6 @@ def test_what_a_mask_leaves_out_is_not_looked_at():
             for _ in range(3):
                 counts = counted(lambda nq=nq, params=params: index.search(xq[:nq], 5, params=params))
                 assert counts["bounded"] + counts["floated"] <= nq * (members.sum() + 1024)
-
-
-def test_one_query_with_a_selector_goes_to_the_kernels_at_once():
-    index, _, xq = index_of(8, 8, faiss.METRIC_L2)
-    few = bitmap(np.arange(N) % 20 == 0)
-    for query in np.resize(xq, (30, index.d)):  # codes are put in order meanwhile
-        index.search(query[None], 5)
-    for selector in (few, bitmap(np.arange(N) % 2 == 0), faiss.IDSelectorRange(5, 9000), faiss_dpq.Filter(few)):
-        params = faiss.SearchParameters(sel=selector)
-        index.search(xq[:1], 5, params=params)
-        assert counted(lambda params=params: index.search(xq[:1], 5, params=params))["direct"] == 1
-
-
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("k", [1, 30, 5000])
-def test_vectors_here_and_there_whatever_their_number(simd, metric, k):
-    """From none to all of a chunk of the mask, and numbers around those at which another way is taken."""
-    n = 40_000
-    index, codes, xq = index_of(8, 8, metric, n)
-    rng = np.random.default_rng(4)
-    inner_product = metric == faiss.METRIC_INNER_PRODUCT
-    for few in (1, 1023, 1024, 1025, 2047, 2048, 2049, 8191, 8192, 8193, 15_000):
-        members = np.zeros(n, bool)
-        members[rng.permutation(n)[:few]] = True
-        expected = naive.search(index.codebooks, codes, xq[:1], k, inner_product, members)
-        params = faiss.SearchParameters(sel=bitmap(members))
-        assert_same_neighbours(*index.search(xq[:1], k, params=params), *expected)
-
-
-def test_of_few_hardly_any_but_results_are_rescored():
-    """All of them have an upper bound before any distance is computed: a filter of few, and an index of few."""
-    index, _, xq = index_of(8, 8, faiss.METRIC_L2)
-    params = faiss.SearchParameters(sel=bitmap(np.random.default_rng(0).random(N) < 0.1))
-    D = index.search(xq, 10, params=params)[0]
-    counts = counted(lambda: index.search(xq[:1], 10, params=params))
-    assert counts["floated"] < 2048 and counts["bounded"] == 0
-    np.testing.assert_array_equal(index.search(xq[:1], 10, params=params)[0], D[:1])
-
-
-@pytest.mark.parametrize(("M", "nbits"), [(8, 8), (3, 6), (20, 8)])
-def test_of_a_slice_no_other_codes_are_looked_at(simd, M, nbits):
-    """One query and many, with what lies around the slice, and the end of all codes, left alone."""
-    index, codes, xq = index_of(M, nbits, faiss.METRIC_L2)
-    for query in np.resize(xq, (30, index.d)):  # codes are put in order meanwhile
-        index.search(query[None], 5)
-    for begin, end in ((0, 1), (N - 1, N), (700, 701), (3, 5003), (N - 4000, N), (100, N - 100), (0, N), (50, 50)):
-        members = (np.arange(N) >= begin) & (np.arange(N) < end)
-        expected = naive.search(index.codebooks, codes, xq, 15, members=members)
-        for selector in (faiss.IDSelectorRange(begin, end), bitmap(members)):
-            params = faiss.SearchParameters(sel=selector)
-            assert_same_neighbours(*index.search(xq, 15, params=params), *expected)
-            for _ in range(2):
-                counts = counted(lambda params=params: index.search(xq[:1], 15, params=params))
-                assert_same_neighbours(*index.search(xq[:1], 15, params=params), *(each[:1] for each in expected))
-            if end - begin < N / 2:
-                assert counts["bounded"] + counts["floated"] <= end - begin + 1024 and counts["ordered"] == 0
-
-
-def test_few_that_are_searched_again_are_copied():
-    index, _, xq = index_of(8, 8, faiss.METRIC_L2)
-    few, half = (faiss.SearchParameters(sel=bitmap(np.arange(N) % step == 1)) for step in (20, 2))
-    for params in (few, half):
-        index.search(xq[:1], 5, params=params)
-    held = [index.memory_usage()["masks"]]
-    for params in (few, few, few, half):
-        index.search(xq[:1], 5, params=params)
-        held.append(index.memory_usage()["masks"])
-    of_copies = N / 20 * (8 + 8 + 1)  # codes, numbers, bins of terms
-    assert held == [held[0], held[0], held[0] + of_copies, held[0] + of_copies, held[0]]
 
 
 # ---- the same selector again ----------------------------------------------------------------------------------------
@@ -388,20 +298,6 @@ def test_a_bitmap_with_another_number_of_vectors_is_another_mask():
     for n in range(0, 210, 7):
         assert admitted(index, selector) == set(range(min(n, 208)))
         index.add(x[n : n + 7])
-
-
-def test_memory_of_masks_that_are_forgotten_is_not_that_of_others():
-    """Masks of one size take turns in the memory that the one before has left."""
-    rng = np.random.default_rng(0)
-    index, _, xq = index_of(4, 8, faiss.METRIC_L2, 300_000)
-    members = [rng.random(300_000) < share for share in rng.uniform(0.0001, 0.01, 12)]
-    params = [faiss.SearchParameters(sel=bitmap(each)) for each in members]
-    first = [index.search(xq[:1], 10, params=each) for each in params]
-    for turn in rng.permutation(np.repeat(np.arange(12), 4)).tolist():
-        D, I = index.search(xq[:1], 10, params=params[turn])
-        assert members[turn][I[I >= 0]].all()
-        np.testing.assert_array_equal(I, first[turn][1])
-        np.testing.assert_array_equal(D, first[turn][0])
 
 
 def test_a_selector_in_the_place_of_another_is_not_taken_for_it():
