@@ -81,7 +81,7 @@ MUTATIONS = [
         "single without bytes",
         "scan_single_impl.h",
         "search->bytes = taking_part >=",
-        "search->bytes = 0 && n >=",
+        "search->bytes = 0 && taking_part >=",
         PATHS,
     ),
     _c("many levels in float", "many_bound.h", "return db->wide;", "return 0;", MANY),
