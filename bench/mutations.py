@@ -20,7 +20,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 PATHS, EXACT = "tests/test_fast_paths.py", "tests/test_exactness.py"
 GROWTH, ADDITIONS = "tests/test_ivf_growth.py", "tests/test_single_additions.py"
-MANY = "tests/test_many_levels.py"
+MANY, GUESSES = "tests/test_many_levels.py", "tests/test_guessed_thresholds.py"
 STALE, TIES = "tests/test_staleness.py", "tests/test_ties.py"
 FILTERS, FILTERED_LISTS = "tests/test_filters.py", "tests/test_filtered_lists.py"
 SHARDS, INPUTS = "tests/test_shards.py", "tests/test_shards_inputs.py"
@@ -52,8 +52,11 @@ MUTATIONS = [
     _c("threads of one query", "threads.c", "if (n_threads <= 1 ||", "if (1 ||", PATHS),
     _py("threads of many queries", "codec/threads.py", "n_threads = min(len(arguments),", "n_threads = min(1,", PATHS),
     _c("no guessed limit", "encode_impl.h", "    guess->known = 1;", "    guess->known = 0;", PATHS),
-    _c("batch without sample", "scan_batch_impl.h", "if (g->buckets < k)", "if (1)", PATHS),
-    _c("single without sample", "scan_single_impl.h", "dpq_topk_end(&search->top) == k", "0", PATHS),
+    _c("batch without sample", "scan_batch_impl.h", "if (g->buckets < rank)", "if (1)", PATHS),
+    _c("single without sample", "scan_single_impl.h", "dpq_topk_end(&search->top) == rank", "0", PATHS),
+    _c("no guessed thresholds", "scan_sample.h", "return dpq_min(k, (size_t)", "return k + 0 * ((size_t)", GUESSES),
+    _c("batches not done again", "scan_batch_impl.h", "if (rank < k && batch", "if (0 && batch", GUESSES),
+    _c("one query not done again", "scan_single_impl.h", "if (rank < k && search", "if (0 && search", GUESSES),
     _c("batch without bytes", "scan_batch_impl.h", "g->bytes ? 0 : 0xff", "0xff", PATHS),
     _c("few are not put together", "scan_single_impl.h", "allowed * SINGLE_SPARSE >= n", "1", FILTERS),
     _c("few are not copied", "scan.pxi", "elif self.copies is None and", "elif False and", FILTERS),
@@ -74,8 +77,14 @@ MUTATIONS = [
     _py("bitmaps are not compared", "search/masks.py", "same_objects and all(", "same_objects or all(", FILTERS),
     _c("lists never grow", "lists_growth.pxi", "if not self.allowed:", "if True:", GROWTH),
     _c("never added directly", "addition.pxi", "if self.busy or", "if True or", ADDITIONS),
-    _c("single without bytes", "scan_single_impl.h", "search->bytes = n >=", "search->bytes = 0 && n >=", PATHS),
-    _c("many levels in float", "many_bound.h", "return db->levels > DPQ_FEW_LEVELS", "return 0", MANY),
+    _c(
+        "single without bytes",
+        "scan_single_impl.h",
+        "search->bytes = taking_part >=",
+        "search->bytes = 0 && taking_part >=",
+        PATHS,
+    ),
+    _c("many levels in float", "many_bound.h", "return db->wide;", "return 0;", MANY),
     _c("no look-ups of many", "many_lookups_impl.h", "return many_is_known(db) &&", "return 0 &&", MANY),
     _py("all terms anew", "search/derived.py", "range(len(before), len(packed)", "range(0, len(packed)", MANY),
     _c("never direct", "scan.pxi", "if scan is None or this", "if True or this", PATHS),

@@ -171,17 +171,22 @@ static inline int lists_offer_sum(const lists_part *part, lists_query *q, size_t
     return 1;
 }
 
-/* Computes a vector's distance, if it takes part, and offers it. Returns 1 if the threshold moved. */
-static inline int lists_offer(const lists_part *part, lists_query *q, size_t v)
-{
-    return dpq_is_allowed(&part->db, v) && lists_offer_sum(part, q, v, lists_sum(part, q, v));
-}
-
+/* Computes the distances of those hits that take part, some side by side, and offers them. */
 static void lists_rescore(const lists_part *part, lists_scan *s, lists_query *q, size_t hits)
 {
     s->counters->rescored += hits;
-    for (size_t h = 0; h < hits; h++)
-        lists_offer(part, q, s->look.hits[h]);
+    for (size_t h = 0; h < hits;) {
+        uint32_t vectors[TABLE_TOGETHER], n = 0;
+        float sums[TABLE_TOGETHER];
+        for (; n < TABLE_TOGETHER && h < hits; h++)
+            if (dpq_is_allowed(&part->db, s->look.hits[h])) {
+                vectors[n] = s->look.hits[h];
+                sums[n++] = dpq_stored_term(&part->db, s->look.hits[h]);
+            }
+        table_vector_sums(&part->db, q->table, vectors, n, sums);
+        for (uint32_t i = 0; i < n; i++)
+            lists_offer_sum(part, q, vectors[i], sums[i]);
+    }
 }
 
 /* ---- in float ---- */

@@ -111,16 +111,17 @@ static void lists_byte_sums(const dpq_database *db, lists_group *g, size_t first
 }
 
 /* Collects the hits of a chunk, and fetches their entries in the queries' float tables, which are spread over
- * megabytes. Returns how many there are. */
+ * megabytes. Of many levels, to fetch them takes longer than to wait for them. Returns how many hits there are. */
 static size_t lists_collect(const dpq_database *db, lists_group *g, size_t first, size_t n, uint32_t live)
 {
+    uint32_t fetched = db->levels <= DPQ_FEW_LEVELS ? db->levels : 0;
     size_t found = 0;
     for (size_t i = 0; i < n; i++)
         for (uint32_t within = dpq_is_allowed(db, first + i) ? g->within[i] & live : 0; within; within &= within - 1) {
             uint32_t lane = (uint32_t)__builtin_ctz(within);
             const float *table = g->query[lane]->table;
             const uint8_t *row = dpq_row(db, first + i);
-            for (uint32_t l = 0; l < db->levels; l++)
+            for (uint32_t l = 0; l < fetched; l++)
                 __builtin_prefetch(table + l * dpq_codewords(db) + dpq_code(row, db->nbits, l));
             g->hits[found++] = (lists_hit){(uint32_t)(first + i), lane};
         }
@@ -135,6 +136,25 @@ static void lists_set_limit(lists_group *g, uint32_t lane, uint32_t *live)
         *live &= ~(1u << lane);
     else
         g->limit[lane] = (uint8_t)limit;
+}
+
+/* The sums of n <= TABLE_TOGETHER hits from number `first` on, side by side. */
+static void lists_hit_sums(const dpq_database *db, const lists_group *g, size_t first, size_t n, float *sums)
+{
+    const float *tables[TABLE_TOGETHER];
+    const uint8_t *rows[TABLE_TOGETHER];
+    int in_place = n > 0;
+    for (size_t i = 0; i < n; i++) {
+        lists_hit hit = g->hits[first + i];
+        tables[i] = g->query[hit.lane]->table;
+        rows[i] = dpq_row(db, hit.vector);
+        sums[i] = dpq_stored_term(db, hit.vector);
+        in_place &= !dpq_is_end(db, hit.vector);
+    }
+    if (in_place)
+        table_sums(db, tables, rows, n, sums);
+    for (size_t i = 0; !in_place && i < n; i++)
+        sums[i] = table_vector_sum(db, tables[i], g->hits[first + i].vector, sums[i]);
 }
 
 static void lists_scan_group(const dpq_lists *lists, lists_scan *s, lists_group *g)
@@ -156,12 +176,17 @@ static void lists_scan_group(const dpq_lists *lists, lists_scan *s, lists_group 
         size_t found = lists_collect(db, g, v, n, live);
         s->counters->rescored += found;
         s->counters->bounded += n * g->lanes;
-        for (size_t h = 0; h < found; h++) {
-            uint32_t lane = g->hits[h].lane;
-            /* A query may scan the first part of a list only, because of `max_codes`. */
-            if (g->hits[h].vector < g->part[lane].count &&
-                lists_offer(&g->part[lane], g->query[lane], g->hits[h].vector))
-                lists_set_limit(g, lane, &live);
+        for (size_t h = 0; h < found; h += TABLE_TOGETHER) {
+            size_t some = dpq_min(found - h, TABLE_TOGETHER);
+            float sums[TABLE_TOGETHER];
+            lists_hit_sums(db, g, h, some, sums);
+            for (size_t i = 0; i < some; i++) {
+                lists_hit hit = g->hits[h + i];
+                /* A query may scan the first part of a list only, because of `max_codes`. */
+                if (hit.vector < g->part[hit.lane].count &&
+                    lists_offer_sum(&g->part[hit.lane], g->query[hit.lane], hit.vector, sums[i]))
+                    lists_set_limit(g, hit.lane, &live);
+            }
         }
     }
 }
