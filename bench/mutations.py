@@ -24,6 +24,8 @@ MANY, GUESSES = "tests/test_many_levels.py", "tests/test_guessed_thresholds.py"
 STALE, TIES = "tests/test_staleness.py", "tests/test_ties.py"
 FILTERS, FILTERED_LISTS = "tests/test_filters.py", "tests/test_filtered_lists.py"
 SHARDS, INPUTS = "tests/test_shards.py", "tests/test_shards_inputs.py"
+ORDERED, DELETION = "tests/test_ordered.py", "tests/test_deletion.py"
+ODD, WRITING = "tests/test_odd_queries.py", "tests/test_writing.py"
 
 
 class Mutation(NamedTuple):
@@ -88,6 +90,28 @@ MUTATIONS = [
     _c("no look-ups of many", "many_lookups_impl.h", "return many_is_known(db) &&", "return 0 &&", MANY),
     _py("all terms anew", "search/derived.py", "range(len(before), len(packed)", "range(0, len(packed)", MANY),
     _c("never direct", "scan.pxi", "if scan is None or this", "if True or this", PATHS),
+    _py("never in order", "search/derived.py", "if not self.lacks_order(view):", "if True:", ORDERED),
+    # Removals and replacements.
+    _py("none is removed by itself", "index/removal.py", "return n * _FEW < ntotal", "return False", DELETION),
+    _py("masks outlive moves", "index/flat.py", "self._direct = self._masks = None", "pass", DELETION),
+    _py(
+        "ids of lists stay",
+        "index/list_changes.py",
+        "numbers_moved[moved], holes[moved]",
+        "numbers_moved[moved], fillers[moved]",
+        DELETION,
+    ),
+    # What is refused, and what is not.
+    _py("mapped files are written to", "index/base.py", "if mapped is not None:", "if False:", "tests/test_mapped.py"),
+    _py("infinite queries", "index/finite.py", "I[none] = -1", "pass", ODD),
+    _py("links are replaced", "index/writing.py", "target = os.path.realpath(path)", "target = path", WRITING),
+    _py(
+        "outliers are learned",
+        "training/outliers.py",
+        "if not 0 < far.sum()",
+        "if True or not 0 < far.sum()",
+        "tests/test_outliers.py",
+    ),
     # Shards.
     _py("centres by FAISS's product", "index/ivf.py", "if known.nearest is not None:", "if False:", SHARDS),
     _py("lists that tie", "shards/merge.py", "if not isinstance(leaf, IndexIVFDPQ):", "if True:", SHARDS),
@@ -96,7 +120,7 @@ MUTATIONS = [
     _py("codes that are damaged", "shards/records.py", "if contents and", "if False and", INPUTS),
     _py(
         "a sample at random places",
-        "shards/sampling.py",
+        "vectors/sampling.py",
         "drawn = bounds[:-1] + ",
         "drawn = 0 * bounds[:-1] + ",
         SHARDS,

@@ -3,7 +3,8 @@
     python -m bench.stacks [--steps 100000] [--seed 0]
 
 Every step is an addition, a removal, a replacement, a merge, a copy, a file, an interruption at some line of Python, or
-a search, of all vectors or of some. The tests take 2,000 steps of the same. A stack that differs from its model is printed with its seed and its steps.
+a search, of all vectors or of some. The tests take 2,000 steps of the same. A stack that differs from its model is
+printed with its seed and its steps.
 """
 
 import argparse

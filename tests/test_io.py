@@ -283,7 +283,7 @@ def test_what_is_no_bytes_is_a_type_error(data):
 
 def test_none_is_refused_where_swig_would_take_it_for_a_pointer(index):
     for call in (faiss_dpq.read_index, lambda path: faiss_dpq.write_index(index, path)):
-        with pytest.raises(TypeError, match="f is None, expected a path or a faiss.IO"):
+        with pytest.raises(TypeError, match="f is None, expected a path"):
             call(None)
-    with pytest.raises(TypeError, match="index is a NoneType, expected a faiss.Index"):
+    with pytest.raises(TypeError, match="index is a NoneType"):
         faiss_dpq.clone_index(None)

@@ -153,7 +153,7 @@ def test_no_vectors_at_all(string):
 )
 @pytest.mark.parametrize("wrong", [None, 3, "DPQ4x8"])
 def test_what_is_no_index_is_a_type_error(make, wrong):
-    with pytest.raises(TypeError, match="index is a|coarse_quantizer is a"):
+    with pytest.raises(TypeError, match=r"index is a|coarse_quantizer is a"):
         make(wrong)
 
 

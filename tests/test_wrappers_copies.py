@@ -153,9 +153,9 @@ AROUND_REPLICAS = {
 @pytest.mark.parametrize("name", AROUND_REPLICAS)
 def test_wrappers_around_what_has_no_file_format_are_copied(name, how):
     def add(index, x):
-        index.add_with_ids(x, 7 + 3 * np.arange(index.ntotal, index.ntotal + len(x))) if takes_ids(
-            name
-        ) else index.add(x)
+        index.add_with_ids(x, 7 + 3 * np.arange(index.ntotal, index.ntotal + len(x))) if takes_ids(name) else index.add(
+            x
+        )
 
     index = AROUND_REPLICAS[name]()
     add(index, X[:100])

@@ -57,7 +57,9 @@ def _read_file(path: str, io_flags: int) -> faiss.Index:
         with open(path, "rb") as file:
             found = _examine(_reader(file), file.seek(0, os.SEEK_END), path, mapped)
     if mapped and not _faiss_opens(path):
-        raise RuntimeError(f"{path!r}: FAISS maps no file of this name, which is not valid UTF-8; read it without mapping")
+        raise RuntimeError(
+            f"{path!r}: FAISS maps no file of this name, which is not valid UTF-8; read it without mapping"
+        )
     with _faiss_reads(path), contextlib.ExitStack() as opened:
         if io_flags & faiss.IO_FLAG_MMAP_IFC == faiss.IO_FLAG_MMAP_IFC:
             if is_regular:

@@ -82,7 +82,6 @@ class Wrapper(Base):
         if index is not None:
             self._keep(index)
 
-
     # ---- copies where FAISS has no file format for what is within --------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,7 +96,9 @@ class Wrapper(Base):
             return
         self.this = state["shell"].this
         for (pointer, owns), index in zip(self._pointers, state["within"], strict=True):
-            field = next(vars(c)[pointer] for c in type(self).__mro__ if pointer in vars(c) and not issubclass(c, Wrapper))
+            field = next(
+                vars(c)[pointer] for c in type(self).__mro__ if pointer in vars(c) and not issubclass(c, Wrapper)
+            )
             stand_in = field.fget(self)
             set_pointer(self, field, index)
             if getattr(self, owns):
