@@ -52,8 +52,28 @@ def test_other_codebooks_have_no_blocks():
     assert ProgressiveQuantizer(np.zeros((20, 64, 24))).compact is None
     layout = Layout.of_shape(24, 20, 6, 12, 2)
     codebooks = structured_codebooks(rng, layout)
-    codebooks[15, 3] += np.float32(1e-3) * rng.standard_normal(24).astype(np.float32)  # a little outside of its block
-    assert of_codebooks(codebooks)[0].blocks != layout.blocks
+    for level, codeword in [(12, 0), (15, 3), (17, 63), (19, 30)]:  # any single one, a little outside of its block
+        other = codebooks.copy()
+        other[level, codeword] += np.float32(1e-3) * rng.standard_normal(24).astype(np.float32)
+        assert of_codebooks(other)[0].blocks != layout.blocks
+
+
+def test_bases_of_a_layout_span_its_codewords_where_few_rows_are_looked_at_first():
+    """Most codewords lie in half of their block's dimensions."""
+    rng = np.random.default_rng(1)
+    layout = Layout.of_shape(96, 28, 8, 12, 2)
+    codebooks = structured_codebooks(rng, layout, smallest=0.1)
+    for block in (1, 2):
+        levels = layout.levels_of(block)
+        narrow = codebooks[levels[0], :24]
+        for level in levels[1:]:
+            factors = rng.standard_normal((256, 24)).astype(np.float32)
+            factors[255] = 0
+            codebooks[level] = factors @ narrow
+    found, bases = of_codebooks(codebooks)
+    assert found == layout
+    assert [len(basis) for basis in bases] == [48, 48]
+    np.testing.assert_allclose(np.concatenate(bases) @ np.concatenate(bases).T, np.eye(96), atol=1e-10)
 
 
 @pytest.mark.parametrize("M", [17, 18, 24, 32, 48, 64, 96, 192, 254, 1024])
