@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import faiss_dpq
 from faiss_dpq.codec import Layout, ProgressiveQuantizer
 from faiss_dpq.codec.layout import of_codebooks
+from faiss_dpq.training import Ranking
 
 
 def structured_codebooks(rng, layout, smallest=1e-4, offset=0.0):
@@ -164,6 +165,16 @@ def trained(vectors):
     index.train(vectors[0], effort="fast")
     index.add(vectors[0][:1500])
     return index
+
+
+@pytest.mark.parametrize("behind, chosen", [(0.7, 4.0), (1.5, 2.0)])
+def test_a_weight_may_be_a_standard_error_behind_in_blocks(trained, vectors, monkeypatch, behind, chosen):
+    """Training vectors see less gain in a weight than others do."""
+    gain = np.tile([1.0, -1.0], 512)  # of a weight of 2 over one of 4, for each query; its mean is made `behind` errors
+    ranks = {4.0: 0 * gain, 2.0: gain + behind * gain.std() / np.sqrt(len(gain)), 0.0: 0 * gain - 9}
+    monkeypatch.setattr(Ranking, "_reciprocal_ranks", lambda self, quantizer, w, *_: ranks[w][None])
+    ranking = Ranking(vectors[0], faiss.METRIC_L2, 4, 1)
+    assert ranking.choice(trained.residual_quantizer, 1.0, None)[1] == chosen
 
 
 def test_errors_along_vectors_are_alike_with_a_weight(simd, trained, vectors):
