@@ -2,9 +2,13 @@
 
 Vectors are `faiss_dpq.lab.datasets.load_wordnet`'s (384-d): 35,000 to learn from, 34,000 stored, other queries. Times
 are CPU times of one thread. Searches are timed on stored vectors that are repeated up to `--n`.
+
+With `--d`, only the time and memory that IndexDPQ takes are measured, on `--n` synthetic vectors of so many dimensions
+whose variances fall: `python -m bench.large --d 1536 --M 96 --n 200000`.
 """
 
 import argparse
+import resource
 import time
 from collections.abc import Callable
 from typing import Any
@@ -72,6 +76,19 @@ def speed(M: int, indexes: dict[str, faiss.Index], base: Vectors, queries: Vecto
             print(f"| {M} | {k} | {nq} | {row} | {coarse.coarse_levels}, {coarse.k_factor:g} |", flush=True)
 
 
+def synthetic(n: int, d: int, M: int, effort: str) -> None:
+    """Print a row of what training on n vectors and adding take; the memory is the most that the process has had."""
+    x = np.random.default_rng(0).standard_normal((n, d), np.float32)
+    x *= np.geomspace(1, 0.05, d, dtype=np.float32)
+    index = faiss_dpq.IndexDPQ(d, M, 8)
+    training = measured(lambda: index.train(x, effort=effort))
+    added = x[:8192]
+    index.add(added[:1024])  # tables are made at the first addition
+    adding = measured(lambda: index.add(added))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"| {d} | {M} | {n:,} | {training:.1f} | {len(added) / adding:,.0f} | {peak:.2f} |", flush=True)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -81,8 +98,15 @@ def main() -> None:
     parser.add_argument("--nq", type=int, nargs="+", default=[1, 256])
     parser.add_argument("--k", type=int, nargs="+", default=[10, 100])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--d", type=int, help="dimensions of synthetic vectors, which are all that is measured then")
+    parser.add_argument("--effort", choices=["fast", "default", "best"], default="default", help="with --d")
     args = parser.parse_args()
     faiss.omp_set_num_threads(1)
+    if args.d:
+        print(benchmark.markdown([], ["d", "bytes", "vectors", "training, s", "added / s", "peak GiB"]), flush=True)
+        for M in args.M:
+            synthetic(args.n, args.d, M, args.effort)
+        return
     vectors = load_wordnet(train=35_000, base=34_000, queries=8_000)
     metric = faiss.METRIC_L2 if args.metric == "l2" else faiss.METRIC_INNER_PRODUCT
     for M in args.M:

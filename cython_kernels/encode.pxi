@@ -1,6 +1,10 @@
 # Encode: beam search over the levels, on tables alone.
 
 
+cdef enum:
+    KEPT_ENCODING_BYTES = 1 << 24  # a thread keeps no more for the next block: that of a beam of 6 takes 3 MiB
+
+
 cdef struct encoding:  # what vectors are encoded by, as `encode_from_tables` describes it; NULL for None
     size_t d, M, K, beam_size, block_size
     const float *panels
@@ -172,10 +176,12 @@ def encode_from_tables(
     by.cross = &cross[0, 0, 0] if cross.shape[0] else NULL
     by.own_offsets = NULL if own_offsets is None else &own_offsets[0]
     by.prefix_weight, by.guesses = prefix_weight, NULL
-    cdef Scratch scratch = Scratch(lay_out_encoding(&by, NULL, &work))
+    cdef size_t size = lay_out_encoding(&by, NULL, &work)
+    cdef Scratch scratch = scratch_of_thread(size) if size <= KEPT_ENCODING_BYTES else Scratch(size)
     lay_out_encoding(&by, scratch.memory, &work)
     memset(&guesses, 0, sizeof(guesses))
     work.step.guesses = &guesses
+    scratch.lent = True
     with nogil:
         start = 0
         while start < n:
@@ -185,6 +191,7 @@ def encode_from_tables(
                 min(block_size, n - start), &codes[start, 0],
             )
             start += block_size
+    scratch.lent = False
     count_guesses(&guesses)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import faiss_dpq
 from faiss_dpq.codec import Layout, ProgressiveQuantizer
 from faiss_dpq.codec.layout import of_codebooks
+from faiss_dpq.training import Ranking
 
 
 def structured_codebooks(rng, layout, smallest=1e-4, offset=0.0):
@@ -52,8 +53,28 @@ def test_other_codebooks_have_no_blocks():
     assert ProgressiveQuantizer(np.zeros((20, 64, 24))).compact is None
     layout = Layout.of_shape(24, 20, 6, 12, 2)
     codebooks = structured_codebooks(rng, layout)
-    codebooks[15, 3] += np.float32(1e-3) * rng.standard_normal(24).astype(np.float32)  # a little outside of its block
-    assert of_codebooks(codebooks)[0].blocks != layout.blocks
+    for level, codeword in [(12, 0), (15, 3), (17, 63), (19, 30)]:  # any single one, a little outside of its block
+        other = codebooks.copy()
+        other[level, codeword] += np.float32(1e-3) * rng.standard_normal(24).astype(np.float32)
+        assert of_codebooks(other)[0].blocks != layout.blocks
+
+
+def test_bases_of_a_layout_span_its_codewords_where_few_rows_are_looked_at_first():
+    """Most codewords lie in half of their block's dimensions."""
+    rng = np.random.default_rng(1)
+    layout = Layout.of_shape(96, 28, 8, 12, 2)
+    codebooks = structured_codebooks(rng, layout, smallest=0.1)
+    for block in (1, 2):
+        levels = layout.levels_of(block)
+        narrow = codebooks[levels[0], :24]
+        for level in levels[1:]:
+            factors = rng.standard_normal((256, 24)).astype(np.float32)
+            factors[255] = 0
+            codebooks[level] = factors @ narrow
+    found, bases = of_codebooks(codebooks)
+    assert found == layout
+    assert [len(basis) for basis in bases] == [48, 48]
+    np.testing.assert_allclose(np.concatenate(bases) @ np.concatenate(bases).T, np.eye(96), atol=1e-10)
 
 
 @pytest.mark.parametrize("M", [17, 18, 24, 32, 48, 64, 96, 192, 254, 1024])
@@ -144,6 +165,16 @@ def trained(vectors):
     index.train(vectors[0], effort="fast")
     index.add(vectors[0][:1500])
     return index
+
+
+@pytest.mark.parametrize("behind, chosen", [(0.7, 4.0), (1.5, 2.0)])
+def test_a_weight_may_be_a_standard_error_behind_in_blocks(trained, vectors, monkeypatch, behind, chosen):
+    """Training vectors see less gain in a weight than others do."""
+    gain = np.tile([1.0, -1.0], 512)  # of a weight of 2 over one of 4, for each query; its mean is made `behind` errors
+    ranks = {4.0: 0 * gain, 2.0: gain + behind * gain.std() / np.sqrt(len(gain)), 0.0: 0 * gain - 9}
+    monkeypatch.setattr(Ranking, "_reciprocal_ranks", lambda self, quantizer, w, *_: ranks[w][None])
+    ranking = Ranking(vectors[0], faiss.METRIC_L2, 4, 1)
+    assert ranking.choice(trained.residual_quantizer, 1.0, None)[1] == chosen
 
 
 def test_errors_along_vectors_are_alike_with_a_weight(simd, trained, vectors):

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
 
 #: Codes of at most so many levels have global levels only: there are few enough pairs of levels for tables.
 MOST_FULL_LEVELS = 16
@@ -24,8 +25,11 @@ _GLOBAL = 12  # fewer cost recall at 48 levels: two points of R@1 for four, thre
 _MOST_GLOBAL = 20  # tables between 20 levels of 256 codewords take 48 MiB
 _LEAST_NBITS = 6  # below, tables between all levels are small
 ROUNDING = 3e-6  # of a level's longest codeword: what rounding to float32 leaves of a codeword outside of its block
-_SAMPLED = 32  # codewords of a level, by which two levels are found to be orthogonal
-_ROWS = 512  # codewords by which a block's dimensions are found at first
+# Codewords are looked at by sums of 4 with random factors: what one of them has outside of a subspace, the sum has too.
+# A sum of roundings stays below `ROUNDING`; where one does not, all codewords are looked at.
+_SUMMED = 4
+_COMPARED = 8  # sums of a level, by which two levels are found to be orthogonal
+_LEAST_ROWS = 128  # codewords by which a block's dimensions are found at first, or twice the dimensions
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class Layout:
         return cls.full(d, M, nbits)
 
 
-def of_codebooks(centred: npt.NDArray[np.float32]) -> tuple[Layout, list[Doubles]]:
+def of_codebooks(centred: Floats) -> tuple[Layout, list[Doubles]]:
     """The layout of centred codebooks, shape (M, K, d), and an orthonormal basis (dimensions, d) of each block.
 
     Full where the codebooks have no blocks, and where there are so few levels that blocks would not be used.
@@ -117,44 +121,59 @@ def of_codebooks(centred: npt.NDArray[np.float32]) -> tuple[Layout, list[Doubles
     full: tuple[Layout, list[Doubles]] = Layout.full(d, M, nbits), []
     if M <= MOST_FULL_LEVELS or nbits < _LEAST_NBITS:
         return full
-    blocks = _blocks_of_levels(centred)
+    longest, sums = _longest_and_sums(centred)
+    blocks = _blocks_of_levels(longest, sums)
     if max(blocks) < 2:
         return full
     layout = Layout(d, M, nbits, tuple(blocks))
-    bases = _bases([centred[layout.levels_of(block)].reshape(-1, d) for block in range(1, layout.n_blocks + 1)])
-    for basis, block in zip(bases, range(1, layout.n_blocks + 1), strict=True):
-        for level in layout.levels_of(block):
-            if _outside(centred[level], basis) > ROUNDING * _longest(centred[level]):
+    levels = [layout.levels_of(block) for block in range(1, layout.n_blocks + 1)]
+    bases = _bases([(centred[of], sums[of].reshape(-1, d)) for of in levels])
+    for basis, of_block in zip(bases, levels, strict=True):
+        for level in of_block:
+            most = ROUNDING * longest[level]
+            if _longest(_outside(sums[level], basis)) > most and _longest(_outside(centred[level], basis)) > most:
                 return full
     return layout, bases
+
+
+def _longest_and_sums(centred: Floats) -> tuple[Doubles, Floats]:
+    """Each level's longest codeword, shape (M,), and sums of its codewords with random factors, (M, sums, d)."""
+    M, K, d = centred.shape
+    rng = np.random.default_rng(0)
+    # No factor is near zero, so that no codeword is left out.
+    factors = (rng.uniform(1, 2, K) * rng.choice([-1, 1], K)).astype(np.float32).reshape(-1, 1, _SUMMED)
+    sums = np.empty((M, len(factors), d), np.float32)
+    for level in range(M):
+        sums[level] = (factors @ centred[level].reshape(len(factors), _SUMMED, d))[:, 0]
+    return np.array([_longest(of_level) for of_level in centred]), sums
 
 
 def _longest(rows: npt.NDArray) -> float:
     return float(np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64).max()))
 
 
-def _outside(rows: npt.NDArray, basis: Doubles) -> float:
-    """The longest part of a row that is outside of a subspace."""
-    return _longest(rows - (rows @ basis.T) @ basis)
+def _outside(rows: Floats, basis: Doubles) -> Floats:
+    """The parts of rows that are outside of a subspace, to within the rounding of float32."""
+    basis = basis.astype(np.float32)
+    return rows - (rows @ basis.T) @ basis
 
 
-def _blocks_of_levels(centred: npt.NDArray[np.float32]) -> list[int]:
+def _blocks_of_levels(longest: Doubles, sums: Floats) -> list[int]:
     """The block of each level, 0 for global ones.
 
     From the last level on: one that is orthogonal to all blocks so far begins a block, one that is not orthogonal to a
     single one is of that block, and the first that is not orthogonal to several is the last global one. Levels of zeros
     fit anywhere.
     """
-    M, K, _ = centred.shape
-    sample = centred[:, :: max(1, K // _SAMPLED)].astype(np.float64)
-    longest = np.sqrt(np.einsum("mij,mij->mi", sample, sample).max(axis=1))
+    M = len(longest)
+    meet = _not_orthogonal(sums)
     groups: list[list[int]] = []
     anywhere = []
     for level in range(M - 1, -1, -1):
         if longest[level] == 0:
             anywhere.append(level)
             continue
-        near = [group for group in groups if any(_meet(sample, longest, level, other) for other in group)]
+        near = [group for group in groups if meet[level, group].any()]
         if len(near) > 1:
             break
         if near:
@@ -172,20 +191,29 @@ def _blocks_of_levels(centred: npt.NDArray[np.float32]) -> list[int]:
     return blocks
 
 
-def _meet(sample: Doubles, longest: Doubles, a: int, b: int) -> bool:
-    """Whether two levels' codewords are not orthogonal."""
-    return float(np.abs(sample[a] @ sample[b].T).max()) > ROUNDING * longest[a] * longest[b]
+def _not_orthogonal(sums: Floats) -> npt.NDArray[np.bool_]:
+    """Which levels' sums, shape (M, sums, d), are not orthogonal to which others': shape (M, M)."""
+    M, n, d = sums.shape
+    compared = sums[:, :: max(1, n // _COMPARED)].astype(np.float64)
+    lengths = np.sqrt(np.einsum("mij,mij->mi", compared, compared).max(axis=1))
+    rows = compared.reshape(-1, d)
+    greatest = np.empty((M, M))
+    for level in range(M):  # products of all levels at once would be 0.5 GiB for 1,024
+        greatest[level] = np.abs(compared[level] @ rows.T).reshape(-1, M, compared.shape[1]).max(axis=(0, 2))
+    return greatest > ROUNDING * np.outer(lengths, lengths)
 
 
-def _bases(rows_of_blocks: list[npt.NDArray[np.float32]]) -> list[Doubles]:
-    """An orthonormal basis of each block's rows; those of different blocks are orthogonal too.
+def _bases(blocks: list[tuple[Floats, Floats]]) -> list[Doubles]:
+    """An orthonormal basis of each block; those of different blocks are orthogonal too.
 
-    Directions in which codewords hardly differ are found only to within the rounding of longer ones. So all directions
-    are made orthogonal together, those of long codewords first.
+    A block is given by its codebooks (levels, K, d) and sums of their codewords (sums, d). Directions in which
+    codewords hardly differ are found only to within the rounding of longer ones. So all directions are made orthogonal
+    together, those of long codewords first.
     """
     found, lengths, block_of = [], [], []
-    for block, rows in enumerate(rows_of_blocks):
-        directions, length = _directions(rows.astype(np.float64))
+    for block, (codebooks, sums) in enumerate(blocks):
+        d = codebooks.shape[2]
+        directions, length = _directions(codebooks.reshape(-1, d), sums, max(_LEAST_ROWS, 2 * d // len(blocks)))
         found.append(directions)
         lengths.append(length / length.max())
         block_of.append(np.full(len(length), block))
@@ -195,17 +223,20 @@ def _bases(rows_of_blocks: list[npt.NDArray[np.float32]]) -> list[Doubles]:
     orthogonal, triangle = np.linalg.qr(directions.T)
     kept = np.abs(np.diagonal(triangle)) > 0.5  # another is a sum of those before it, but for rounding
     orthogonal, of = orthogonal.T[kept[: orthogonal.shape[1]]], of[: len(kept)][kept]
-    return [np.ascontiguousarray(orthogonal[of == block]) for block in range(len(rows_of_blocks))]
+    return [np.ascontiguousarray(orthogonal[of == block]) for block in range(len(blocks))]
 
 
-def _directions(rows: Doubles) -> tuple[Doubles, Doubles]:
-    """Orthonormal directions that the rows lie in, and how far a row reaches into each beyond those before."""
+def _directions(rows: Floats, sums: Floats, n_rows: int) -> tuple[Doubles, Doubles]:
+    """Orthonormal directions that the rows lie in, and how far a row reaches into each beyond those before.
+
+    They are of about `n_rows` rows, and of as many others if the sums of all rows have parts outside of these.
+    """
     smallest = ROUNDING / 3 * _longest(rows)
-    step = -(-len(rows) // _ROWS)
-    directions, lengths = _pivoted(rows[::step], smallest)
-    rest = rows - (rows @ directions.T) @ directions
-    if step > 1 and _longest(rest) > smallest:
-        far = np.argsort(-np.einsum("ij,ij->i", rest, rest), kind="stable")[:_ROWS]
+    step = -(-len(rows) // n_rows)
+    directions, lengths = _pivoted(rows[::step].astype(np.float64), smallest)
+    if step > 1 and _longest(_outside(sums, directions)) > smallest:
+        rest = rows - (rows @ directions.T) @ directions
+        far = np.argsort(-np.einsum("ij,ij->i", rest, rest), kind="stable")[:n_rows]
         more, more_lengths = _pivoted(rest[far], smallest)
         directions, lengths = np.concatenate([directions, more]), np.concatenate([lengths, more_lengths])
     return directions, lengths

@@ -19,6 +19,7 @@ those best are kept.
 import numpy as np
 import numpy.typing as npt
 
+from .. import _kernels
 from ..codec import Codes, Floats, ProgressiveQuantizer
 from .least_squares import solve
 from .registry import Task
@@ -61,14 +62,14 @@ def annealed(task: Task, x: Floats, held_out: Floats, codebooks: Floats, tempera
     if moves > 1:
         x = np.tile(x, (moves, 1))
     codes = quantizer.encode(x, task.beam_size, _PREFIX_WEIGHT)
-    errors = x - quantizer.decode(codes)
+    errors = errors_of(quantizer, x, codes)
     history = task.stats.history
     history.append(coding_error(quantizer, held_out, task.beam_size))
     quarter = max(4, len(temperatures) // 4)
     for turn, temperature in enumerate(temperatures):
         moved = x + np.sqrt(temperature) * errors[_others(codes[:, 0], task.rng)]
         codes = quantizer.encode(moved, task.beam_size, _PREFIX_WEIGHT)
-        errors = moved - quantizer.decode(codes)
+        errors = errors_of(quantizer, moved, codes)
         revived = _revived(quantizer.codebooks, codes, errors)
         quantizer = ProgressiveQuantizer(solve(moved, codes, revived, task.weights, _RIDGE))
         history.append(coding_error(quantizer, held_out, task.beam_size))
@@ -98,7 +99,14 @@ def _others(groups: npt.NDArray[np.integer], rng: np.random.Generator) -> npt.ND
 
 def coding_error(quantizer: ProgressiveQuantizer, x: Floats, beam_size: int) -> float:
     """Mean squared error of vectors that are encoded and decoded."""
-    return mean_square(x - quantizer.decode(quantizer.encode(x, beam_size)))
+    return mean_square(errors_of(quantizer, x, quantizer.encode(x, beam_size)))
+
+
+def errors_of(quantizer: ProgressiveQuantizer, x: Floats, codes: Codes) -> Floats:
+    """What codes leave of vectors (n, d)."""
+    errors = np.array(x, np.float32, order="C")
+    _kernels.subtract_codewords(codes, quantizer.codebooks, 0, errors)
+    return errors
 
 
 def _revived(codebooks: Floats, codes: Codes, errors: Floats) -> Floats:

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..codec import Floats, ProgressiveQuantizer, centre_of
-from .alternation import annealed, turns_worthwhile
+from .alternation import annealed, errors_of, turns_worthwhile
 from .kmeans import residual_kmeans
 from .registry import Task
 from .stats import TrainStats
@@ -37,7 +37,7 @@ def block_codebooks(task: Task, x: Floats, held_out: Floats) -> Floats:
     if n_global:
         codebooks[:n_global], _ = _short_code(task, range(n_global), x, held_out, task.iterations)
         head = ProgressiveQuantizer(codebooks[:n_global])
-        x, held_out = (some - head.decode(head.encode(some, task.beam_size)) for some in (x, held_out))
+        x, held_out = (errors_of(head, some, head.encode(some, task.beam_size)) for some in (x, held_out))
     else:
         codebooks[0] = mean = centre_of(x)
         x, held_out = x - mean, held_out - mean

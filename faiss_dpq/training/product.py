@@ -10,10 +10,10 @@ import numpy as np
 
 from ..codec import Floats
 
-_ITERATIONS = 25  # of k-means, and 256 vectors a codeword at most, as in faiss.ProductQuantizer
+ITERATIONS = 25  # of k-means, and 256 vectors a codeword at most, as in faiss.ProductQuantizer
 
 
-def product_codebooks(x: Floats, M: int, K: int, seed: int) -> Floats:
+def product_codebooks(x: Floats, M: int, K: int, seed: int, iterations: int = ITERATIONS) -> Floats:
     """Codebooks, shape (M, K, d), of which each is zero outside a block of dimensions; M <= d.
 
     The blocks' means are in the first codebook, so that its centre is that of the vectors.
@@ -23,7 +23,7 @@ def product_codebooks(x: Floats, M: int, K: int, seed: int) -> Floats:
     means = np.zeros(d, np.float32)
     for level, block in enumerate(np.array_split(np.arange(d), M)):
         part = np.ascontiguousarray(x[:, block])
-        kmeans = faiss.Kmeans(len(block), K, niter=_ITERATIONS, seed=seed + level, min_points_per_centroid=1)
+        kmeans = faiss.Kmeans(len(block), K, niter=iterations, seed=seed + level, min_points_per_centroid=1)
         kmeans.train(part)
         means[block] = kmeans.centroids.mean(axis=0, dtype=np.float64)
         codebooks[level][:, block] = kmeans.centroids - means[block]

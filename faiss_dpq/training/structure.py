@@ -10,7 +10,7 @@ from ..codec import Floats, ProgressiveQuantizer
 from .alternation import annealed, coding_error
 from .blocks import block_codebooks
 from .kmeans import residual_kmeans
-from .product import product_codebooks
+from .product import ITERATIONS, product_codebooks
 from .progress import Steps
 from .registry import Task, register
 
@@ -21,7 +21,9 @@ _MOST_HELD_OUT = 2048
 # Product codebooks are worth the shorter codes if they have this share of the error. On 10,000 vectors of 32 dimensions
 # of faiss.contrib's SyntheticDataset they have .73, on GloVe 1.57.
 _CLEARLY_LESS = 0.95
-_COMPARED = 32  # vectors a codeword, of which product codebooks are learned to be compared with those of blocks
+# Vectors a codeword, and iterations, by which product codebooks are learned to be compared with those of blocks.
+_COMPARED = 32
+_COMPARED_ITERATIONS = 8
 
 
 def train(task: Task) -> Floats:
@@ -41,7 +43,8 @@ def train(task: Task) -> Floats:
         codebooks = annealed(task, x, unseen, start, temperatures)
     elif may_be_product:  # only to be compared: none of so few vectors can be spared
         codebooks = _kmeans(task, x)
-    if may_be_product and _product_is_better(task, x[: _COMPARED * task.K] if in_blocks else x, unseen, codebooks):
+    compared, iterations = (x[: _COMPARED * task.K], _COMPARED_ITERATIONS) if in_blocks else (x, ITERATIONS)
+    if may_be_product and _product_is_better(task, compared, iterations, unseen, codebooks):
         task.stats.structure = "product"
         return product_codebooks(task.x, task.M, task.K, task.seed)
     if in_blocks or task.iterations:
@@ -53,9 +56,9 @@ def _kmeans(task: Task, x: Floats, progress: Steps | None = None) -> Floats:
     return residual_kmeans(x, task.M, task.K, task.seed, task.beam_size, progress, task.kmeans_iterations)
 
 
-def _product_is_better(task: Task, x: Floats, unseen: Floats, codebooks: Floats) -> bool:
+def _product_is_better(task: Task, x: Floats, iterations: int, unseen: Floats, codebooks: Floats) -> bool:
     """Whether product codebooks of x code unseen vectors clearly better than the codebooks given."""
-    product = ProgressiveQuantizer(product_codebooks(x, task.M, task.K, task.seed))
+    product = ProgressiveQuantizer(product_codebooks(x, task.M, task.K, task.seed, iterations))
     by_product = coding_error(product, unseen, task.beam_size)
     return by_product < _CLEARLY_LESS * coding_error(ProgressiveQuantizer(codebooks), unseen, task.beam_size)
 
