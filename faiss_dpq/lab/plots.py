@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 
 #: Of methods. Those with inverted lists have the colour of the one without, and are drawn in a panel of their own.
 COLORS = {
@@ -165,6 +165,7 @@ def finish_speed(axes: Axes, title: str, rank: int, sizes: list[int]) -> None:
     axes.set(xscale="log", xlabel=f"queries a second; {lengths}", ylabel=f"recall@{rank}", title=title)
     least, most = axes.get_xlim()
     # Within two decades, powers of ten alone would be a label or none.
-    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if most > 100 * least else (1, 2, 5)))
+    steps = (1,) if most > 100 * least else (1, 2, 5)
+    axes.xaxis.set_major_locator(FixedLocator([step * 10.0**power for power in range(-3, 10) for step in steps]))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
