@@ -298,7 +298,8 @@ def test_byte_bounds_lose_no_neighbour(simd, nbits, M, levels, metric, data):
             (D, I, counts), expected = scanned_and_expected(quantizer, codes, levels, metric, xq[:nq], k, n_threads)
             np.testing.assert_array_equal(D, expected[0])
             np.testing.assert_array_equal(I, expected[1])
-            assert counts["bounded"] or (nbits == 6 and nq == 1) or data == "duplicates"
+            in_float = nq == 1 and (nbits == 6 or simd == "generic")
+            assert counts["bounded"] or in_float or data == "duplicates"
 
 
 @pytest.mark.parametrize("k", [1, 33, 700, 1300])  # the latter two: more than fill a sample's buckets, or a sample
@@ -338,7 +339,7 @@ def test_one_query_of_every_number_of_levels(simd, nbits, M):
         (D, I, counts), expected = scanned_and_expected(quantizer, codes, levels, "L2", xq, 20, 1)
         np.testing.assert_array_equal(D, expected[0])
         np.testing.assert_array_equal(I, expected[1])
-        assert counts["bounded"]
+        assert counts["bounded"] or simd == "generic" or levels > _kernels.FEW_LEVELS  # many, but no columns
 
 
 def test_a_wrong_instruction_set_is_refused():

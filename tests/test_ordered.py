@@ -191,7 +191,7 @@ def test_results_do_not_depend_on_what_is_derived(M, metric):
             assert index.memory_usage()["derived"] <= most * index.ntotal
     assert faiss_dpq.clone_index(index).derived_bytes_per_vector == 12
     index.derived_bytes_per_vector = None
-    assert index.derived_bytes_per_vector == M + (48 if M > 16 else 16)
+    assert index.derived_bytes_per_vector == M + 16
 
 
 def test_what_is_derived_stays_within_the_default():
