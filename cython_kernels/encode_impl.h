@@ -7,7 +7,8 @@
  * A sorted list of the best so far would mispredict a branch at every insertion, and that costs more than the scores
  * themselves. Instead:
  *   1. A limit is guessed from the vectors before, such that somewhat more than beam_out scores should be within it.
- *      Scores are compared with it as they are computed, and those within it are kept.
+ *      Scores are compared with it as they are computed, and those within it are kept: the scores are all stored, and
+ *      the places of those within it are noted, which takes no branch that would be guessed wrong.
  *   2. If too many are kept, the limit is lowered to a value that at least beam_out of them are still within. This
  *      value is the beam_out-th least of some minima of the kept.
  *   3. If fewer than beam_out are kept, which happens to one vector in thirty, the vector is done again without a
@@ -33,12 +34,15 @@
 #include "kernels.h"
 #include "simd.h"
 
-enum { EXTEND_VECTORS = 4, EXTEND_WIDTH = EXTEND_VECTORS * DPQ_FW };
+enum {
+    FEW_VECTORS = 4, /* so many vectors find most rows of cross terms far away in memory, and fetch them early: */
+    AHEAD = 2,       /* so many beam entries ahead */
+};
 
 /* Scores within the limit, in the order of their places: place b * K + k extends beam entry b by codeword k. */
 typedef struct {
-    float *scores;    /* [beam_in * K + DPQ_FW] */
-    uint32_t *places; /* [beam_in * K] */
+    float *scores;    /* [beam_in * K + DPQ_FW]: of the kept; while an entry is extended, its own begin at its place */
+    uint32_t *places; /* [beam_in * K + DPQ_FW] */
     float *minima;    /* scratch [4 * (beam_out + DPQ_FW)] */
     size_t count;
     float limit;
@@ -60,28 +64,26 @@ typedef struct {
     uint32_t place;         /* of its first extension */
 } beam_entry;
 
-DPQ_INLINE void keep(candidates *kept, float score, size_t place)
-{
-    kept->scores[kept->count] = score;
-    kept->places[kept->count++] = (uint32_t)place;
-}
-
 /* Scores the extensions by `vectors` * DPQ_FW codewords from k on, and keeps those within the limit. parallel: whether
  * parallel errors count. Both are constants. */
 DPQ_INLINE void extend_by(size_t vectors, int parallel, size_t k, size_t K, const beam_entry *entry, candidates *kept)
 {
     const float *start = entry->common ? entry->partial + entry->common * K : entry->table;
     dpq_f32s sum[EXTEND_VECTORS];
+    DPQ_UNROLL
     for (size_t j = 0; j < vectors; j++)
         sum[j] = dpq_f32_load(start + k + j * DPQ_FW);
     for (size_t i = entry->common; i < entry->n_rows; i++) {
         if (i > entry->common && i <= entry->common_with_next)
+            DPQ_UNROLL
             for (size_t j = 0; j < vectors; j++)
                 dpq_f32_store(entry->partial + i * K + k + j * DPQ_FW, sum[j]);
+        DPQ_UNROLL
         for (size_t j = 0; j < vectors; j++)
             sum[j] = dpq_f32_add(sum[j], dpq_f32_load(entry->rows[i] + k + j * DPQ_FW));
     }
-    uint64_t within = 0;
+    uint64_t within[(EXTEND_VECTORS + 3) / 4] = {0};
+    DPQ_UNROLL
     for (size_t j = 0; j < vectors; j++) {
         sum[j] = dpq_f32_add(sum[j], dpq_f32_all(entry->score));
         if (parallel) {
@@ -89,25 +91,21 @@ DPQ_INLINE void extend_by(size_t vectors, int parallel, size_t k, size_t K, cons
             const dpq_f32s error = dpq_f32_sub(dpq_f32_all(entry->parallel), product);
             sum[j] = dpq_f32_fma(error, error, sum[j]);
         }
-        within |= (uint64_t)dpq_f32_le(sum[j], dpq_f32_all(kept->limit)) << j * DPQ_FW;
+        dpq_f32_store(kept->scores + entry->place + k + j * DPQ_FW, sum[j]);
+        within[j / 4] |= (uint64_t)dpq_f32_le(sum[j], dpq_f32_all(kept->limit)) << j % 4 * DPQ_FW;
     }
-    if (!within)
-        return;
-    float scores[EXTEND_WIDTH];
-    for (size_t j = 0; j < vectors; j++)
-        dpq_f32_store(scores + j * DPQ_FW, sum[j]);
-    for (; within; within &= within - 1) {
-        const size_t lane = (size_t)__builtin_ctzll(within);
-        keep(kept, scores[lane], entry->place + k + lane);
-    }
+    for (size_t j = 0; j < vectors; j += 4)
+        kept->count += dpq_places(within[j / 4], entry->place + (uint32_t)(k + j * DPQ_FW), kept->places + kept->count);
 }
 
 /* Scores all extensions of an entry. */
 DPQ_INLINE void extend_entry(int parallel, size_t K, const beam_entry *entry, candidates *kept)
 {
     size_t k = 0;
-    for (; k + EXTEND_WIDTH <= K; k += EXTEND_WIDTH)
+    for (; k + EXTEND_VECTORS * DPQ_FW <= K; k += EXTEND_VECTORS * DPQ_FW)
         extend_by(EXTEND_VECTORS, parallel, k, K, entry, kept);
+    for (; k + 4 * DPQ_FW <= K; k += 4 * DPQ_FW)
+        extend_by(4, parallel, k, K, entry, kept);
     for (; k + DPQ_FW <= K; k += DPQ_FW)
         extend_by(1, parallel, k, K, entry, kept);
     for (; k < K; k++) { /* only where K < DPQ_FW */
@@ -117,9 +115,17 @@ DPQ_INLINE void extend_entry(int parallel, size_t K, const beam_entry *entry, ca
         score += entry->score;
         if (parallel)
             score += (entry->parallel - entry->products[k]) * (entry->parallel - entry->products[k]);
-        if (score <= kept->limit)
-            keep(kept, score, entry->place + k);
+        kept->scores[entry->place + k] = score;
+        kept->places[kept->count] = entry->place + (uint32_t)k;
+        kept->count += score <= kept->limit;
     }
+}
+
+/* Moves the scores of the kept from number `first` on to where they belong: never behind their places. */
+DPQ_INLINE void gather(candidates *kept, size_t first)
+{
+    for (size_t i = first; i < kept->count; i++)
+        kept->scores[i] = kept->scores[kept->places[i]];
 }
 
 /* Lowers the limit to a value that at least `wanted` of the kept are within, and drops the others. The kept scores are
@@ -151,8 +157,9 @@ static void tighten(candidates *kept, size_t wanted)
     kept->count = 0;
     for (size_t i = 0; i < count; i++) { /* no branch depends on the scores */
         const float score = kept->scores[i];
-        keep(kept, score, kept->places[i]);
-        kept->count -= !(score <= limit);
+        kept->scores[kept->count] = score;
+        kept->places[kept->count] = kept->places[i];
+        kept->count += score <= limit;
     }
 }
 
@@ -195,6 +202,17 @@ DPQ_INLINE size_t common_prefix(const uint16_t *a, const uint16_t *b, size_t len
     return i;
 }
 
+/* Starts to fetch the rows by which entry b of a beam is extended, at level `level`, except those of the entry before.
+ * codes: of entry b. */
+DPQ_INLINE void prefetch_rows(const dpq_encode_step *step, size_t level, size_t b, const uint16_t *codes)
+{
+    for (size_t i = b ? common_prefix(codes - step->code_stride, codes, level) : 0; i < level; i++) {
+        const float *row = dpq_pair_row(step->cross, step->K, i, level, codes[i]);
+        for (size_t k = 0; k < step->K; k += DPQ_FW)
+            __builtin_prefetch(row + k);
+    }
+}
+
 /* products[k] = what codeword k takes from the parallel error of vector v. */
 DPQ_INLINE void find_products(const dpq_encode_step *step, size_t v)
 {
@@ -209,8 +227,12 @@ DPQ_INLINE void extend_beam(const dpq_encode_step *step, size_t v, const uint16_
     const size_t K = step->K, n_rows = step->cross ? step->level : 0;
     const size_t many = 3 * step->beam_out + 2 * DPQ_FW;
     beam_entry entry = {.rows = step->rows, .n_rows = n_rows, .partial = step->partial, .products = step->products};
+    const int few = step->n <= FEW_VECTORS && n_rows;
+    size_t gathered = 0; /* of the kept */
     kept->count = 0;
     for (size_t b = 0; b < step->beam_in; b++, codes += step->code_stride) {
+        if (few && b + AHEAD < step->beam_in)
+            prefetch_rows(step, n_rows, b + AHEAD, codes + AHEAD * step->code_stride);
         entry.common = entry.common_with_next;
         entry.common_with_next = b + 1 < step->beam_in ? common_prefix(codes, codes + step->code_stride, n_rows) : 0;
         for (size_t i = entry.common; i < n_rows; i++)
@@ -225,9 +247,13 @@ DPQ_INLINE void extend_beam(const dpq_encode_step *step, size_t v, const uint16_
         } else {
             extend_entry(0, K, &entry, kept);
         }
-        if (kept->count > many)
+        if (kept->count > many) {
+            gather(kept, gathered);
             tighten(kept, step->beam_out);
+            gathered = kept->count;
+        }
     }
+    gather(kept, gathered);
 }
 
 DPQ_INLINE float guessed_limit(const dpq_limit_guess *guess, float error, float norm)
@@ -303,6 +329,8 @@ static void encode_level(const dpq_encode_step *step)
                 const float before = step->parallels_in[v * step->beam_in + parent];
                 step->parallels_out[v * wanted + b] = before - step->products[code[step->level]];
             }
+            if (b < AHEAD && step->cross && step->n <= FEW_VECTORS && step->level + 1 < code_stride)
+                prefetch_rows(step, step->level + 1, b, code);
         }
     }
 }

@@ -9,6 +9,7 @@
 #endif
 
 enum { LINEAR_ROWS = 6, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 4 }; /* sums take two of 16 registers a panel */
+enum { EXTEND_VECTORS = 4 }; /* of codewords that a beam entry is extended by at a time; sums as above */
 enum { DPQ_LEAST_BATCH = 3, DPQ_LEAST_BATCH_MANY = 3 };
 
 #define DPQ_QW 32u

@@ -12,6 +12,7 @@
 #endif
 
 enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4, LINEAR_ROW_PANELS = 8 }; /* sums take one of 32 registers a panel */
+enum { EXTEND_VECTORS = 16 }; /* of codewords that a beam entry is extended by at a time: 256 in all */
 enum { DPQ_LEAST_BATCH = 12, DPQ_LEAST_BATCH_MANY = 20 };
 
 /* With 64 queries the interleaved tables of 4 levels of 8 bits, 80 KB, no longer fit the L1 cache. They are still 1.6

@@ -8,6 +8,7 @@
 #define DPQ_FW 16u
 
 enum { LINEAR_ROWS = 2, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 2 };
+enum { EXTEND_VECTORS = 4 }; /* of codewords that a beam entry is extended by at a time */
 enum { DPQ_LEAST_BATCH = 2, DPQ_LEAST_BATCH_MANY = 2 };
 
 typedef struct { uint8_t lane[DPQ_QW]; } dpq_u8s;

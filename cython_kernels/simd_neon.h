@@ -167,6 +167,7 @@ static inline dpq_u8s dpq_u8_by_lanes(dpq_u8s a, uint32_t w)
 }
 
 enum { LINEAR_ROWS = 6, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 4 };
+enum { EXTEND_VECTORS = 4 }; /* of codewords that a beam entry is extended by at a time */
 enum { DPQ_LEAST_BATCH = 3, DPQ_LEAST_BATCH_MANY = 3 }; /* not measured: AVX2's */
 
 typedef float32x4x4_t dpq_f32s;
