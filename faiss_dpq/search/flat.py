@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .. import _kernels
 from ..codec import Floats, threads
 from .derived import Bytes, DerivedCodes
-from .near import Nearness, Ranges, limits_and_errors
+from .near import LEAST_SHARE, Nearness, Ranges, limits_and_errors
 from .selection import Labels
 
 _TABLE_BYTES = 64 << 20  # of distance tables held at a time
@@ -220,7 +220,9 @@ def one_query_scan(
         *quantizer.error_factors(derived.levels),
     )
     centre = _kernels.pack_panels(quantizer.centre[None]) if inner_product else None
-    return _kernels.OneQueryCodeScan(unchanged, view, tables, centre, _WORTH_A_THREAD, countdown)
+    length = quantizer.common_length(derived.levels)
+    share = 0.0 if inner_product else LEAST_SHARE
+    return _kernels.OneQueryCodeScan(unchanged, view, tables, centre, _WORTH_A_THREAD, share, length, countdown)
 
 
 def range_search(

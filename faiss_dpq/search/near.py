@@ -20,6 +20,7 @@ from ..codec import Floats
 from .selection import Labels
 
 SHARE = 2.0**-12  # of the squared lengths: nearer ones are compared again. Sums err by some 2^-24 of the lengths
+LEAST_SHARE = SHARE * (1 + 2.0**-20)  # likewise where lengths are rounded in other ways: what is between is looked at
 _ERROR = 8 * 2.0**-24  # of the squared lengths, and a 32nd of it a level more: several times what was measured
 _DECODED = 1 << 14  # reconstructions held at a time
 
