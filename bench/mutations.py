@@ -162,7 +162,7 @@ MUTATIONS = [
     _c("slope of many", "many_bound.h", "scale * 65536 * (1 - 0x1p-20)", "scale * 65536 * 1.5", MANY),
     _py("table_errors", "codec/tables.py", "unit = 1.2 *", "unit = 0 *", EXACT),
     _py("near ones not again", "search/near.py", "SHARE = 2.0**-12", "SHARE = 0.0 ", NEAR),
-    _py("no margin of near ones", "search/near.py", "_ERROR = 8 *", "_ERROR = 0 *", NEAR),
+    _py("no margin of near ones", "search/near.py", "2.0**-24 * roundings", "0.0 * roundings", NEAR),
     _c("one query's near ones", "scan.pxi", "if distances[0] < self.share", "if False and distances[0] < self.share", NEAR),
     _py("errors of lists", "search/lists.py", "quantizer.table_errors(norms, levels) if", "0 * norms if", EXACT),
     _py("radius", "search/derived.py", "self._radius(new))", "self._radius(new) / 2)", EXACT),

@@ -168,7 +168,7 @@ def plain_loop(data, metric, k, levels, members):
     total += constants[:, None]
     if metric == L2:
         total = np.maximum(total, 0)
-        limits, _ = limits_and_errors(norms, quantizer.common_length(levels), levels)
+        limits, _ = limits_and_errors(quantizer, levels, norms)
         for q, v in np.argwhere(total < limits[:, None]):
             total[q, v] = ((quantizer.decode(codes[v : v + 1])[0].astype(np.float64) - data.xq[q]) ** 2).sum()
     D, I = nearest(total, members, k)

@@ -108,7 +108,7 @@ def nearness(derived: DerivedCodes, view: _kernels.CodeView | Bytes, xq: Floats,
     def decode(numbers: Labels) -> Floats:
         return quantizer.decode(_kernels.unpack_codes(packed[numbers], levels, quantizer.nbits))
 
-    return Nearness(xq, *limits_and_errors(norms, quantizer.common_length(levels), levels), decode)
+    return Nearness(xq, *limits_and_errors(quantizer, levels, norms), decode)
 
 
 def _nearest_sums(

@@ -16,12 +16,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..codec import Floats
+from ..codec import Floats, ProgressiveQuantizer
 from .selection import Labels
 
 SHARE = 2.0**-12  # of the squared lengths: nearer ones are compared again. Sums err by some 2^-24 of the lengths
 LEAST_SHARE = SHARE * (1 + 2.0**-20)  # likewise where lengths are rounded in other ways: what is between is looked at
-_ERROR = 8 * 2.0**-24  # of the squared lengths, and a 32nd of it a level more: several times what was measured
+_ROUNDINGS = 8  # of 2^-24 of the squared lengths, besides those of adding levels: several times what was measured
 _DECODED = 1 << 14  # reconstructions held at a time
 
 #: lims, D and I of a range search
@@ -101,7 +101,10 @@ class Nearness(NamedTuple):
         return D[order], I[order]
 
 
-def limits_and_errors(norms: Floats, length: float, levels: int) -> tuple[Floats, Floats]:
-    """`Nearness.limits` and `errors` of queries with squared norms, and codewords of some common length."""
-    squares = (np.sqrt(norms) + np.float32(length)) ** 2
-    return np.float32(SHARE) * squares, np.float32(_ERROR * (1 + levels / 32)) * squares
+def limits_and_errors(quantizer: ProgressiveQuantizer, levels: int, norms: Floats) -> tuple[Floats, Floats]:
+    """`Nearness.limits` and `errors` of queries with squared norms, after centring."""
+    squares = (np.sqrt(norms) + np.float32(quantizer.common_length(levels))) ** 2
+    roundings = _ROUNDINGS + levels
+    if quantizer.cross_tables is not None:  # by which cross terms are sums in float32, too
+        roundings += levels**2 / 4
+    return np.float32(SHARE) * squares, np.float32(2.0**-24 * roundings) * squares
