@@ -25,6 +25,7 @@ STALE, TIES = "tests/test_staleness.py", "tests/test_ties.py"
 FILTERS, FILTERED_LISTS = "tests/test_filters.py", "tests/test_filtered_lists.py"
 SHARDS, INPUTS = "tests/test_shards.py", "tests/test_shards_inputs.py"
 ORDERED, DELETION = "tests/test_ordered.py", "tests/test_deletion.py"
+NEAR = "tests/test_near.py"
 ODD, WRITING = "tests/test_odd_queries.py", "tests/test_writing.py"
 
 
@@ -160,6 +161,9 @@ MUTATIONS = [
     ),
     _c("slope of many", "many_bound.h", "scale * 65536 * (1 - 0x1p-20)", "scale * 65536 * 1.5", MANY),
     _py("table_errors", "codec/tables.py", "unit = 1.2 *", "unit = 0 *", EXACT),
+    _py("near ones not again", "search/near.py", "SHARE = 2.0**-12", "SHARE = 0.0 ", NEAR),
+    _py("no margin of near ones", "search/near.py", "2.0**-24 * roundings", "0.0 * roundings", NEAR),
+    _c("one query's near ones", "scan.pxi", "if distances[0] < self.share", "if False and distances[0] < self.share", NEAR),
     _py("errors of lists", "search/lists.py", "quantizer.table_errors(norms, levels) if", "0 * norms if", EXACT),
     _py("radius", "search/derived.py", "self._radius(new))", "self._radius(new) / 2)", EXACT),
     _py("radius of lists", "search/lists.py", "is None else radius", "is None else radius / 2", EXACT),

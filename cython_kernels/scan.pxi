@@ -176,6 +176,8 @@ cdef class OneQueryCodeScan(OneQueryScan):
 
     constant_panel : (1, d, 16), whose first product with the query all distances lack; None: its squared norm.
     worth_a_thread : vectors that a thread has to have for itself to be worth taking.
+    share, length : distances below share (||q|| + length)^2 are to be compared again, which takes the long way (see
+        search/near.py); a share of 0: none are.
     countdown : of searches, after which the view is to be had with more; None where it has all.
     """
 
@@ -185,11 +187,13 @@ cdef class OneQueryCodeScan(OneQueryScan):
     cdef QueryTables tables
     cdef const float[:, :, ::1] constant_panel
     cdef size_t worth_a_thread
+    cdef double share, length
     cdef Countdown countdown
 
     def __init__(self, Unchanged unchanged, CodeView view, QueryTables tables,
-                 const float[:, :, ::1] constant_panel, size_t worth_a_thread, Countdown countdown):
-        self.unchanged, self.view, self.tables = unchanged, view, tables
+                 const float[:, :, ::1] constant_panel, size_t worth_a_thread, double share, double length,
+                 Countdown countdown):
+        self.unchanged, self.view, self.tables, self.share, self.length = unchanged, view, tables, share, length
         self.constant_panel, self.worth_a_thread, self.countdown = constant_panel, worth_a_thread, countdown
 
     def is_good(self):
@@ -229,12 +233,15 @@ cdef class OneQueryCodeScan(OneQueryScan):
         cdef float *turned = <float *>take(&at, self.tables.scratch(1) * sizeof(float))
         cdef uint32_t *ids = <uint32_t *>take(&at, k * sizeof(uint32_t))
         cdef dpq_counters counters
+        cdef double norm
         memset(&counters, 0, sizeof(counters))
         with nogil:
-            self.scan(&db, query, n_threads, moved, table, turned, at, k, distances, ids, &counters)
+            norm = self.scan(&db, query, n_threads, moved, table, turned, at, k, distances, ids, &counters)
             for i in range(k):
                 labels[i] = -1 if ids[i] == UINT32_MAX else copied[ids[i]] if copied is not None else begin + ids[i]
         count_scan(&counters, &counted.single_scans)
+        if distances[0] < self.share * (sqrt(norm) + self.length) ** 2:
+            return None
         counted.direct += 1
         return results
 
@@ -259,10 +266,10 @@ cdef class OneQueryCodeScan(OneQueryScan):
         cdef size_t most = min(db.n, WORK_OF_ONE * dpq_allowed_of(db)) // self.worth_a_thread
         return 1 if most <= 1 else max(1, min(most, <size_t>omp_get_max_threads()))
 
-    cdef void scan(self, const dpq_database *db, const float *query, size_t n_threads, float *moved, float *table,
-                   float *turned, uint8_t *scratch, size_t k, float *distances, uint32_t *ids,
-                   dpq_counters *counters) noexcept nogil:
-        """Distances, as FAISS gives them, and ids."""
+    cdef float scan(self, const dpq_database *db, const float *query, size_t n_threads, float *moved, float *table,
+                    float *turned, uint8_t *scratch, size_t k, float *distances, uint32_t *ids,
+                    dpq_counters *counters) noexcept nogil:
+        """Distances, as FAISS gives them, and ids; returns the squared norm of the query."""
         cdef bint inner_product = self.tables.inner_product
         cdef dpq_queries queries
         cdef float norm, error, constant
@@ -289,3 +296,4 @@ cdef class OneQueryCodeScan(OneQueryScan):
                 distances[i] = -FLT_MAX if inner_product else FLT_MAX
             elif inner_product:
                 distances[i] = -distances[i]
+        return norm

@@ -18,6 +18,7 @@ import faiss_dpq
 from faiss_dpq.codec import ProgressiveQuantizer
 from faiss_dpq.search import flat as _scan
 from faiss_dpq.search import lists as _lists
+from faiss_dpq.search.near import limits_and_errors
 
 L2, INNER_PRODUCT = faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT
 METRICS = [L2, INNER_PRODUCT]
@@ -152,17 +153,25 @@ def nearest(distances, members, k):
 
 
 def plain_loop(data, metric, k, levels, members):
-    """D and I as FAISS gives them, from distances added in float32 in the order of dpq_scan.h."""
+    """D and I as FAISS gives them, from distances added in float32 in the order of dpq_scan.h.
+
+    Those that search/near.py calls near are those of the reconstructions.
+    """
     quantizer = ProgressiveQuantizer(data.codebooks)
     codes = np.ascontiguousarray(data.codes[members, :levels])
-    tables, constants, _ = quantizer.tables(data.xq, levels, metric)
+    tables, constants, norms = quantizer.tables(data.xq, levels, metric)
     total = np.zeros((len(data.xq), len(codes)), np.float32)
     if metric == L2:
         total += quantizer.cross_terms(codes)
     for level in range(levels):
         total += tables[:, level * quantizer.K + codes[:, level]]
     total += constants[:, None]
-    D, I = nearest(np.maximum(total, 0) if metric == L2 else total, members, k)
+    if metric == L2:
+        total = np.maximum(total, 0)
+        limits, _ = limits_and_errors(quantizer, levels, norms)
+        for q, v in np.argwhere(total < limits[:, None]):
+            total[q, v] = ((quantizer.decode(codes[v : v + 1])[0].astype(np.float64) - data.xq[q]) ** 2).sum()
+    D, I = nearest(total, members, k)
     return (D if metric == L2 else -D), I
 
 

@@ -129,11 +129,14 @@ class Codebooks(Levels):
         flat = self.centred.reshape(-1, self.d)
         return self.codeword_norms[: len(flat)] / 2 + self.shrinkage * (flat @ self.centre)
 
-    @cached_property
-    def common_length(self) -> float:
+    def common_length(self, levels: int) -> float:
         """The median of ||c_l(k)||, after centring, of the level where it is greatest; one far codeword leaves it."""
+        return float(self._common_lengths[:levels].max())
+
+    @cached_property
+    def _common_lengths(self) -> Floats:
         norms = self.codeword_norms[: self.M * self.K].reshape(self.M, self.K)
-        return float(np.sqrt(np.median(norms, axis=1).max()))
+        return np.sqrt(np.median(norms, axis=1))
 
     def reach(self, levels: int) -> float:
         """No reconstruction of `levels` levels is longer than this, after centring."""

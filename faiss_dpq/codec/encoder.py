@@ -138,7 +138,7 @@ def _errors_along(
 
 
 def _least_length(codebooks: Codebooks) -> float:
-    return float(_LEAST_LENGTH * (np.linalg.norm(codebooks.centre) + codebooks.common_length))
+    return float(_LEAST_LENGTH * (np.linalg.norm(codebooks.centre) + codebooks.common_length(codebooks.M)))
 
 
 def _by_tables(

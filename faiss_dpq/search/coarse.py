@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
 from .. import _kernels
 from ..codec import Floats, threads
 from . import flat, lists
 from .derived import DerivedCodes
+from .near import Ranges
 from .selection import Labels
 
 _WORTH_A_THREAD = 64  # queries
@@ -52,10 +54,11 @@ def search(
     D, I = np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64)
     derived, view = whole
     vectors = flat.selected(_scanned(prefix, whole, len(xq)), mask, len(xq))
+    norms = np.empty(len(xq), np.float32)
     candidates = np.empty((len(xq), coarse.candidates(k, vectors.admitted)), np.int64)
     for part in flat.blocks(derived, len(xq)):
         tables = flat.query_tables(derived, xq[part])
-        found = candidates[part]
+        norms[part], found = tables.norms, candidates[part]
         queries = tables.block(coarse.levels, in_any_order=True)
         flat.scan_block(vectors, queries, np.empty(found.shape, np.float32), found, coarse.levels)
         queries = tables.block(derived.levels)
@@ -66,7 +69,19 @@ def search(
 
         n_threads = min(faiss.omp_get_max_threads(), len(found) // _WORTH_A_THREAD)
         threads.run(rescore, [(cut,) for cut in threads.slices(len(found), max(1, n_threads))])
-    return flat.delivered(D, I, derived.metric)
+    D, I = flat.delivered(D, I, derived.metric)
+    if derived.metric == faiss.METRIC_L2:
+
+        def all_candidates(rows: npt.NDArray[np.intp], reach: Floats) -> Ranges:
+            D, I = np.empty((len(rows), candidates.shape[1]), np.float32), candidates[rows]
+            for part in flat.blocks(derived, len(rows)):
+                queries = flat.query_tables(derived, xq[rows[part]]).block(derived.levels)
+                _kernels.rescore(view, queries, candidates[rows[part]], D[part], I[part])
+            found = I >= 0
+            return np.append(0, np.cumsum(found.sum(axis=1))), D[found], I[found]
+
+        flat.nearness(derived, view, xq, norms).nearest(D, I, all_candidates)
+    return D, I
 
 
 def _scanned(

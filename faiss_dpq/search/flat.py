@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .. import _kernels
 from ..codec import Floats, threads
 from .derived import Bytes, DerivedCodes
+from .near import LEAST_SHARE, Nearness, Ranges, limits_and_errors
 from .selection import Labels
 
 _TABLE_BYTES = 64 << 20  # of distance tables held at a time
@@ -68,7 +69,9 @@ def selected(view: _kernels.CodeView, mask: _kernels.Mask | None, nq: int) -> _S
 def search(
     derived: DerivedCodes, view: _kernels.CodeView | Bytes, mask: _kernels.Mask | None, xq: Floats, k: int
 ) -> tuple[Floats, Labels]:
-    """The k nearest codes of every query: exact float32 distances of Eq. 30, equal ones by ascending id.
+    """The k nearest codes of every query: float32 distances of Eq. 30, equal ones by ascending id.
+
+    Distances too small for float32 sums are those to the reconstructions: see search/near.py.
 
     Parameters
     ----------
@@ -87,28 +90,62 @@ def search(
     I : array, shape (nq, k), int64
         -1 (and +-FLT_MAX in D) where fewer than k vectors were found.
     """
+    D, I, norms = _nearest_sums(derived, view, mask, xq, k)
+    if derived.metric == faiss.METRIC_L2:
+
+        def within(rows: npt.NDArray[np.intp], reach: Floats) -> Ranges:
+            return _range_of_sums(derived, view, mask, xq[rows], reach)
+
+        nearness(derived, view, xq, norms).nearest(D, I, within)
+    return D, I
+
+
+def nearness(derived: DerivedCodes, view: _kernels.CodeView | Bytes, xq: Floats, norms: Floats) -> Nearness:
+    """What of the results of queries is to be compared again; norms as QueryTables has them."""
+    quantizer, levels = derived.quantizer, derived.levels
+    packed = view if isinstance(view, np.ndarray) else view.packed
+
+    def decode(numbers: Labels) -> Floats:
+        return quantizer.decode(_kernels.unpack_codes(packed[numbers], levels, quantizer.nbits))
+
+    return Nearness(xq, *limits_and_errors(quantizer, levels, norms), decode)
+
+
+def _nearest_sums(
+    derived: DerivedCodes, view: _kernels.CodeView | Bytes, mask: _kernels.Mask | None, xq: Floats, k: int
+) -> tuple[Floats, Labels, Floats]:
+    """The k nearest by float32 sums, and the squared norms of the queries as QueryTables has them."""
     D = np.empty((len(xq), k), np.float32)
     I = np.empty((len(xq), k), np.int64)
+    norms = np.empty(len(xq), np.float32)
     if isinstance(view, np.ndarray):
-        _scan_passing(derived, view, mask, xq, D, I)
-        return delivered(D, I, derived.metric)
+        _scan_passing(derived, view, mask, xq, D, I, norms)
+        return *delivered(D, I, derived.metric), norms
     if len(xq) < _kernels.least_batch(derived.levels):
         view = derived.for_few(view, len(xq))
     vectors = selected(view, mask, len(xq))
     for part in blocks(derived, len(xq)):
-        queries = query_tables(derived, xq[part]).block(derived.levels)
-        scan_block(vectors, queries, D[part], I[part], derived.levels)
-    return delivered(D, I, derived.metric)
+        tables = query_tables(derived, xq[part])
+        norms[part] = tables.norms
+        scan_block(vectors, tables.block(derived.levels), D[part], I[part], derived.levels)
+    return *delivered(D, I, derived.metric), norms
 
 
 def _scan_passing(
-    derived: DerivedCodes, packed: Bytes, mask: _kernels.Mask | None, xq: Floats, D: Floats, I: Labels
+    derived: DerivedCodes,
+    packed: Bytes,
+    mask: _kernels.Mask | None,
+    xq: Floats,
+    D: Floats,
+    I: Labels,
+    norms: Floats,
 ) -> None:
     """As `scan_block`, deriving what is needed of a part of the codes at a time."""
     ids = None if mask is None else mask.ids()
     D[:], I[:] = np.inf, -1
     for part in blocks(derived, len(xq)):
-        queries = query_tables(derived, xq[part]).block(derived.levels)
+        tables = query_tables(derived, xq[part])
+        queries, norms[part] = tables.block(derived.levels), tables.norms
         for start, view in derived.passing(packed):
             vectors = _Selected(view, start, len(view))
             if ids is not None:
@@ -183,7 +220,9 @@ def one_query_scan(
         *quantizer.error_factors(derived.levels),
     )
     centre = _kernels.pack_panels(quantizer.centre[None]) if inner_product else None
-    return _kernels.OneQueryCodeScan(unchanged, view, tables, centre, _WORTH_A_THREAD, countdown)
+    length = quantizer.common_length(derived.levels)
+    share = 0.0 if inner_product else LEAST_SHARE
+    return _kernels.OneQueryCodeScan(unchanged, view, tables, centre, _WORTH_A_THREAD, share, length, countdown)
 
 
 def range_search(
@@ -197,10 +236,34 @@ def range_search(
     D : array, shape (lims[-1],), float32
     I : array, shape (lims[-1],), int64
     """
+    if derived.metric == faiss.METRIC_INNER_PRODUCT:
+        return _range_of_sums(derived, view, mask, xq, thresh)
+
+    def find(reach: Floats) -> Ranges:
+        return _range_of_sums(derived, view, mask, xq, reach)
+
+    return nearness(derived, view, xq, query_norms(derived, xq)).within(thresh, find)
+
+
+def query_norms(derived: DerivedCodes, xq: Floats) -> Floats:
+    """Squared norms of queries for METRIC_L2, as QueryTables has them."""
+    norms = np.empty(len(xq), np.float32)
+    _kernels.squared_norms(np.subtract(xq, derived.quantizer.centre, order="C"), norms)
+    return norms
+
+
+def _range_of_sums(
+    derived: DerivedCodes,
+    view: _kernels.CodeView | Bytes,
+    mask: _kernels.Mask | None,
+    xq: Floats,
+    thresh: float | Floats,
+) -> Ranges:
+    """`range_search` by float32 sums; `thresh` of all queries, or one each."""
     searched = len(view) if mask is None else mask.admitted
     nearer = np.less if derived.metric == faiss.METRIC_L2 else np.greater
     return grow_until_too_far(
-        lambda queries, k: search(derived, view, mask, xq[queries], k), len(xq), searched, nearer, thresh
+        lambda queries, k: _nearest_sums(derived, view, mask, xq[queries], k)[:2], len(xq), searched, nearer, thresh
     )
 
 
@@ -209,7 +272,7 @@ def grow_until_too_far(
     nq: int,
     most: int,
     nearer: np.ufunc,
-    thresh: float,
+    thresh: float | Floats,
 ) -> tuple[npt.NDArray[np.int64], Floats, Labels]:
     """A range search by k-nearest searches whose k grows until the last result is too far.
 
@@ -223,6 +286,7 @@ def grow_until_too_far(
         Vectors that a query is compared with, at most.
     nearer : numpy.less or numpy.greater
         What a distance has to be than `thresh`.
+    thresh : float or array, shape (nq,), float32
 
     Returns
     -------
@@ -236,7 +300,8 @@ def grow_until_too_far(
         still_open = []
         for block in np.array_split(open_queries, -(-len(open_queries) * k // _RANGE_RESULTS)):
             D, I = nearest(block, k)
-            counts = (nearer(D, thresh) & (I >= 0)).sum(axis=1)
+            of_block = thresh[block][:, None] if isinstance(thresh, np.ndarray) else thresh
+            counts = (nearer(D, of_block) & (I >= 0)).sum(axis=1)
             for row, query in enumerate(block):
                 found[query] = (D[row, : counts[row]].copy(), I[row, : counts[row]].copy())
             still_open.append(block[counts == k])

@@ -1,0 +1,110 @@
+"""Results that are so near that float32 sums cannot tell how near: they are compared again, by their reconstructions.
+
+Eq. 30 adds and subtracts terms as large as the squared lengths of query and codewords. Where vectors lie in clusters
+that are far apart, a distance within a cluster is a small difference of large terms, of which float32 holds few digits.
+So a squared distance below `share` of the squared lengths, which quantized vectors of other data hardly have, is
+replaced by that to the reconstruction, summed in float64. What a pair of query and vector gets depends on nothing else,
+so that results are the same in every batch, prefix, selection and part of an index.
+"""
+
+# Annotations of nested functions would be evaluated at every call.
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..codec import Floats, ProgressiveQuantizer
+from .selection import Labels
+
+SHARE = 2.0**-12  # of the squared lengths: nearer ones are compared again. Sums err by some 2^-24 of the lengths
+LEAST_SHARE = SHARE * (1 + 2.0**-20)  # likewise where lengths are rounded in other ways: what is between is looked at
+_ROUNDINGS = 8  # of 2^-24 of the squared lengths, besides those of adding levels: several times what was measured
+_DECODED = 1 << 14  # reconstructions held at a time
+
+#: lims, D and I of a range search
+Ranges = tuple[npt.NDArray[np.int64], Floats, Labels]
+
+
+class Nearness(NamedTuple):
+    """Queries, and which of their distances are to be compared again.
+
+    Attributes
+    ----------
+    xq : array, shape (nq, d), float32
+    limits : array, shape (nq,), float32
+        Squared distances below it are compared again.
+    errors : array, shape (nq,), float32
+        How far float32 sums may put those from their real values.
+    decode : callable
+        Reconstructions (n, d), float32, of numbers of vectors, int64 (n,).
+    """
+
+    xq: Floats
+    limits: Floats
+    errors: Floats
+    decode: Callable[[Labels], Floats]
+
+    def nearest(self, D: Floats, I: Labels, within: Callable[[npt.NDArray[np.intp], Floats], Ranges]) -> None:
+        """Put right the k nearest that float32 sums have given, shape (nq, k), in place.
+
+        within : of numbers of queries and squared distances, one each, all that float32 sums find nearer than these.
+        """
+        rows = np.flatnonzero((D[:, 0] < self.limits) & (I[:, 0] >= 0))
+        if not len(rows):
+            return
+        last, margin = D[rows, -1], 2 * self.errors[rows]
+        # Others than the k found may be nearer in truth than the last of them.
+        wide = rows[(I[rows, -1] >= 0) & (last < self.limits[rows] + margin)]
+        lims, more_D, more_I = within(wide, D[wide, -1] + 2 * self.errors[wide]) if len(wide) else ([0], None, None)
+        ranges = {int(row): slice(lims[i], lims[i + 1]) for i, row in enumerate(wide)}
+        for row in rows.tolist():
+            if row in ranges:
+                D[row], I[row] = self._sorted(row, more_D[ranges[row]], more_I[ranges[row]], D.shape[1])
+            else:
+                found = int((I[row] >= 0).sum())
+                D[row, :found], I[row, :found] = self._sorted(row, D[row, :found], I[row, :found], found)
+
+    def within(self, thresh: float, find: Callable[[float | Floats], Ranges]) -> Ranges:
+        """All that is nearer than a squared distance.
+
+        find : of squared distances, one or (nq,), all that float32 sums find nearer than these, nearest first.
+        """
+        doubtful = self.limits + self.errors > thresh
+        reach = np.float32(thresh) + np.where(doubtful, self.errors, np.float32(0)) if doubtful.any() else thresh
+        lims, D, I = find(reach)
+        begins = np.minimum(lims[:-1], max(len(D) - 1, 0))
+        again = doubtful | ((lims[:-1] < lims[1:]) & (D[begins] < self.limits) if len(D) else False)
+        if not again.any():
+            return lims, D, I
+        rows = []
+        for row, (begin, end) in enumerate(zip(lims[:-1], lims[1:], strict=True)):
+            part = D[begin:end], I[begin:end]
+            if again[row]:
+                part = self._sorted(row, *part, end - begin)
+                part = tuple(array[: np.searchsorted(part[0], np.float32(thresh))] for array in part)
+            rows.append(part)
+        lims = np.concatenate([[0], np.cumsum([len(I) for _, I in rows])]).astype(np.int64)
+        return lims, *(np.concatenate(parts) for parts in zip(*rows, strict=True))
+
+    def _sorted(self, row: int, D: Floats, I: Labels, k: int) -> tuple[Floats, Labels]:
+        """The k nearest of some vectors, with the distances to the reconstructions of the near ones."""
+        D = D.copy()
+        near = np.flatnonzero(D < self.limits[row])
+        for start in range(0, len(near), _DECODED):
+            part = near[start : start + _DECODED]
+            moved = self.decode(I[part]) - self.xq[row].astype(np.float64)
+            D[part] = np.einsum("ij,ij->i", moved, moved)
+        order = np.lexsort((I, D))[:k]
+        return D[order], I[order]
+
+
+def limits_and_errors(quantizer: ProgressiveQuantizer, levels: int, norms: Floats) -> tuple[Floats, Floats]:
+    """`Nearness.limits` and `errors` of queries with squared norms, after centring."""
+    squares = (np.sqrt(norms) + np.float32(quantizer.common_length(levels))) ** 2
+    roundings = _ROUNDINGS + levels
+    if quantizer.cross_tables is not None:  # by which cross terms are sums in float32, too
+        roundings += levels**2 / 4
+    return np.float32(SHARE) * squares, np.float32(2.0**-24 * roundings) * squares
