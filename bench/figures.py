@@ -92,9 +92,9 @@ FIGURES = {
     "filters": Figure((f"python -m bench.filters --rounds 5 --calls 60 --clock cpu {_CACHE}",)),
     "deletion": Figure(("python -m bench.deletion --clock cpu",)),
     "large": Figure(("python -m bench.large --M 48 --rounds 3",)),
-    "large-384": Figure(("python -m bench.large_tables wordnet",)),
-    "large-768": Figure(("python -m bench.large_tables wordnet-pairs",)),
-    "large-784": Figure(("python -m bench.large_tables fashion-mnist",)),
+    "large-384": Figure(("python -m bench.large_tables wordnet --train 35000 --M 32 64",)),
+    "large-768": Figure(("python -m bench.large_tables wordnet-pairs --M 64",)),
+    "large-784": Figure(("python -m bench.large_tables fashion-mnist --M 32",)),
     "shards": Figure(("python -m bench.shards --n 1000000 --rows-per-part 100000",)),
     "accuracy": Figure(
         (

@@ -25,7 +25,7 @@ from . import timing
 
 K = 10
 FROM_FAISS = ("IndexDPQ", "OPQ", "PQ", "PQFastScan", "RaBitQ", "PRQ")
-RARELY = {"OPQ": (16, 48, 96), "PRQ": (48,)}
+RARELY = {"PRQ": (48,)}
 HEAD = ("bytes", "method", "R@1", f"R@{K}", "training, s", "added / s", "one query, ms", "batch, ms a query")
 
 _DECODES = ("PRQ",)  # FAISS decodes every stored code for every query of these: few are timed, and none is ranked so
