@@ -99,9 +99,9 @@ FIGURES = {
     "accuracy": Figure(
         (
             f"{_ACCURACY} --bytes 4 8 16 --data glove --methods IndexDPQ OPQ 'RQ beam 5' --prefixes 8",
-            f"{_ACCURACY} --bytes 8 --data glove --methods PRQ 'RQ beam 32' LSQ 'IVF DPQ' 'IVF OPQ' 'IVF RQ beam 5'",
-            f"{_ACCURACY} --bytes 8 --data wordnet --methods IndexDPQ PQ OPQ 'RQ beam 5' 'IVF DPQ' 'IVF PQ' 'IVF OPQ'",
-            f"{_ACCURACY} --bytes 4 --data fashion-mnist --methods IndexDPQ PQ OPQ 'RQ beam 5' LSQ",
+            f"{_ACCURACY} --bytes 8 --data glove --methods PRQ",
+            f"{_ACCURACY} --bytes 8 --data wordnet --methods IndexDPQ PQ OPQ 'RQ beam 5'",
+            f"{_ACCURACY} --bytes 4 --data fashion-mnist --methods IndexDPQ PQ OPQ 'RQ beam 5'",
         ),
         measures_speed=False,
         result="docs/accuracy/report.md",
