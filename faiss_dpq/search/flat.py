@@ -239,7 +239,7 @@ def range_search(
     if derived.metric == faiss.METRIC_INNER_PRODUCT:
         return _range_of_sums(derived, view, mask, xq, thresh)
 
-    def find(reach: Floats) -> Ranges:
+    def find(reach: float | Floats) -> Ranges:
         return _range_of_sums(derived, view, mask, xq, reach)
 
     return nearness(derived, view, xq, query_norms(derived, xq)).within(thresh, find)

@@ -11,6 +11,7 @@ so that results are the same in every batch, prefix, selection and part of an in
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -58,14 +59,13 @@ class Nearness(NamedTuple):
         last, margin = D[rows, -1], 2 * self.errors[rows]
         # Others than the k found may be nearer in truth than the last of them.
         wide = rows[(I[rows, -1] >= 0) & (last < self.limits[rows] + margin)]
-        lims, more_D, more_I = within(wide, D[wide, -1] + 2 * self.errors[wide]) if len(wide) else ([0], None, None)
-        ranges = {int(row): slice(lims[i], lims[i + 1]) for i, row in enumerate(wide)}
-        for row in rows.tolist():
-            if row in ranges:
-                D[row], I[row] = self._sorted(row, more_D[ranges[row]], more_I[ranges[row]], D.shape[1])
-            else:
-                found = int((I[row] >= 0).sum())
-                D[row, :found], I[row, :found] = self._sorted(row, D[row, :found], I[row, :found], found)
+        for row in np.setdiff1d(rows, wide).tolist():
+            found = int((I[row] >= 0).sum())
+            D[row, :found], I[row, :found] = self._sorted(row, D[row, :found], I[row, :found], found)
+        if len(wide):
+            lims, more_D, more_I = within(wide, D[wide, -1] + 2 * self.errors[wide])
+            for row, (begin, end) in zip(wide.tolist(), pairwise(lims.tolist()), strict=True):
+                D[row], I[row] = self._sorted(row, more_D[begin:end], more_I[begin:end], D.shape[1])
 
     def within(self, thresh: float, find: Callable[[float | Floats], Ranges]) -> Ranges:
         """All that is nearer than a squared distance.
@@ -79,20 +79,22 @@ class Nearness(NamedTuple):
         again = doubtful | ((lims[:-1] < lims[1:]) & (D[begins] < self.limits) if len(D) else False)
         if not again.any():
             return lims, D, I
-        rows = []
-        for row, (begin, end) in enumerate(zip(lims[:-1], lims[1:], strict=True)):
-            part = D[begin:end], I[begin:end]
+        distances, labels = [], []
+        for row, (begin, end) in enumerate(pairwise(lims.tolist())):
+            of_row = D[begin:end], I[begin:end]
             if again[row]:
-                part = self._sorted(row, *part, end - begin)
-                part = tuple(array[: np.searchsorted(part[0], np.float32(thresh))] for array in part)
-            rows.append(part)
-        lims = np.concatenate([[0], np.cumsum([len(I) for _, I in rows])]).astype(np.int64)
-        return lims, *(np.concatenate(parts) for parts in zip(*rows, strict=True))
+                of_row = self._sorted(row, *of_row, end - begin)
+            nearer = np.searchsorted(of_row[0], np.float32(thresh))
+            distances.append(of_row[0][:nearer])
+            labels.append(of_row[1][:nearer])
+        lims = np.append(0, np.cumsum([len(I) for I in labels]))
+        return lims, np.concatenate(distances), np.concatenate(labels)
 
     def _sorted(self, row: int, D: Floats, I: Labels, k: int) -> tuple[Floats, Labels]:
         """The k nearest of some vectors, with the distances to the reconstructions of the near ones."""
         D = D.copy()
-        near = np.flatnonzero(D < self.limits[row])
+        limit = self.limits[row]
+        near = np.flatnonzero(limit > D)
         for start in range(0, len(near), _DECODED):
             part = near[start : start + _DECODED]
             moved = self.decode(I[part]) - self.xq[row].astype(np.float64)
@@ -104,7 +106,7 @@ class Nearness(NamedTuple):
 def limits_and_errors(quantizer: ProgressiveQuantizer, levels: int, norms: Floats) -> tuple[Floats, Floats]:
     """`Nearness.limits` and `errors` of queries with squared norms, after centring."""
     squares = (np.sqrt(norms) + np.float32(quantizer.common_length(levels))) ** 2
-    roundings = _ROUNDINGS + levels
+    roundings: float = _ROUNDINGS + levels
     if quantizer.cross_tables is not None:  # by which cross terms are sums in float32, too
         roundings += levels**2 / 4
     return np.float32(SHARE) * squares, np.float32(2.0**-24 * roundings) * squares
