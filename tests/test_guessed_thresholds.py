@@ -38,8 +38,9 @@ def made(metric, M, near):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("M", [8, 20])
-def test_neighbours_that_the_guess_leaves_out(simd, metric, M):
+def test_neighbours_that_the_guess_leaves_out(simd, metric, M, threads):
     """The sample has more of the neighbours than it should, so that the guess is too near."""
+    threads(1)  # several take parts of the vectors, each too small for a sample
     index, xq, nearest = made(metric, M, np.union1d(sampled(70, 2304), sampled(50, 1024)))
     for queries in (xq, xq[:1]):
         _kernels.reset_counters()
@@ -51,8 +52,9 @@ def test_neighbours_that_the_guess_leaves_out(simd, metric, M):
 
 
 @pytest.mark.parametrize("M", [8, 20])
-def test_guesses_leave_little_to_rescore(M):
+def test_guesses_leave_little_to_rescore(M, threads):
     """A threshold that a sample proves would let through 7 (one query: 17) times as many as are found, at first."""
+    threads(1)
     index, xq, _ = made(faiss.METRIC_L2, M, np.random.default_rng(0).integers(0, N, 30))
     xq += np.random.default_rng(1).standard_normal(xq.shape, dtype=np.float32)
     for queries in (xq, xq[:1]):
