@@ -50,10 +50,7 @@ cdef class ListsMask(SelectorMask):
             number = numbers[i]
             if self.size_of[number] == sizes[i] and self.digest_of[number] == digests[number]:
                 continue
-            self.masks[number] = words.base[begins[i]:begins[i] + mask_words(sizes[i])]
-            self.address_of[number] = <uint64_t><uintptr_t>(&words[0] + begins[i]) if sizes[i] else 0
-            self.size_of[number], self.digest_of[number] = sizes[i], digests[number]
-            self.admitted_of[number] = admitted[i]
+            self.put(number, words[begins[i]:begins[i] + mask_words(sizes[i])], sizes[i], digests[number], admitted[i])
 
     cdef bint has(self, size_t number, int64_t size, uint64_t digest, uint64_t ids) except -1:
         """Whether there is a mask of a list as it is; made here, if all that takes is a look into the bitmap."""
@@ -61,8 +58,7 @@ cdef class ListsMask(SelectorMask):
             return True
         if self.bitmap is None:
             return False
-        bits = empty_mask(size)
-        cdef uint64_t[::1] words = bits
+        cdef uint64_t[::1] words = empty_mask(size)
         cdef const int64_t *id = <const int64_t *><uintptr_t>ids
         cdef uint64_t at, bit, within = 8 * self.bitmap_size, word = 0
         cdef int64_t i, admitted = 0
@@ -73,7 +69,10 @@ cdef class ListsMask(SelectorMask):
             word |= bit << (i & 63)
             if i & 63 == 63 or i + 1 == size:
                 words[i >> 6], word = word, 0
-        self.masks[number] = bits
+        self.put(number, words, size, digest, admitted)
+        return True
+
+    cdef void put(self, size_t number, uint64_t[::1] words, int64_t size, uint64_t digest, int64_t admitted) except *:
+        self.masks[number] = np.asarray(words)
         self.address_of[number] = <uint64_t><uintptr_t>&words[0] if size else 0
         self.size_of[number], self.digest_of[number], self.admitted_of[number] = size, digest, admitted
-        return True

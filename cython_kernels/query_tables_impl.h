@@ -48,14 +48,6 @@ DPQ_INLINE void table_row_sums(uint32_t nbits, uint32_t levels, const float *con
         sums[i] = sum[i];
 }
 
-/* The same of n <= TABLE_TOGETHER codes; what stands behind the n-th of each array is overwritten. */
-static void table_sums(const dpq_database *db, const float **tables, const uint8_t **rows, size_t n, float *sums)
-{
-    for (size_t i = n; i < TABLE_TOGETHER; i++)
-        tables[i] = tables[0], rows[i] = rows[0], sums[i] = 0;
-    DPQ_BY_SHAPE(table_row_sums, db->nbits, db->levels, tables, rows, sums);
-}
-
 /* The same of the stored vector v. */
 static float table_vector_sum(const dpq_database *db, const float *table, size_t v, float start)
 {
@@ -66,22 +58,43 @@ static float table_vector_sum(const dpq_database *db, const float *table, size_t
     return table_sum(db, table, 1, code, start);
 }
 
-/* The same of n <= TABLE_TOGETHER stored vectors: sums[i] begins as it is. */
-static void table_vector_sums(const dpq_database *db, const float *table, const uint32_t *vectors, size_t n,
-                              float *sums)
+/* A stored vector, and the table to sum it up by. */
+typedef struct {
+    const dpq_database *db;
+    const float *table;
+    size_t vector;
+} table_item;
+
+/* The same of n <= TABLE_TOGETHER vectors of databases of one shape: sums[i] begins as it is; what stands behind the
+ * n-th is overwritten. */
+DPQ_INLINE void table_sums(const table_item *items, size_t n, float *sums)
 {
     const float *tables[TABLE_TOGETHER];
     const uint8_t *rows[TABLE_TOGETHER];
     int in_place = n > 0;
     for (size_t i = 0; i < n; i++) {
-        tables[i] = table;
-        rows[i] = dpq_row(db, vectors[i]);
-        in_place &= !dpq_is_end(db, vectors[i]);
+        tables[i] = items[i].table;
+        rows[i] = dpq_row(items[i].db, items[i].vector);
+        in_place &= !dpq_is_end(items[i].db, items[i].vector);
     }
-    if (in_place)
-        table_sums(db, tables, rows, n, sums);
-    for (size_t i = 0; !in_place && i < n; i++)
-        sums[i] = table_vector_sum(db, table, vectors[i], sums[i]);
+    if (in_place) {
+        for (size_t i = n; i < TABLE_TOGETHER; i++)
+            tables[i] = tables[0], rows[i] = rows[0], sums[i] = 0;
+        DPQ_BY_SHAPE(table_row_sums, items->db->nbits, items->db->levels, tables, rows, sums);
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        sums[i] = table_vector_sum(items[i].db, items[i].table, items[i].vector, sums[i]);
+}
+
+/* The same of vectors of one database by one table. */
+static void table_vector_sums(const dpq_database *db, const float *table, const uint32_t *vectors, size_t n,
+                              float *sums)
+{
+    table_item items[TABLE_TOGETHER];
+    for (size_t i = 0; i < n; i++)
+        items[i] = (table_item){db, table, vectors[i]};
+    table_sums(items, n, sums);
 }
 
 /* Finds, among n vectors from `first` on, those whose float sum plus `offset` is within the threshold. The sum begins

@@ -27,8 +27,8 @@ static inline void rescore_prefetch(const dpq_database *db, size_t v)
 static float rescore_term(const dpq_database *db, size_t v)
 {
     uint16_t code[DPQ_MAX_LEVELS];
-    if (db->terms || !db->cross)
-        return db->terms ? db->terms[v] : 0.0f;
+    if (dpq_has_terms(db))
+        return dpq_stored_term(db, v);
     dpq_unpack(db, v, code);
     return dpq_term(db, v, code);
 }
@@ -120,21 +120,12 @@ static void rescore_find(const dpq_lists *lists, const dpq_probes *probes, size_
 /* The sums of n <= TABLE_TOGETHER candidates of a block from number `first` on. */
 static void rescore_sums(const rescore_block *block, const float *table, size_t first, size_t n, float *sums)
 {
-    const float *tables[TABLE_TOGETHER];
-    const uint8_t *rows[TABLE_TOGETHER];
-    int in_place = n > 0;
+    table_item items[TABLE_TOGETHER];
     for (size_t i = 0; i < n; i++) {
-        const dpq_database *db = &block->db[first + i];
-        size_t v = block->v[first + i];
-        tables[i] = table;
-        rows[i] = dpq_row(db, v);
-        sums[i] = dpq_stored_term(db, v);
-        in_place &= !dpq_is_end(db, v);
+        items[i] = (table_item){&block->db[first + i], table, block->v[first + i]};
+        sums[i] = dpq_stored_term(items[i].db, items[i].vector);
     }
-    if (in_place)
-        table_sums(&block->db[first], tables, rows, n, sums);
-    for (size_t i = 0; !in_place && i < n; i++)
-        sums[i] = table_vector_sum(&block->db[first + i], table, block->v[first + i], sums[i]);
+    table_sums(items, n, sums);
 }
 
 /* The same for vectors of lists: candidates are positions, behind which UINT32_MAX stands for none. Positions [nq][k]

@@ -141,20 +141,13 @@ static void lists_set_limit(lists_group *g, uint32_t lane, uint32_t *live)
 /* The sums of n <= TABLE_TOGETHER hits from number `first` on, side by side. */
 static void lists_hit_sums(const dpq_database *db, const lists_group *g, size_t first, size_t n, float *sums)
 {
-    const float *tables[TABLE_TOGETHER];
-    const uint8_t *rows[TABLE_TOGETHER];
-    int in_place = n > 0;
+    table_item items[TABLE_TOGETHER];
     for (size_t i = 0; i < n; i++) {
         lists_hit hit = g->hits[first + i];
-        tables[i] = g->query[hit.lane]->table;
-        rows[i] = dpq_row(db, hit.vector);
+        items[i] = (table_item){db, g->query[hit.lane]->table, hit.vector};
         sums[i] = dpq_stored_term(db, hit.vector);
-        in_place &= !dpq_is_end(db, hit.vector);
     }
-    if (in_place)
-        table_sums(db, tables, rows, n, sums);
-    for (size_t i = 0; !in_place && i < n; i++)
-        sums[i] = table_vector_sum(db, tables[i], g->hits[first + i].vector, sums[i]);
+    table_sums(items, n, sums);
 }
 
 static void lists_scan_group(const dpq_lists *lists, lists_scan *s, lists_group *g)

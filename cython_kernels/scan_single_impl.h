@@ -367,7 +367,8 @@ static void single_scan_query(single_search *search, const dpq_queries *qs, size
     if (taking_part <= SINGLE_FEW && !search->begin)
         single_scan_few(search, taking_part);
     else if (n) {
-        size_t rank = dpq_guessed_rank(SINGLE_SAMPLE, taking_part, k);
+        /* By vectors before there is a proven threshold, and nothing to guess. */
+        size_t rank = search->begin ? k : dpq_guessed_rank(SINGLE_SAMPLE, taking_part, k);
         single_scan_rest(search, qs, q, taking_part, rank, counters);
         if (rank < k && search->top.size < k && dpq_topk_threshold(&search->top) < INFINITY)
             single_scan_rest(search, qs, q, taking_part, k, counters);

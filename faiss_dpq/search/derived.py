@@ -34,10 +34,9 @@ _GRID = 65535  # steps of the grid of terms, 16 bits
 _UNTIL_ORDER = 20  # queries searched one by one before codes are put in order: making it takes as long as some hundred
 _PAID_BY_ONE = 1 << 10  # codes put in order, by one search that is faster
 _LEAST_ORDERED = 1 << 13  # codes: fewer are scanned in float32
-_WORTH_STORING = (
-    8  # levels: of fewer, the pairs' cross terms are looked up as fast; a batch for k = 100 takes 1 / 1.5 of
-)
-# the time with terms at 8 levels, 1 / 3.5 at 16
+# Levels: of fewer, the pairs' cross terms are looked up as fast. With terms a batch for k = 100 takes 1 / 1.5 of the
+# time at 8 levels, 1 / 3.5 at 16.
+_WORTH_STORING = 8
 _UNORDERED = 8  # an order is made anew when a share of 1 / so much of the codes is not in it
 
 Bytes = npt.NDArray[np.uint8]
