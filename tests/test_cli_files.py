@@ -17,14 +17,19 @@ from faiss_dpq.training import progress
 N, D = 1797, 64
 
 
+@pytest.fixture(scope="module")
+def trained(digits):
+    index = faiss_dpq.IndexDPQ(D, 3, 4)
+    index.train(digits, effort="fast")
+    return index
+
+
 @pytest.fixture
-def files(tmp_path, digits, monkeypatch):
+def files(tmp_path, digits, trained, monkeypatch):
     """A folder with vectors and a trained index; commands run there."""
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", digits)
-    index = faiss_dpq.IndexDPQ(D, 3, 4)
-    index.train(digits, effort="fast")
-    faiss_dpq.write_index(index, "trained.faiss")
+    faiss_dpq.write_index(trained, "trained.faiss")
     return tmp_path
 
 

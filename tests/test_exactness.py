@@ -169,8 +169,10 @@ def plain_loop(data, metric, k, levels, members):
     if metric == L2:
         total = np.maximum(total, 0)
         limits, _ = limits_and_errors(quantizer, levels, norms)
-        for q, v in np.argwhere(total < limits[:, None]):
-            total[q, v] = ((quantizer.decode(codes[v : v + 1])[0].astype(np.float64) - data.xq[q]) ** 2).sum()
+        near_to, near = np.nonzero(total < limits[:, None])
+        vectors, at = np.unique(near, return_inverse=True)
+        decoded = quantizer.decode(codes[vectors]).astype(np.float64)
+        total[near_to, near] = ((decoded[at] - data.xq[near_to]) ** 2).sum(axis=1)
     D, I = nearest(total, members, k)
     return (D if metric == L2 else -D), I
 

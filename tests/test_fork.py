@@ -37,7 +37,7 @@ def use(index, x):
 @pytest.mark.parametrize("stack", STACKS)
 def test_a_forked_child_searches_adds_and_trains(stack, metric, threads):
     rng = np.random.default_rng(0)
-    x = normal(rng, 2000, D)
+    x = normal(rng, 600, D)
     threads(3)
     index = faiss_dpq.index_factory(D, stack, metric)
     index.train(x, effort="fast")

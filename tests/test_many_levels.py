@@ -106,10 +106,9 @@ def plain(index, codes, xq, members=None, k=K):
     quantizer, metric, levels = index.residual_quantizer, index.metric_type, codes.shape[1]
     tables, constants, _ = quantizer.tables(np.ascontiguousarray(xq[CHECKED]), levels, metric)
     l2 = metric == faiss.METRIC_L2
+    ids = np.arange(len(codes)) if members is None else members
+    codes = codes[ids]
     terms = quantizer.cross_terms(codes) if l2 else np.zeros(len(codes), np.float32)
-    ids = np.arange(len(codes))
-    if members is not None:
-        codes, terms, ids = codes[members], terms[members], ids[members]
     found, I = naive.scan(tables, constants, terms, codes, ids, k, quantizer.K, not l2)
     return found if l2 else -found, I
 

@@ -77,7 +77,7 @@ def test_the_version_is_a_version_and_its_only_source_is_the_package():
     ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # by group, other modules' tests may run in between
 def distributions(tmp_path_factory) -> tuple[Path, Path]:
     """The sdist, and the wheel that is built from it; of a copy without git or build leftovers."""
     source = tmp_path_factory.mktemp("source") / "faiss-dpq"
