@@ -59,7 +59,7 @@ def test_results_are_those_of_one_index(tmp_path, digits, kind, metric, n_shards
     assert (tmp_path / "one.faiss").read_bytes() == (tmp_path / "expected.faiss").read_bytes()
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     ties=st.integers(1, 40),
     n_shards=st.integers(1, 4),
