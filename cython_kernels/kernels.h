@@ -62,6 +62,11 @@ typedef struct {
     void (*linear)(const float *x, size_t n, size_t d, const float *panels, size_t n_panels, const float *bias,
                    float scale, float *out, size_t ldo);
     void (*encode_level)(const dpq_encode_step *step);
+    /* out[i] = ||sum of the codewords of code i||^2; codes: [n][levels]. Codeword k of a level stands in `rows` from
+     * places[level][0] + k * places[level][1] on, has places[level][1] numbers, and is added to coordinates from
+     * places[level][2] on, of `width`. */
+    void (*lengths_of_codes)(const uint16_t *codes, size_t n, size_t levels, const float *rows, const int64_t *places,
+                             size_t width, double *out);
     /* The scans. scratch: memory of any alignment, as many bytes as the function before says; calls at the same time
      * need their own. distances, ids: nq x k, ascending by (distance, id); where fewer than k vectors take part, the
      * rest is +inf and UINT32_MAX. counters: the work done is added to them. */

@@ -131,6 +131,10 @@ cdef extern from "kernels.h" nogil:
             const float *bias, float scale, float *out, size_t ldo,
         ) noexcept nogil
         void (*encode_level)(const dpq_encode_step *step) noexcept nogil
+        void (*lengths_of_codes)(
+            const uint16_t *codes, size_t n, size_t levels, const float *rows, const int64_t *places, size_t width,
+            double *out,
+        ) noexcept nogil
         size_t (*batch_scratch)(const dpq_database *db, size_t k) noexcept nogil
         void (*scan_batch)(
             const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,

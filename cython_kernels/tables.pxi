@@ -119,29 +119,14 @@ def subtract_codewords(const uint16_t[:, ::1] codes, const float[:, :, ::1] code
 
 def lengths_of_codes(const uint16_t[:, ::1] codes, const float[::1] rows, const int64_t[:, ::1] places, size_t width,
                      double[::1] out):
-    """out[i] = ||sum of the codewords of code i of `codes` (n, levels)||^2, summed in double.
-
-    Codeword k of a level stands in `rows` from places[level, 0] + k * places[level, 1] on, has places[level, 1]
-    numbers, and is added to a vector of `width` numbers from places[level, 2] on.
-    """
-    cdef size_t n = codes.shape[0], levels = codes.shape[1], i, j, level, numbers
-    cdef double[::1] total = np.empty(width, np.float64)
-    cdef const float *codeword
-    cdef double *to
-    cdef double length
-    with nogil:
-        for i in range(n):
-            memset(&total[0], 0, width * sizeof(double))
-            for level in range(levels):
-                numbers = places[level, 1]
-                codeword = &rows[places[level, 0] + codes[i, level] * numbers]
-                to = &total[places[level, 2]]
-                for j in range(numbers):
-                    to[j] += codeword[j]
-            length = 0
-            for j in range(width):
-                length += total[j] * total[j]
-            out[i] = length
+    """dpq_kernels.lengths_of_codes of codes (n, levels), with places (M, 3)."""
+    if codes.shape[0] and codes.shape[1]:
+        with nogil:
+            kernels.lengths_of_codes(
+                &codes[0, 0], codes.shape[0], codes.shape[1], &rows[0], &places[0, 0], width, &out[0]
+            )
+    else:
+        out[:] = 0
 
 
 cdef extern from "dpq_pairs.h" nogil:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import faiss_dpq
+from faiss_dpq import _kernels
 from faiss_dpq.codec import Layout, ProgressiveQuantizer
 from faiss_dpq.codec.layout import of_codebooks
 from faiss_dpq.training import Ranking
@@ -126,6 +127,19 @@ def test_distances_of_codes_with_blocks_are_those_of_their_reconstructions(simd,
         np.testing.assert_allclose(total, ((xq[:, None].astype(np.float64) - x) ** 2).sum(2), rtol=1e-4, atol=1e-3)
         lengths = np.sqrt(((x - quantizer.centre) ** 2).sum(1))
         assert lengths.max() <= quantizer.longest(codes) <= lengths.max() * 1.01
+
+
+def test_terms_are_the_same_in_every_instruction_set():
+    rng = np.random.default_rng(0)
+    quantizer = ProgressiveQuantizer(structured_codebooks(rng, Layout.of_shape(96, 48, 6, 12, 6)))
+    codes = rng.integers(0, 64, (500, 48)).astype(np.uint16)
+    before, terms = _kernels.simd_level(), []
+    for name in _kernels.available_simd_levels():
+        _kernels.set_simd_level(name)
+        terms.append(quantizer.cross_terms(codes))
+    _kernels.set_simd_level(before)
+    for other in terms[1:]:
+        np.testing.assert_array_equal(other, terms[0])
 
 
 def by_stages(quantizer, x, beam):
