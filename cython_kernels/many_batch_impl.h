@@ -1,9 +1,7 @@
-/* Codes of many levels for a group of queries: their tables as bytes, and sums of 16 bits.
+/* Codes of many levels in the scan for many queries: the bounds and rows of a group.
  *
- * In: the interleaved float tables of batch_rows_impl.h, a sample, every query's threshold. Out: which queries each
- * vector of a chunk may be near to. Why the result is exact: see many_bound.h.
- *
- * The rows are those of many_rows_impl.h.
+ * In: the interleaved float tables of batch_rows_impl.h, a sample, every query's threshold. Out: the rows of
+ * many_rows_impl.h; and which queries each vector of a chunk may be near to. Why the result is exact: see many_bound.h.
  */
 #ifndef DPQ_MANY_BATCH_IMPL_H
 #define DPQ_MANY_BATCH_IMPL_H
