@@ -94,3 +94,14 @@ def test_hardly_any_vector_is_scored(simd, nq, nprobe, counter, threads):
     assert counter is None or counts[counter] == 1
     assert counts["floated"] < pairs / 10
     assert counts["rescored"] - counts["floated"] < pairs / 50
+
+
+def test_short_lists_are_scanned_by_the_rows_of_a_block(simd, threads):
+    """To make rows for one of these lists alone would take longer than to look its columns up."""
+    threads(1)
+    rng = np.random.default_rng(0)
+    index, _ = filled(rng, 800, 32, 8, 48, 8)
+    index.nprobe = 8
+    _kernels.reset_counters()
+    index.search(normal(rng, 64, 32), 10)
+    assert _kernels.counters()["lists_together"] == 1
