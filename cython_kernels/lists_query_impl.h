@@ -3,10 +3,10 @@
  * In: the lists, what is derived from them, a query's tables, and the lists that it probes. Out: which lists may hold a
  * neighbour, and the k nearest of what is scanned.
  *
- * For a list let s be the float sum term + T[0] + ..., without the offset A. A neighbour has fl(s + A) <= threshold, hence
- * s <= above = threshold - A + 2u |threshold|. By the triangle inequality the real value of s is at least low = max(0,
- * dist - R)^2 - dist^2 - errors, dist being the real ||u - w|| and R the list's radius (-||q|| R for inner products). So
- * a list with above + Ed < low holds no neighbour, Ed being what the additions of s err by. */
+ * For a list let s be the float sum term + T[0] + ..., without the offset A. A neighbour has fl(s + A) <= threshold,
+ * hence s <= above = threshold - A + 2u |threshold|. By the triangle inequality the real value of s is at least low =
+ * max(0, dist - R)^2 - dist^2 - errors, dist being the real ||u - w|| and R the list's radius (-||q|| R for inner
+ * products). So a list with above + Ed < low holds no neighbour, Ed being what the additions of s err by. */
 #ifndef DPQ_LISTS_QUERY_IMPL_H
 #define DPQ_LISTS_QUERY_IMPL_H
 

@@ -1,11 +1,11 @@
 /* Lists of codes of many levels that several queries scan together, by rows of their tables (many_rows_impl.h).
  *
- * In: a list, as up to DPQ_QW queries scan it, and their byte tables. Out: the vectors that may be neighbours are scored
- * and offered. Why the result is exact: the bounds are those of scan_lists_many_impl.h.
+ * In: a list, as up to DPQ_QW queries scan it, and their byte tables. Out: the vectors that may be neighbours are
+ * scored and offered. Why the result is exact: the bounds are those of scan_lists_many_impl.h.
  *
  * To interleave the tables takes as long as to scan some thousand vectors. So queries have fixed places: query q is in
- * block q / DPQ_QW, and where most queries of a block probe a list, they scan it by the rows of the block, which are made
- * once a call. What is left of a list's queries is put together for that list alone, if that pays, and otherwise looks
+ * block q / DPQ_QW, and where most queries of a block probe a list, they scan it by the rows of the block, which are
+ * made once a call. What is left of a list's queries is put together for that list alone, if that pays, and otherwise looks
  * up its columns one by one.
  */
 #ifndef DPQ_LISTS_ROWS_IMPL_H
