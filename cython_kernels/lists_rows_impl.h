@@ -5,8 +5,8 @@
  *
  * To interleave the tables takes as long as to scan some thousand vectors. So queries have fixed places: query q is in
  * block q / DPQ_QW, and where most queries of a block probe a list, they scan it by the rows of the block, which are
- * made once a call. What is left of a list's queries is put together for that list alone, if that pays, and otherwise looks
- * up its columns one by one.
+ * made once a call. What is left of a list's queries is put together for that list alone, if that pays, and otherwise
+ * looks up its columns one by one.
  */
 #ifndef DPQ_LISTS_ROWS_IMPL_H
 #define DPQ_LISTS_ROWS_IMPL_H
