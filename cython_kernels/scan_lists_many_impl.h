@@ -4,7 +4,8 @@
  * Some vectors at a time are turned into columns (many_columns.h), which all queries that scan the list look up.
  *
  * Why the result is exact. What many_bound.h proves of codes and of a threshold of float sums holds for every list,
- * with the list's own grid of terms, and with `above` of lists_query_impl.h as the threshold: a neighbour's s is within it.
+ * with the list's own grid of terms, and with `above` of lists_query_impl.h as the threshold: a neighbour's s is within
+ * it.
  * The scale is free. It is the same for all lists of a query, whose byte tables it has made.
  */
 #ifndef DPQ_SCAN_LISTS_MANY_IMPL_H
