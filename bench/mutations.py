@@ -20,6 +20,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 PATHS, EXACT = "tests/test_fast_paths.py", "tests/test_exactness.py"
 GROWTH, ADDITIONS = "tests/test_ivf_growth.py", "tests/test_single_additions.py"
+MANY_LISTS = "tests/test_many_lists.py"
 MANY, GUESSES = "tests/test_many_levels.py", "tests/test_guessed_thresholds.py"
 STALE, TIES = "tests/test_staleness.py", "tests/test_ties.py"
 FILTERS, FILTERED_LISTS = "tests/test_filters.py", "tests/test_filtered_lists.py"
@@ -49,7 +50,7 @@ def _py(name: str, file: str, old: str, new: str, *tests: str) -> Mutation:
 
 MUTATIONS = [
     # Fast paths.
-    _c("lists without bytes", "scan_lists_impl.h", "return lookups_know(", "return 0 && lookups_know(", PATHS),
+    _c("lists without bytes", "scan_lists_impl.h", "|| lookups_know(", "|| 0 * lookups_know(", PATHS),
     _c("lists never together", "scan_lists_together_impl.h", "nq >= LISTS_LEAST_GROUP", "nq > SIZE_MAX", PATHS),
     _py("no short way for few probes", "search/lists.py", "if keys.size > _FEW_PROBES or", "if True or", PATHS),
     _c("threads of one query", "threads.c", "if (n_threads <= 1 ||", "if (1 ||", PATHS),
@@ -87,6 +88,12 @@ MUTATIONS = [
         "search->bytes = 0 && taking_part >=",
         PATHS,
     ),
+    _c("lists of many levels by bytes", "lists_query_impl.h", "return lists->levels >", "return 0 *", MANY_LISTS),
+    _c("no rows of blocks", "scan_lists_together_impl.h", "if ((uint32_t)__builtin_popcountll", "if (0 *", MANY_LISTS),
+    _c(
+        "limit of lists of many", "scan_lists_many_impl.h", "q, chunk->offset));", "q, chunk->offset) - 1);", MANY_LISTS
+    ),
+    _c("limit of rows of many", "lists_rows_impl.h", "[lane].offset));", "[lane].offset) - 1);", MANY_LISTS),
     _c("many levels in float", "many_bound.h", "return db->wide;", "return 0;", MANY),
     _c("no look-ups of many", "many_lookups_impl.h", "return many_is_known(db) &&", "return 0 &&", MANY),
     _py("all terms anew", "search/derived.py", "range(len(before), len(packed)", "range(0, len(packed)", MANY),
@@ -148,10 +155,12 @@ MUTATIONS = [
     _c("floors", "scan_bound.h", "- (rows - 1) -", "- (rows - 1) / 2 -", EXACT),
     _c("bytes of many levels", "scan_bound.h", "MOST_LEVELS 128u", "MOST_LEVELS 1024u", EXACT),
     _c("sums within", "scan_bound.h", "sum += fabs((double)threshold) / (1 << 22)", "sum += 0", EXACT, TIES),
-    _c("sum_error of lists", "scan_lists_impl.h", "return 1.01 * lists->levels *", "return 0 * lists->levels *", EXACT),
+    _c(
+        "sum_error of lists", "lists_query_impl.h", "return 1.01 * lists->levels *", "return 0 * lists->levels *", EXACT
+    ),
     _c("entry error of lists", "scan_lists_impl.h", "double error = (8 *", "double error = 0 * (8 *", EXACT),
     _c("floors of lists", "scan_lists_impl.h", "- (lists->levels + 2) -", "- (lists->levels + 2) / 2 -", EXACT),
-    _c("sum error of many", "many_bound.h", "base -= 1.02 *", "base -= 0 *", MANY),
+    _c("sum error of many", "many_bound.h", "return base - 1.02 *", "return base - 0 *", MANY),
     _c(
         "floors of many",
         "query_tables_impl.h",

@@ -13,7 +13,7 @@
 #define DPQ_BATCH_ROWS_IMPL_H
 
 #include "dpq_topk.h"
-#include "many_bound.h"
+#include "many_rows_impl.h"
 #include "query_tables_impl.h"
 
 #define BATCH_STRIPS (DPQ_QW / DPQ_FW)
@@ -21,11 +21,9 @@
 
 /* What a group has for codes of many levels (many_batch_impl.h). */
 typedef struct {
-    uint16_t limit[DPQ_QW], slope[DPQ_QW];
+    many_rows rows;
     many_bound bound[DPQ_QW];
     float sampled[MANY_QUARTILES * DPQ_QW]; /* some sampled sums */
-    uint16_t ends[DPQ_MAX_LEVELS];          /* of groups of levels, whose byte entries are added up as bytes */
-    uint32_t groups;
     float *least; /* [level][DPQ_QW]: the least entry of the level's table */
 } batch_many;
 

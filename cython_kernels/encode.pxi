@@ -195,6 +195,36 @@ def encode_from_tables(
     count_guesses(&guesses)
 
 
+def leave_block(
+    const float[:, ::1] turned,
+    const float[:, ::1] own,
+    size_t first,
+    const uint16_t[:, ::1] codes,
+    const float[:, :, ::1] codewords,
+    float[:, ::1] own_out,
+    float[:, ::1] left,
+    float[::1] products,
+):
+    """What the global levels leave of vectors in one block, whose coordinates begin with number `first`.
+
+    turned, own : (n, turned coordinates), the vectors, and those along which errors count.
+    codes, codewords : (n, levels) and (levels, K, any): of the global levels, in turned coordinates.
+    own_out, left : (n, dims), written: the block's part of `own`, and of `turned` less the codewords.
+    products : (n,), written: <own_out, left>.
+    """
+    cdef dpq_leave task
+    if turned.shape[0] == 0:
+        return
+    task.n, task.dims, task.stride = left.shape[0], left.shape[1], turned.shape[1]
+    task.turned, task.own = &turned[0, first], &own[0, first]
+    task.levels, task.K, task.width = codewords.shape[0], codewords.shape[1], codewords.shape[2]
+    task.codes = &codes[0, 0] if task.levels else NULL
+    task.codewords = &codewords[0, 0, first] if task.levels else NULL
+    task.own_out, task.left, task.products = &own_out[0, 0], &left[0, 0], &products[0]
+    with nogil:
+        kernels.leave_block(&task)
+
+
 def encode_level_from_residuals(
     const float[:, ::1] tables,
     size_t K,

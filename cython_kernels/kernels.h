@@ -56,6 +56,21 @@ typedef struct {
     dpq_guesses *guesses;     /* added to */
 } dpq_encode_step;
 
+/* What the global levels leave of vectors in one block; see encode_blocks_impl.h. All pointers are to the first of the
+ * block's coordinates. */
+typedef struct {
+    size_t n, dims;       /* dims: a multiple of 16 */
+    const float *turned;  /* [n] rows of all turned coordinates, `stride` numbers apart */
+    const float *own;     /* likewise: the vectors along which errors count; may be `turned` */
+    size_t stride;
+    const uint16_t *codes;  /* [n][levels] */
+    const float *codewords; /* [levels][K], `width` numbers apart; aligned or not */
+    size_t levels, K, width;
+    float *own_out;  /* [n][dims] */
+    float *left;     /* [n][dims]: the turned vectors less their codewords */
+    float *products; /* [n]: <own_out, left> */
+} dpq_leave;
+
 typedef struct {
     /* out[i][j] = bias[j] + scale * <x[i], row j of the packed matrix>.
      * panels: [n_panels][d][16]; bias: [n_panels * 16]; rows of out are ldo >= n_panels * 16 apart. */
@@ -67,6 +82,7 @@ typedef struct {
      * places[level][2] on, of `width`. */
     void (*lengths_of_codes)(const uint16_t *codes, size_t n, size_t levels, const float *rows, const int64_t *places,
                              size_t width, double *out);
+    void (*leave_block)(const dpq_leave *task);
     /* The scans. scratch: memory of any alignment, as many bytes as the function before says; calls at the same time
      * need their own. distances, ids: nq x k, ascending by (distance, id); where fewer than k vectors take part, the
      * rest is +inf and UINT32_MAX. counters: the work done is added to them. */

@@ -1,5 +1,6 @@
 /* All kernels of the instruction set that DPQ_SIMD names (simd.h), as the table DPQ_KERNELS. A kernels_<set>.c defines
  * both names and includes this file. */
+#include "encode_blocks_impl.h"
 #include "encode_impl.h"
 #include "lengths_impl.h"
 #include "linear_impl.h"
@@ -17,6 +18,7 @@ const dpq_kernels DPQ_KERNELS = {
     .linear = linear,
     .encode_level = encode_level,
     .lengths_of_codes = lengths_of_codes,
+    .leave_block = leave_block,
     .batch_scratch = batch_scratch,
     .scan_batch = scan_batch,
     .single_scratch = single_scratch,

@@ -1,31 +1,15 @@
-/* Codes of many levels for a group of queries: their tables as bytes, and sums of 16 bits.
+/* Codes of many levels in the scan for many queries: the bounds and rows of a group.
  *
- * In: the interleaved float tables of batch_rows_impl.h, a sample, every query's threshold. Out: which queries each
- * vector of a chunk may be near to. Why the result is exact: see many_bound.h.
- *
- *   rows8  [level][codeword][DPQ_QW]    byte 2 i is of query i, byte 2 i + 1 of query DPQ_QW / 2 + i
- *
- * One load a level serves all queries. Levels are taken in groups whose entries add up to 255 at most; a group's sum is
- * made of bytes, and only then split into words of 16 bits, even bytes and odd ones. So in structured codes the first,
- * large levels make a group each, and of the small ones many share one. MANY_AT_ONCE vectors are summed side by side.
+ * In: the interleaved float tables of batch_rows_impl.h, a sample, every query's threshold. Out: the rows of
+ * many_rows_impl.h; and which queries each vector of a chunk may be near to. Why the result is exact: see many_bound.h.
  */
 #ifndef DPQ_MANY_BATCH_IMPL_H
 #define DPQ_MANY_BATCH_IMPL_H
 
 #include "batch_sums_impl.h"
-#include "many_bound.h"
 
-/* The value of function(nbits, ...), with a constant for nbits where it is 8 or 4. */
-#define MANY_BY_BITS(function, nbits, ...) \
-    ((nbits) == 8 ? function(8, __VA_ARGS__) : (nbits) == 4 ? function(4, __VA_ARGS__) : function(nbits, __VA_ARGS__))
-
-/* What many_bound_choose needs to know of the tables of a group. */
-typedef struct {
-    double minima[DPQ_QW], widest[DPQ_QW], magnitude[DPQ_QW];
-} many_tables;
-
-/* Looks at a strip's tables, and notes every level's least entries. */
-static void many_look_at(const dpq_database *db, batch_group *g, uint32_t strip, many_tables *seen)
+/* Looks at a strip's tables, and notes every level's least entries. seen: of all queries of the group. */
+static void many_look_at(const dpq_database *db, batch_group *g, uint32_t strip, many_seen *seen)
 {
     size_t K = dpq_codewords(db);
     const float *rows = batch_strip(db, g, strip);
@@ -47,9 +31,9 @@ static void many_look_at(const dpq_database *db, batch_group *g, uint32_t strip,
             uint32_t q = strip * DPQ_FW + i;
             float most = fmaxf(high[0][i], fmaxf(high[1][i], high[2][i]));
             least[i] = fminf(low[0][i], fminf(low[1][i], low[2][i]));
-            seen->minima[q] += least[i];
-            seen->magnitude[q] += fmaxf(fabsf(least[i]), fabsf(most));
-            seen->widest[q] = fmax(seen->widest[q], many_median(high[0][i], high[1][i], high[2][i]) - least[i]);
+            seen[q].minima += least[i];
+            seen[q].magnitude += fmaxf(fabsf(least[i]), fabsf(most));
+            seen[q].widest = fmax(seen[q].widest, many_median(high[0][i], high[1][i], high[2][i]) - least[i]);
         }
     }
 }
@@ -85,23 +69,6 @@ static void many_fill_rows8(const dpq_database *db, batch_group *g, uint32_t str
     }
 }
 
-/* Packs the levels by what rows8 holds. */
-static void many_pack_rows(const dpq_database *db, batch_group *g)
-{
-    uint8_t most[DPQ_MAX_LEVELS], lane[DPQ_QW];
-    const uint8_t *rows = g->rows8;
-    for (uint32_t l = 0; l < db->levels; l++) {
-        dpq_u8s highest = dpq_u8_load(rows);
-        for (size_t i = 0; i < dpq_codewords(db); i++, rows += DPQ_QW)
-            highest = dpq_u8_max(highest, dpq_u8_load(rows));
-        dpq_u8_store(lane, highest);
-        most[l] = 0;
-        for (uint32_t i = 0; i < DPQ_QW; i++)
-            most[l] = lane[i] > most[l] ? lane[i] : most[l];
-    }
-    g->many.groups = many_pack(most, db->levels, g->many.ends);
-}
-
 /* The float sums of MANY_QUARTILES vectors spaced evenly over the database. */
 static void many_sample(const dpq_database *db, batch_group *g, batch_workspace *w)
 {
@@ -119,77 +86,24 @@ static void many_sample(const dpq_database *db, batch_group *g, batch_workspace 
  * float. */
 static void many_begin(const dpq_database *db, batch_group *g, batch_workspace *w)
 {
-    many_tables seen = {0};
+    many_seen seen[DPQ_QW] = {0};
     for (uint32_t strip = 0; strip < BATCH_STRIPS; strip++)
-        many_look_at(db, g, strip, &seen);
+        many_look_at(db, g, strip, seen);
     many_sample(db, g, w);
     for (uint32_t q = 0; q < DPQ_QW; q++) {
         float sums[MANY_QUARTILES];
         for (uint32_t i = 0; i < MANY_QUARTILES; i++)
             sums[i] = g->many.sampled[i * DPQ_QW + q];
-        g->many.bound[q] = many_bound_choose(db, seen.minima[q], seen.widest[q], seen.magnitude[q], sums,
-                                                g->threshold[q < g->lanes ? q : 0]);
-        g->many.slope[q] = g->many.bound[q].slope;
-        g->many.limit[q] = 0;
+        g->many.bound[q] = many_bound_choose(db, &seen[q], sums, g->threshold[q < g->lanes ? q : 0]);
+        g->many.rows.slope[q] = g->many.bound[q].slope;
+        g->many.rows.limit[q] = 0;
         if (!(g->many.bound[q].scale > 0))
             memset(g->float_spans, 0xff, sizeof g->float_spans);
     }
     for (uint32_t strip = 0; strip < BATCH_STRIPS / 2; strip++)
         many_fill_rows8(db, g, strip);
-    many_pack_rows(db, g);
-}
-
-/* Adds the entries of vectors i .. i + MANY_AT_ONCE - 1 of a chunk, whose codes begin at `row`. */
-DPQ_INLINE void many_add(uint32_t nbits, const dpq_database *db, const batch_group *g, const batch_workspace *w,
-                         size_t i, const uint8_t *row, dpq_u8s *even, dpq_u8s *odd)
-{
-    size_t K = (size_t)1 << nbits, code_size = db->code_size;
-    const uint8_t *rows8 = g->rows8;
-    uint32_t l = 0;
-    for (uint32_t group = 0; group < g->many.groups; group++) {
-        uint32_t end = g->many.ends[group];
-        dpq_u8s sum[MANY_AT_ONCE];
-        DPQ_UNROLL
-        for (uint32_t j = 0; j < MANY_AT_ONCE; j++)
-            sum[j] = dpq_u8_all(0);
-        for (; l < end; l++, rows8 += K * DPQ_QW)
-            DPQ_UNROLL
-            for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
-                size_t code = nbits == 8 || nbits == 4 ? dpq_code(row + j * code_size, nbits, l)
-                                                       : w->code[(i + j) * db->levels + l];
-                sum[j] = dpq_u8_add(sum[j], dpq_u8_load(rows8 + code * DPQ_QW));
-            }
-        DPQ_UNROLL
-        for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
-            even[j] = dpq_u16_add_saturating(even[j], dpq_u16_even(sum[j]));
-            odd[j] = dpq_u16_add_saturating(odd[j], dpq_u16_odd(sum[j]));
-        }
-    }
-}
-
-/* within[i] = the queries whose limit the sum of vector first + i does not exceed. n >= MANY_AT_ONCE. */
-DPQ_INLINE void many_sums_of(uint32_t nbits, const dpq_database *db, const batch_group *g, batch_workspace *w,
-                             size_t first, size_t n)
-{
-    const batch_many *many = &g->many;
-    dpq_u8s even_limit = dpq_u8_load(many->limit), odd_limit = dpq_u8_load(many->limit + DPQ_QW / 2);
-    dpq_u8s even_slope = dpq_u8_load(many->slope), odd_slope = dpq_u8_load(many->slope + DPQ_QW / 2);
-    if (nbits != 8 && nbits != 4)
-        batch_unpack(db, w, first, 1, n, 0);
-    for (size_t at = 0; at < n; at += MANY_AT_ONCE) {
-        size_t i = at + MANY_AT_ONCE <= n ? at : n - MANY_AT_ONCE;
-        dpq_u8s even[MANY_AT_ONCE], odd[MANY_AT_ONCE];
-        DPQ_UNROLL
-        for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
-            dpq_u8s grid = dpq_u16_all(w->grid[i + j]);
-            even[j] = dpq_u16_mul_high(grid, even_slope);
-            odd[j] = dpq_u16_mul_high(grid, odd_slope);
-        }
-        many_add(nbits, db, g, w, i, dpq_row(db, first + i), even, odd);
-        DPQ_UNROLL
-        for (uint32_t j = 0; j < MANY_AT_ONCE; j++)
-            w->within[i + j] = dpq_u16_le(even[j], even_limit, odd[j], odd_limit);
-    }
+    g->many.rows.rows8 = g->rows8;
+    many_pack_rows(&g->many.rows, db->levels, dpq_codewords(db));
 }
 
 /* The last vectors of a database may be too few: they are summed with some before them. */
@@ -197,7 +111,9 @@ static void many_sums(const dpq_database *db, const batch_group *g, batch_worksp
 {
     size_t before = n < MANY_AT_ONCE ? MANY_AT_ONCE - n : 0;
     int outliers = db->terms && many_grid(db, first - before, n + before, w->grid);
-    MANY_BY_BITS(many_sums_of, db->nbits, db, g, w, first - before, n + before);
+    if (db->nbits != 8 && db->nbits != 4)
+        batch_unpack(db, w, first - before, 1, n + before, 0);
+    many_sums_within(db, &g->many.rows, w->code, w->grid, first - before, n + before, w->within);
     memmove(w->within, w->within + before, n * sizeof *w->within);
     for (size_t i = 0; outliers && i < n; i++)
         if (many_is_outlier(db, first + i))

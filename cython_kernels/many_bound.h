@@ -79,32 +79,61 @@ static inline float many_spread(const float *sums)
     return quartile[1] - quartile[0];
 }
 
-/* minima: the sum of every level's least entry. widest: the greatest span of a level's entries but for far ones, which
- * should fit a byte. magnitude: B of the head, for the tables alone. sums: MANY_QUARTILES
- * sampled ones. threshold: that a neighbour's float sum does not exceed. The scale is 0 where no bound can be had. */
-static inline many_bound many_bound_choose(const dpq_database *db, double minima, double widest, double magnitude,
-                                           const float *sums, float threshold)
+/* What is known of a query's tables. */
+typedef struct {
+    double minima;    /* the sum of every level's least entry */
+    double widest;    /* the greatest span of a level's entries but for far ones, which should fit a byte */
+    double magnitude; /* B of the head, for the tables alone */
+} many_seen;
+
+/* base of the head, less Ed. */
+static inline double many_base(const dpq_database *db, const many_seen *seen)
 {
-    double base = minima, range = 0, spread = many_spread(sums);
+    double base = seen->minima, magnitude = seen->magnitude;
     if (db->terms) {
-        range = 65536.0 * db->term_step;
         base += db->term_min;
         magnitude += fmax(fabs(db->term_min), fabs(many_term_max(db)));
     }
-    base -= 1.02 * db->levels * magnitude / (1 << 24);
-    if (!(magnitude < 1e30 && spread < 1e30))
-        return (many_bound){0, 0, 0};
-    double scale = fmin(MANY_UNITS * db->levels / fmax(spread, 1e-30), 255 / fmax(widest, 1e-30));
-    if (threshold < INFINITY)
-        scale = fmin(scale, MANY_MOST / fmax(threshold + spread - base, 1e-30));
-    scale = (float)fmin(scale, 65000 / fmax(range, 1e-30));
-    return (many_bound){(float)scale, (uint16_t)(db->term_step * scale * 65536 * (1 - 0x1p-20)), base};
+    return base - 1.02 * db->levels * magnitude / (1 << 24);
 }
 
-/* The greatest S of a vector whose float sum is at most `threshold`; 65535: any may be. */
-static inline uint16_t many_limit(const many_bound *b, float threshold)
+/* The scale for vectors whose float sums spread so far, and of which neighbours have up to `near` more than the base;
+ * +inf: it is not known how much. term_step: the greatest. 0: no bound can be had. */
+static inline float many_scale(uint32_t levels, const many_seen *seen, double spread, double near, double term_step)
 {
-    double limit = ((double)threshold - b->base) * b->scale * (1 + 0x1p-22);
+    if (!(seen->magnitude < 1e30 && spread < 1e30))
+        return 0;
+    double scale = fmin(MANY_UNITS * levels / fmax(spread, 1e-30), 255 / fmax(seen->widest, 1e-30));
+    scale = fmin(scale, MANY_MOST / fmax(near + spread, 1e-30));
+    return (float)fmin(scale, 65000 / fmax(65536.0 * term_step, 1e-30));
+}
+
+static inline many_bound many_bound_of(const dpq_database *db, const many_seen *seen, float scale)
+{
+    double slope = db->terms ? db->term_step * scale * 65536 * (1 - 0x1p-20) : 0;
+    return (many_bound){scale, (uint16_t)fmin(slope, 65535), many_base(db, seen)};
+}
+
+/* sums: MANY_QUARTILES sampled ones. threshold: that a neighbour's float sum does not exceed. The scale is 0 where no
+ * bound can be had. */
+static inline many_bound many_bound_choose(const dpq_database *db, const many_seen *seen, const float *sums,
+                                           float threshold)
+{
+    double near = threshold < INFINITY ? threshold - many_base(db, seen) : 0;
+    float scale = many_scale(db->levels, seen, many_spread(sums), near, db->terms ? db->term_step : 0);
+    return many_bound_of(db, seen, scale);
+}
+
+/* What no S of a vector exceeds whose float sum is at most `threshold`. */
+static inline double many_most(const many_bound *b, double threshold)
+{
+    return (threshold - b->base) * b->scale * (1 + 0x1p-22);
+}
+
+/* The same for sums of 16 bits; 65535: any may be. */
+static inline uint16_t many_limit(const many_bound *b, double threshold)
+{
+    double limit = many_most(b, threshold);
     return limit <= 0 ? 0 : limit < 65535 ? (uint16_t)limit : 65535; /* 65535 of NaN, too */
 }
 

@@ -30,15 +30,11 @@ static inline int many_lookups_know(const dpq_database *db)
     return many_is_known(db) && db->columns;
 }
 
-/* Chooses the bound, and fills look->table8. sums: MANY_QUARTILES sampled ones. threshold: as in many_bound_choose. */
-static void many_build(const dpq_database *db, const float *table, const float *sums, float threshold,
-                       many_query *query, dpq_lookups *look)
+/* Looks at a query's tables of K codewords, of this magnitude. least[l]: the least entry of level l. */
+static many_seen many_look_at_table(const float *table, size_t K, uint32_t levels, double magnitude, float *least)
 {
-    size_t K = dpq_codewords(db);
-    float least[DPQ_MAX_LEVELS];
-    uint8_t most[DPQ_MAX_LEVELS];
-    double minima = 0, widest = 0;
-    for (uint32_t l = 0; l < db->levels; l++) {
+    many_seen seen = {.magnitude = magnitude};
+    for (uint32_t l = 0; l < levels; l++) {
         double highest[3];
         least[l] = INFINITY;
         for (size_t third = 0; third < 3; third++) {
@@ -47,19 +43,35 @@ static void many_build(const dpq_database *db, const float *table, const float *
             least[l] = fminf(least[l], low);
             highest[third] = high;
         }
-        minima += least[l];
-        widest = fmax(widest, many_median(highest[0], highest[1], highest[2]) - least[l]);
+        seen.minima += least[l];
+        seen.widest = fmax(seen.widest, many_median(highest[0], highest[1], highest[2]) - least[l]);
     }
-    query->bound = many_bound_choose(db, minima, widest, table_magnitude(table, K, db->levels), sums, threshold);
-    dpq_f32s scale = dpq_f32_all(query->bound.scale);
-    for (uint32_t l = 0; l < db->levels; l++) {
-        uint8_t *bytes = look->table8 + l * 256;
-        most[l] = 0;
+    return seen;
+}
+
+/* The tables as bytes, each level's `stride` behind the one before. most[l]: the greatest of level l. */
+static void many_table_bytes(const float *table, size_t K, uint32_t levels, const float *least, float scale,
+                             uint8_t *bytes, size_t stride, uint8_t *most)
+{
+    for (uint32_t l = 0; l < levels; l++, table += K, bytes += stride) {
         for (size_t i = 0; i < K; i += DPQ_FW)
-            table_bytes_from(bytes + i, table + l * K + i, dpq_f32_all(least[l]), scale);
+            table_bytes_from(bytes + i, table + i, dpq_f32_all(least[l]), dpq_f32_all(scale));
+        most[l] = 0;
         for (size_t i = 0; i < K; i++)
             most[l] = bytes[i] > most[l] ? bytes[i] : most[l];
     }
+}
+
+/* Chooses the bound, and fills look->table8. sums: MANY_QUARTILES sampled ones. threshold: as in many_bound_choose. */
+static void many_build(const dpq_database *db, const float *table, const float *sums, float threshold,
+                       many_query *query, dpq_lookups *look)
+{
+    size_t K = dpq_codewords(db);
+    float least[DPQ_MAX_LEVELS];
+    uint8_t most[DPQ_MAX_LEVELS];
+    many_seen seen = many_look_at_table(table, K, db->levels, table_magnitude(table, K, db->levels), least);
+    query->bound = many_bound_choose(db, &seen, sums, threshold);
+    many_table_bytes(table, K, db->levels, least, query->bound.scale, look->table8, 256, most);
     query->groups = many_pack(most, db->levels, query->ends);
     lookups_finish(look, db->nbits, db->levels);
 }

@@ -134,7 +134,23 @@ static size_t table_hits(const dpq_database *db, const float *table, size_t firs
 /* Widens [*low, *high] so that it holds n entries. */
 static void table_extremes(const float *entries, size_t n, float *low, float *high)
 {
-    for (size_t i = 0; i < n; i++) {
+    size_t i = 0;
+    if (n >= DPQ_FW) {
+        float least[DPQ_FW], most[DPQ_FW];
+        dpq_f32s lows = dpq_f32_load(entries), highs = lows;
+        for (i = DPQ_FW; i + DPQ_FW <= n; i += DPQ_FW) {
+            dpq_f32s some = dpq_f32_load(entries + i);
+            lows = dpq_f32_min(lows, some);
+            highs = dpq_f32_max(highs, some);
+        }
+        dpq_f32_store(least, lows);
+        dpq_f32_store(most, highs);
+        for (uint32_t j = 0; j < DPQ_FW; j++) {
+            *low = least[j] < *low ? least[j] : *low;
+            *high = most[j] > *high ? most[j] : *high;
+        }
+    }
+    for (; i < n; i++) {
         *low = entries[i] < *low ? entries[i] : *low;
         *high = entries[i] > *high ? entries[i] : *high;
     }

@@ -45,7 +45,7 @@ static __attribute__((noinline)) void batch_follow(batch_group *g, uint32_t q)
 {
     g->threshold[q] = dpq_sum_within(dpq_topk_threshold(&g->top[q]), g->constant[q]);
     if (g->has_many_levels)
-        g->many.limit[q] = many_limit(&g->many.bound[q], g->threshold[q]);
+        g->many.rows.limit[q] = many_limit(&g->many.bound[q], g->threshold[q]);
     else
         g->limit[q] = dpq_bound_limit(&g->bound[q], g->threshold[q]);
 }

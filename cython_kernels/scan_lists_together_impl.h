@@ -17,6 +17,7 @@
 #define DPQ_SCAN_LISTS_TOGETHER_IMPL_H
 
 #include "kernels.h"
+#include "lists_rows_impl.h"
 #include "scan_lists_impl.h"
 
 #define LISTS_GROUP 32u
@@ -202,7 +203,7 @@ static void lists_scan_list(const dpq_lists *lists, lists_scan *s, lists_group *
             for (uint32_t lane = 0; lane < g->lanes; lane++) {
                 if (!g->part[lane].is_sparse)
                     lists_load_tables(lists, g->query[lane], &s->look);
-                lists_byte_scan(&g->part[lane], s, g->query[lane], 0);
+                lists_byte_scan(lists, &g->part[lane], s, g->query[lane], 0);
             }
     }
 }
@@ -220,13 +221,84 @@ typedef struct {
     uint64_t *keys;             /* [nq][dpq_topk_capacity(k)] */
     uint8_t *table8;            /* [nq][level][codeword] */
     uint8_t *rows;              /* the group's */
+    /* Of many levels, instead of the group: */
+    lists_lanes *lanes;
+    lists_rows *own, *blocks; /* for one list; [n_blocks] */
+    uint8_t *columns;
+    size_t nq, n_blocks;
 } lists_memory;
+
+/* Takes those of n pairs of a list, all of one block, that are to be scanned into the lanes of their queries. */
+static void lists_take_lanes(const dpq_lists *lists, lists_scan *s, lists_lanes *g, lists_query *queries,
+                             const lists_pair *pairs, size_t n)
+{
+    g->live = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t lane = pairs[i].query % DPQ_QW;
+        lists_query *q = queries + pairs[i].query;
+        if (lists_is_out(lists, q, pairs[i].probe))
+            continue;
+        g->query[lane] = q;
+        g->part[lane] = lists_part_of(lists, q, pairs[i].probe, pairs[i].position);
+        if (g->part[lane].is_sparse)
+            lists_scan_sparse(&g->part[lane], s, q);
+        else
+            g->live |= 1ull << lane;
+    }
+}
+
+/* The same as lists_scan_list where codes have many levels. */
+static void lists_scan_many(const dpq_lists *lists, lists_scan *s, const lists_memory *w, const lists_pair *pairs,
+                            size_t n)
+{
+    lists_lanes *g = w->lanes;
+    for (size_t i = 0, end; i < n; i = end) {
+        size_t block = pairs[i].query / DPQ_QW;
+        if (g->n_left >= LISTS_ROWS_DENSE)
+            lists_scan_left(lists, s, g, w->own);
+        for (end = i + 1; end < n && pairs[end].query / DPQ_QW == block; end++)
+            ;
+        lists_take_lanes(lists, s, g, w->queries, pairs + i, end - i);
+        if ((uint32_t)__builtin_popcountll(g->live) >= LISTS_ROWS_DENSE
+            && g->part[__builtin_ctzll(g->live)].db.n >= LISTS_LEAST_SHARED) {
+            lists_rows *rows = w->blocks + block;
+            if (!rows->made)
+                lists_make_block(lists, w->queries + block * DPQ_QW, w->nq - block * DPQ_QW, rows);
+            lists_scan_rows(s, g, &rows->rows);
+        } else
+            lists_leave_lanes(g);
+    }
+    lists_scan_left(lists, s, g, w->own);
+}
 
 /* Whether queries may scan lists together: there are enough of them, and bytes to look up. */
 static int lists_are_shared(const dpq_lists *lists, const dpq_probes *probes)
 {
     return probes->queries.nq >= LISTS_LEAST_GROUP && lists_may_have_bytes(lists)
            && lists->nlist <= 16 * probes->queries.nq * probes->nprobe;
+}
+
+/* The part of lists_layout that only codes of many levels have. nq: the queries that may share lists. */
+static uintptr_t lists_layout_many(const dpq_lists *lists, size_t nq, uintptr_t at, lists_memory *w)
+{
+    w->nq = nq;
+    w->n_blocks = nq < LISTS_ROWS_DENSE ? 0 : (nq + DPQ_QW - 1) / DPQ_QW;
+    w->lanes = dpq_take(&at, (nq > 0) * sizeof *w->lanes);
+    w->own = dpq_take(&at, (w->n_blocks + 1) * sizeof *w->own);
+    w->blocks = w->own + 1;
+    w->rows = dpq_take(&at, (w->n_blocks + (nq > 0)) * ((size_t)lists->levels << lists->nbits) * DPQ_QW);
+    w->columns = dpq_take(&at, LISTS_TURNED * lists_code_bytes(lists));
+    return at;
+}
+
+/* Writes to such memory what a call begins with. */
+static void lists_begin_many(const dpq_lists *lists, const lists_memory *w)
+{
+    w->scan->columns = w->columns;
+    for (size_t i = 0; w->nq && i < w->n_blocks + 1; i++)
+        w->own[i] = (lists_rows){.rows8 = w->rows + i * ((size_t)lists->levels << lists->nbits) * DPQ_QW};
+    if (w->nq)
+        w->lanes->n_left = 0;
 }
 
 /* Cuts scratch memory from address `at` on, and returns where it ends. */
@@ -243,6 +315,8 @@ static uintptr_t lists_layout(const dpq_lists *lists, const dpq_probes *probes, 
     w->pairs = dpq_take(&at, n_pairs * sizeof *w->pairs);
     w->sorted = dpq_take(&at, n_pairs * sizeof *w->sorted);
     w->begins = dpq_take(&at, shared * (lists->nlist + 2) * sizeof *w->begins);
+    if (lists_are_many(lists))
+        return lists_layout_many(lists, shared * nq, at, w);
     w->group = dpq_take(&at, shared * sizeof *w->group);
     w->rows = dpq_take(&at, shared * (rows + 256) * LISTS_GROUP);
     return at;
@@ -310,10 +384,14 @@ static void lists_scan_together(const dpq_lists *lists, const dpq_probes *probes
                                 uint32_t *positions, const lists_memory *w)
 {
     lists_sort_pairs(lists, w, lists_begin_all(lists, probes, k, w));
-    w->group->rows = w->rows;
+    const int many = lists_are_many(lists);
+    if (!many)
+        w->group->rows = w->rows;
     for (size_t list = 0; list < lists->nlist; list++) {
         size_t first = w->begins[list], of_list = w->begins[list + 1] - first;
-        if (of_list)
+        if (of_list && many)
+            lists_scan_many(lists, w->scan, w, w->sorted + first, of_list);
+        else if (of_list)
             lists_scan_list(lists, w->scan, w->group, w->queries, w->sorted + first, of_list);
     }
     for (size_t i = 0; i < probes->queries.nq; i++)
@@ -328,6 +406,8 @@ static void scan_lists(const dpq_lists *lists, const dpq_probes *probes, size_t 
     w.scan->inner_product = probes->queries.inner_product;
     w.scan->nprobe = probes->nprobe;
     w.scan->counters = counters;
+    if (lists_are_many(lists))
+        lists_begin_many(lists, &w);
     if (lists_are_shared(lists, probes)) {
         lists_scan_together(lists, probes, k, distances, positions, &w);
         return;

@@ -125,6 +125,21 @@ cdef extern from "kernels.h" nogil:
         dpq_limit_guess *guess
         dpq_guesses *guesses
 
+    ctypedef struct dpq_leave:
+        size_t n
+        size_t dims
+        const float *turned
+        const float *own
+        size_t stride
+        const uint16_t *codes
+        const float *codewords
+        size_t levels
+        size_t K
+        size_t width
+        float *own_out
+        float *left
+        float *products
+
     ctypedef struct dpq_kernels:
         void (*linear)(
             const float *x, size_t n, size_t d, const float *panels, size_t n_panels,
@@ -135,6 +150,7 @@ cdef extern from "kernels.h" nogil:
             const uint16_t *codes, size_t n, size_t levels, const float *rows, const int64_t *places, size_t width,
             double *out,
         ) noexcept nogil
+        void (*leave_block)(const dpq_leave *task) noexcept nogil
         size_t (*batch_scratch)(const dpq_database *db, size_t k) noexcept nogil
         void (*scan_batch)(
             const dpq_database *db, const dpq_queries *queries, size_t k, float *distances, uint32_t *ids,

@@ -26,6 +26,12 @@ static inline uint64_t dpq_u8_le(dpq_u8s a, dpq_u8s b)
     return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(a, b), a));
 }
 static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits) { return _mm256_srli_epi32(a, bits); }
+/* Bytes at .. at + 15 of rows[0], rows[16], ..., each in a lane of 16. */
+static inline dpq_u8s dpq_u8_of_rows(const uint8_t *const *rows, size_t at)
+{
+    __m128i a = _mm_loadu_si128((const void *)(rows[0] + at)), b = _mm_loadu_si128((const void *)(rows[16] + at));
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1);
+}
 /* Interleaves every 16 bytes of a with those of b. The first half goes to a, the other to b. */
 static inline void dpq_u8_zip(dpq_u8s *a, dpq_u8s *b)
 {
@@ -94,6 +100,7 @@ static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
 }
 /* 64 entries, prepared as 256 are. index < 64 */
 #define DPQ_LOOKS_UP 1 /* bytes, by registers: one query's scan */
+#define DPQ_LOOK_UP_COST 60 /* for one query: see lists_rows_impl.h */
 #define DPQ_MOST_ORDERED 16u /* levels of codes that are put in order */
 #define DPQ_ORDER_ENTRIES 64u
 static inline void dpq_lookup64_prepare(uint8_t *table)

@@ -28,6 +28,14 @@ static inline dpq_u8s dpq_u8_add_saturating(dpq_u8s a, dpq_u8s b) { return _mm51
 static inline dpq_u8s dpq_u8_and(dpq_u8s a, dpq_u8s b) { return _mm512_and_si512(a, b); }
 static inline uint64_t dpq_u8_le(dpq_u8s a, dpq_u8s b) { return _mm512_cmple_epu8_mask(a, b); }
 static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits) { return _mm512_srli_epi32(a, (unsigned)bits); }
+/* Bytes at .. at + 15 of rows[0], rows[16], ..., each in a lane of 16. */
+static inline dpq_u8s dpq_u8_of_rows(const uint8_t *const *rows, size_t at)
+{
+    __m512i a = _mm512_castsi128_si512(_mm_loadu_si128((const void *)(rows[0] + at)));
+    a = _mm512_inserti32x4(a, _mm_loadu_si128((const void *)(rows[16] + at)), 1);
+    a = _mm512_inserti32x4(a, _mm_loadu_si128((const void *)(rows[32] + at)), 2);
+    return _mm512_inserti32x4(a, _mm_loadu_si128((const void *)(rows[48] + at)), 3);
+}
 /* Interleaves every 16 bytes of a with those of b. The first half goes to a, the other to b. */
 static inline void dpq_u8_zip(dpq_u8s *a, dpq_u8s *b)
 {
@@ -82,6 +90,7 @@ static inline dpq_u8s dpq_lookup64(const uint8_t *table, dpq_u8s index)
 }
 /* The entry of an index's low bits, as many as DPQ_ORDER_ENTRIES has. */
 #define DPQ_LOOKS_UP 1 /* bytes, by registers: one query's scan */
+#define DPQ_LOOK_UP_COST 4 /* for one query: see lists_rows_impl.h */
 #define DPQ_MOST_ORDERED 16u /* levels of codes that are put in order */
 #define DPQ_ORDER_ENTRIES 128u
 static inline dpq_u8s dpq_lookup_near(const uint8_t *table, dpq_u8s index)

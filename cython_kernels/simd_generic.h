@@ -72,6 +72,14 @@ typedef uint8_t dpq_bytes __attribute__((vector_size(16)));
 #else
 #define DPQ_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (dpq_bytes){__VA_ARGS__})
 #endif
+/* Bytes at .. at + 15 of rows[0], rows[16], ..., each in a lane of 16. */
+static inline dpq_u8s dpq_u8_of_rows(const uint8_t *const *rows, size_t at)
+{
+    dpq_u8s a;
+    for (uint32_t lane = 0; lane < DPQ_QW; lane += 16)
+        memcpy(a.lane + lane, rows[lane] + at, 16);
+    return a;
+}
 /* Interleaves every 16 bytes of a with those of b. The first half goes to a, the other to b. */
 static inline void dpq_u8_zip(dpq_u8s *a, dpq_u8s *b)
 {
@@ -177,6 +185,7 @@ static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
     return dpq_lookup256(table, index);
 }
 #define DPQ_LOOKS_UP 0 /* one query's scan adds up floats, which takes half the time of looking up bytes one by one */
+#define DPQ_LOOK_UP_COST 60 /* for one query: see lists_rows_impl.h */
 /* Codes of more levels are not put in order: looked up one by one, they take no less time. */
 #define DPQ_MOST_ORDERED 4u
 /* index < 64 */

@@ -44,6 +44,11 @@ static inline dpq_u8s dpq_u32_shr(dpq_u8s a, int bits)
 {
     return DPQ_U8_PAIR(dpq_u32_shift(a.val[0], -bits), dpq_u32_shift(a.val[1], -bits));
 }
+/* Bytes at .. at + 15 of rows[0], rows[16], ..., each in a lane of 16. */
+static inline dpq_u8s dpq_u8_of_rows(const uint8_t *const *rows, size_t at)
+{
+    return DPQ_U8_PAIR(vld1q_u8(rows[0] + at), vld1q_u8(rows[16] + at));
+}
 /* Interleaves every 16 bytes of a with those of b. The first half goes to a, the other to b. */
 static inline void dpq_u8_zip(dpq_u8s *a, dpq_u8s *b)
 {
@@ -140,6 +145,7 @@ static inline dpq_u8s dpq_lookup64(const uint8_t *table, dpq_u8s index)
 }
 /* The entry of an index's low bits, as many as DPQ_ORDER_ENTRIES has. */
 #define DPQ_LOOKS_UP 1 /* bytes, by registers: one query's scan */
+#define DPQ_LOOK_UP_COST 40 /* for one query: see lists_rows_impl.h */
 #define DPQ_MOST_ORDERED 16u /* levels of codes that are put in order */
 #define DPQ_ORDER_ENTRIES 64u
 static inline dpq_u8s dpq_lookup_near(const uint8_t *table, dpq_u8s index)

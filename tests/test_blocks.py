@@ -317,3 +317,20 @@ def test_odd_training_vectors(vectors, kind):
     scale = ((x - x.mean(0)) ** 2).sum(1).max() + np.abs(x).max() * 1e-2
     np.testing.assert_allclose(D, np.take_along_axis(exact, I, 1), rtol=1e-3, atol=1e-4 * scale)
     np.testing.assert_allclose(D, np.sort(exact, axis=1)[:, :3], rtol=1e-3, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 12])
+def test_what_global_levels_leave_in_a_block(simd, levels):
+    rng = np.random.default_rng(levels)
+    n, K, width, dims, first = 37, 64, 100, 48, 32
+    turned, own = rng.standard_normal((2, n, width)).astype(np.float32)
+    codes = rng.integers(0, K, (n, levels)).astype(np.uint16)
+    codewords = rng.standard_normal((levels, K, width)).astype(np.float32)
+    own_out, left, products = np.empty((n, dims), np.float32), np.empty((n, dims), np.float32), np.empty(n, np.float32)
+    _kernels.leave_block(turned, own, first, codes, codewords, own_out, left, products)
+    block, expected = slice(first, first + dims), turned.copy()
+    for level in range(levels):
+        expected -= codewords[level][codes[:, level]]
+    np.testing.assert_array_equal(own_out, own[:, block])
+    np.testing.assert_array_equal(left, expected[:, block])
+    np.testing.assert_allclose(products, (own * expected.astype(np.float64))[:, block].sum(1), rtol=1e-4, atol=1e-4)

@@ -322,6 +322,7 @@ LISTS = {
     "one far codeword": lambda rng: in_lists(one_far_codeword(rng, 3000, 4, 8), [0, 1, -1]),
     "one bit": lambda rng: in_lists(alike(rng, 3000, 9, 1), [0, 1e-4]),
     "two bits": lambda rng: in_lists(near_ties(rng, 1500, 254, 2, nq=13), [0, 1]),
+    "many near ties": lambda rng: in_lists(near_ties(rng, 1500, 48, 4, nq=70), [0, 1]),
     "128 levels": lambda rng: in_lists(many_levels(rng, 3000, 128, 4), [0, 0.1]),
     "254 levels": lambda rng: in_lists(many_levels(rng, 3000, 254, 8), [0, 0.1]),
     "1024 levels": lambda rng: in_lists(many_levels(rng, 3000, 1024, 4), [0, 0.1]),

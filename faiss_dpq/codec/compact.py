@@ -61,12 +61,10 @@ class Compact:
         end = int(self._ends[number])
         return slice(end - self.parts[number].d, end)
 
-    def turned(self, x: Floats, number: int) -> Floats:
-        """The coordinates of vectors (n, d) in a block, shape (n, dimensions)."""
-        place = self.coordinates(number)
-        panels = slice(place.start // _kernels.PANEL, place.stop // _kernels.PANEL)
-        out = np.empty((len(x), place.stop - place.start), np.float32)
-        _kernels.linear(x, self._turn[panels], np.zeros(out.shape[1], np.float32), 1.0, out)
+    def turned(self, x: Floats) -> Floats:
+        """The coordinates of vectors (n, d) in all blocks, shape (n, dimensions of the blocks)."""
+        out = np.empty((len(x), int(self._ends[-1])), np.float32)
+        _kernels.linear(x, self._turn, np.zeros(out.shape[1], np.float32), 1.0, out)
         return out
 
     def products(self, levels: int) -> _kernels.Products:

@@ -161,16 +161,16 @@ def _by_blocks(
     if compact.head:
         _by_tables(compact.head, target, _NOT_ALONG, beam_size, prefix_weight, chosen)
         codes[:, :n_global] = chosen
-    vectors = target if along.vectors is None else along.vectors
-    errors = np.zeros(len(target), np.float32)
+    turned = compact.turned(target)
+    vectors = turned if along.vectors is None else compact.turned(along.vectors)
+    errors, products = np.zeros(len(target), np.float32), np.empty(len(target), np.float32)
     for number, part in enumerate(compact.parts):
-        residuals = compact.turned(target, number)
+        own, residuals = np.empty((2, len(target), part.d), np.float32)
+        start = compact.coordinates(number).start
+        _kernels.leave_block(turned, vectors, start, chosen, compact.turned_head, own, residuals, products)
         of_block = _NOT_ALONG
-        if along.directions is not None:
-            own = residuals.copy() if vectors is target else compact.turned(vectors, number)
-        _kernels.subtract_codewords(chosen, compact.turned_head, compact.coordinates(number).start, residuals)
         if along.directions is not None and along.rest is not None:
-            errors += along.directions * np.einsum("ij,ij->i", own, residuals) - along.rest / len(compact.parts)
+            errors += along.directions * products - along.rest / len(compact.parts)
             of_block = _Along(own, along.directions, errors, None)
         part_codes = np.empty((len(target), part.M), np.uint16)
         _by_tables(part, residuals, of_block, beam_size, prefix_weight, part_codes)
