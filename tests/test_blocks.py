@@ -87,7 +87,9 @@ def test_default_layouts(M):
             assert layout.n_blocks == 0 or layout.n_global <= 20
             if n is not None and layout.n_blocks:
                 assert layout.n_global * 512 <= n
-    assert Layout.default(384, 48, 8).n_global == 12
+    for d, M, n_global, n_blocks in [(784, 32, 8, 6), (384, 48, 8, 10), (384, 64, 8, 14), (1536, 96, 8, 22)]:
+        layout = Layout.default(d, M, 8)
+        assert (layout.n_global, layout.n_blocks) == (n_global, n_blocks)
     assert Layout.default(384, 16, 8).n_blocks == 0
 
 

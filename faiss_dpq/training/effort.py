@@ -41,10 +41,9 @@ class Effort:
     def of_blocks(self) -> tuple[int, int]:
         """Iterations for the global levels, and beam size, of codes with blocks.
 
-        For 12 global levels of sentence embeddings, 12 turns took a fifth off the error that k-means leaves, and 24
-        only 3 % more, of which the levels of blocks make up for nearly all.
+        For 8 global levels of sentence embeddings, 16 turns left 5 % less error than 8 did, and so did all levels.
         """
-        return max(1, round(self.iterations / 4)), min(self.beam_size, 5)
+        return max(1, round(self.iterations / 2)), min(self.beam_size, 5)
 
 
 #: The efforts that have names.

@@ -39,8 +39,8 @@ class Ranking(NamedTuple):
 
     Some of the vectors are queries, whose nearest neighbours are looked for among the others. What is chosen finds them
     about as well as the best choice does, within half a standard error of the mean reciprocal rank, and changes least.
-    So a shrinkage of 1 is chosen where all find the same. Weights of codes with blocks may be a whole standard error
-    behind.
+    So a shrinkage of 1 is chosen where all find the same. Weights and shrinkages of codes with blocks may be a whole
+    standard error behind.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class Ranking(NamedTuple):
             chosen = _first_of_the_best(best, _SURE_IN_BLOCKS if quantizer.compact else _SURE)
             parallel_weight = weights[chosen]
             if shrinkage is None and quantizer.compact:  # encoding many vectors once more takes seconds
-                shrinkage = SHRINKAGES[_first_of_the_best(ranks[chosen])]
+                shrinkage = SHRINKAGES[_first_of_the_best(ranks[chosen], _SURE_IN_BLOCKS)]
         if shrinkage is None:
             ranks_by_factor = self._reciprocal_ranks(quantizer, parallel_weight, rest, None, _RANKED, _QUERIES)
             shrinkage = SHRINKAGES[_first_of_the_best(ranks_by_factor)]
