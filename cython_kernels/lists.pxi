@@ -1,28 +1,5 @@
 # Inverted lists: the scan of the lists that queries probe.
 
-cdef extern from "least_scores.h" nogil:
-    size_t dpq_topk_capacity(size_t k)
-    void dpq_least_scores(const float *scores, size_t n, size_t k, uint64_t *keys, int64_t *numbers)
-
-
-def least_rows(
-    const float[:, ::1] x, const float[:, :, ::1] panels, const float[::1] bias, size_t n, int64_t[:, ::1] out
-):
-    """out[i] = the rows j < n of a packed matrix with the least bias[j] - 2<x[i], row j>, least first."""
-    cdef size_t k = out.shape[1], q
-    cdef float[:, ::1] scores = aligned_empty((x.shape[0], panels.shape[0] * DPQ_PANEL))
-    cdef uint64_t[::1] keys = np.empty(dpq_topk_capacity(k), np.uint64)
-    if x.shape[0] == 0:
-        return
-    with nogil:
-        kernels.linear(
-            &x[0, 0], x.shape[0], x.shape[1], &panels[0, 0, 0], panels.shape[0], &bias[0], -2.0,
-            &scores[0, 0], scores.shape[1],
-        )
-        for q in range(<size_t>x.shape[0]):
-            dpq_least_scores(&scores[q, 0], n, k, &keys[0], &out[q, 0])
-
-
 cdef enum:
     # Vectors of a list that are added to what is derived from it, with the GIL, where the search is of few queries, and
     # where it is of many: more are worth several threads.

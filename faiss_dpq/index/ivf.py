@@ -122,7 +122,7 @@ class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
         """The list of every vector, shape (n,); -1 where the coarse quantizer finds none (NaN)."""
         known = self._current()
         if known.nearest is not None:
-            return known.nearest.of(x)
+            return known.nearest.first(x)
         return known.coarse.search(x, 1)[1][:, 0]
 
     # ---- train, add ----------------------------------------------------------------------------------------------
@@ -229,19 +229,18 @@ class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
         if self._addition is not None and self._addition.is_good(self.this, self._version, self._weights):
             return
         self._addition, known = None, self._current()
-        plain = isinstance(known.coarse, faiss.IndexFlatCodes) and not isinstance(known.coarse, Base)
-        if not plain or known.reader is None or self.direct_map.type != faiss.DirectMap.NoMap:
+        if known.nearest is None or known.reader is None or self.direct_map.type != faiss.DirectMap.NoMap:
             return
         encoder = self.residual_quantizer.one_vector_encoder(self.beam_size, *self._weights, self._along_whole)
         if encoder is not None:
             self._addition = _kernels.DirectAddition(
                 self,
                 self.invlists,
-                known.coarse,
                 self._version,
                 self._weights,
                 self._unchanged((self.rq, _BEAM), (self.direct_map, _DIRECT_MAP)),
                 encoder,
+                known.nearest.scan,
                 known.centres,
             )
 

@@ -10,7 +10,6 @@ every search first compares these for the lists that it probes: FAISS's C++ may 
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,43 +96,55 @@ def _padded(x: Floats) -> Floats:
     return padded
 
 
-class NearestCentre:
-    """Finds the centre of a flat coarse quantizer that is nearest to a vector, whatever vectors come with it.
+class NearestCentres:
+    """Finds the centres of a flat coarse quantizer that are nearest to a vector, whatever vectors come with it.
 
     FAISS's products depend in their last bits on how many vectors it is given, so that a vector between two centres
     would be put into the one list or the other; what is built in parts shall be what is built in one go.
+
+    Attributes
+    ----------
+    scan : _kernels.CentreScan
+        The same for one vector.
     """
 
     def __init__(self, centres: Floats, metric: int) -> None:
-        self.metric, self.n = metric, len(centres)
-        self.mean = centre_of(centres) if metric == faiss.METRIC_L2 else np.zeros(centres.shape[1], np.float32)
-        moved = np.ascontiguousarray(centres - self.mean)
-        self.panels = _kernels.pack_panels(moved)
-        self.bias = np.zeros(self.panels.shape[0] * _kernels.PANEL, np.float32)
+        self._mean = np.zeros(centres.shape[1], np.float32)
         if metric == faiss.METRIC_L2:
-            self.bias[: self.n] = np.einsum("ij,ij->i", moved, moved)
+            self._mean = centre_of(centres)
+        moved = np.ascontiguousarray(centres - self._mean)
+        panels = _kernels.pack_panels(moved)
+        self._bias = np.zeros(panels.shape[0] * _kernels.PANEL, np.float32)
+        if metric == faiss.METRIC_L2:
+            _kernels.squared_norms(moved, self._bias[: len(moved)])
+        self.scan = _kernels.CentreScan(self._mean, panels, self._bias, len(moved))
 
-    def of(self, x: Floats) -> Labels:
+    def first(self, x: Floats) -> Labels:
         """The number of the nearest centre of every vector, shape (n,); -1 where there is none (NaN, infinity)."""
-        moved = x - self.mean
-        numbers = np.empty((len(x), 1), np.int64)
-        rows = max(32, _SCORES // len(self.bias))
+        numbers = self.of(x, 1)[:, 0]
+        squares = np.einsum("ij,ij->i", x, x)
+        if not np.isfinite(squares).all():
+            numbers[~np.isfinite(squares)] = -1
+        return numbers
+
+    def of(self, x: Floats, k: int) -> Labels:
+        """The numbers of the k nearest centres, shape (n, k), nearest first; x is finite."""
+        moved = x - self._mean
+        numbers = np.empty((len(x), k), np.int64)
+        rows = max(32, _SCORES // len(self._bias))
 
         def find(part: slice) -> None:
             for start in range(part.start, part.stop, rows):
                 cut = slice(start, min(start + rows, part.stop))
-                _kernels.least_rows(moved[cut], self.panels, self.bias, self.n, numbers[cut])
+                self.scan.nearest(moved[cut], numbers[cut])
 
-        n_threads = len(x) * self.n // _WORTH_A_THREAD
+        n_threads = len(x) * self.scan.n // _WORTH_A_THREAD
         if n_threads > 1:
             n_threads = min(faiss.omp_get_max_threads(), n_threads)
             threads.run(find, [(cut,) for cut in threads.slices(len(x), n_threads)])
         else:
             find(slice(0, len(x)))
-        squares = np.einsum("ij,ij->i", x, x)
-        if not np.isfinite(squares).all():
-            numbers[~np.isfinite(squares)] = -1
-        return numbers[:, 0]
+        return numbers
 
 
 class DerivedLists:
@@ -197,7 +208,6 @@ class DerivedLists:
             self.radius,
             self.errors,
         )
-        self._norms = norms
         self._lock = threading.Lock()
 
     @property
@@ -216,32 +226,10 @@ class DerivedLists:
         own = (self.sizes, self.digests, self.bins, self.terms, self.errors)
         return sum(array.nbytes for array in own) + 4 * self.radius.nbytes
 
-    @functools.cached_property
-    def centre_panels(self) -> tuple[Floats, Floats]:
-        """The centres as `linear` reads them, and their squared norms, padded likewise."""
-        panels = _kernels.pack_panels(np.ascontiguousarray(self.centres.padded[:, : self.centres.d]))
-        norms = np.zeros(panels.shape[0] * _kernels.PANEL, np.float32)
-        norms[: len(self._norms)] = self._norms
-        return panels, norms
-
     @property
     def _norm_error(self) -> float:
         # The tables are rounded to float32: no squared norm is off by more.
         return 2.0**-22 * self.quantizer.reach(self.levels) ** 2
-
-    def nearest_lists(self, xq: Floats, nprobe: int) -> Labels:
-        """The lists whose centres are nearest to each query (METRIC_L2), shape (nq, nprobe)."""
-        keys = np.empty((len(xq), nprobe), np.int64)
-        panels, norms = self.centre_panels
-        moved = xq - self.centres.mean
-        most = max(1, _TABLE_BYTES // norms.nbytes)
-
-        def find(part: slice) -> None:
-            _kernels.least_rows(moved[part], panels, norms, len(self.sizes), keys[part])
-
-        n_threads = min(faiss.omp_get_max_threads(), len(xq) * len(self.sizes) // _WORTH_A_THREAD)
-        threads.run(find, [(cut,) for cut in threads.slices(len(xq), max(n_threads, -(-len(xq) // most)))])
-        return keys
 
     def update(self, lists: _kernels.OpenLists) -> None:
         """Make everything true of the open lists, deriving anew what is not known of them."""
@@ -345,6 +333,7 @@ def search_few(
 def one_query_scan(
     derived: DerivedLists,
     reader: _kernels.ListReader,
+    centres: NearestCentres,
     nprobe: int,
     max_codes: int,
     unchanged: _kernels.Unchanged,
@@ -356,8 +345,7 @@ def one_query_scan(
     nprobe = min(nprobe, len(derived.sizes))
     if nprobe > _FEW_PROBES:
         return None
-    panels, norms = derived.centre_panels
-    return _kernels.OneQueryListScan(unchanged, derived, derived.scan, reader, panels, norms, nprobe, max_codes)
+    return _kernels.OneQueryListScan(unchanged, derived, derived.scan, reader, centres.scan, nprobe, max_codes)
 
 
 def search(
