@@ -26,6 +26,7 @@ FILTERS, FILTERED_LISTS = "tests/test_filters.py", "tests/test_filtered_lists.py
 SHARDS, INPUTS = "tests/test_shards.py", "tests/test_shards_inputs.py"
 ORDERED, DELETION = "tests/test_ordered.py", "tests/test_deletion.py"
 NEAR = "tests/test_near.py"
+NEAR_LISTS = "tests/test_near_lists.py"
 ODD, WRITING = "tests/test_odd_queries.py", "tests/test_writing.py"
 
 
@@ -162,6 +163,9 @@ MUTATIONS = [
     _c("slope of many", "many_bound.h", "scale * 65536 * (1 - 0x1p-20)", "scale * 65536 * 1.5", MANY),
     _py("table_errors", "codec/tables.py", "unit = 1.2 *", "unit = 0 *", EXACT),
     _py("near ones not again", "search/near.py", "SHARE = 2.0**-12", "SHARE = 0.0 ", NEAR),
+    _py("near ones in lists not again", "search/near.py", "LIST_SHARE = 2.0**-10", "LIST_SHARE = 0.0 ", NEAR_LISTS),
+    _c("few queries' near ones in lists", "lists.pxi", "if self.share and", "if False and", NEAR_LISTS),
+    _py("float32 sums of centres", "search/lists_near.py", ".astype(np.float64)", "", NEAR_LISTS),
     _py("no margin of near ones", "search/near.py", "2.0**-24 * roundings", "0.0 * roundings", NEAR),
     _c(
         "one query's near ones",

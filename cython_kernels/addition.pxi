@@ -70,17 +70,23 @@ cdef class OneVectorEncoder:
         return 0
 
 
+cdef tuple attributes_of(object index, tuple names):
+    """The index's own attributes; None where it has the one of its class."""
+    return tuple([index.__dict__.get(name) for name in names])
+
+
 cdef class DirectAddition:
     """Additions of one vector to an index with lists in memory, while all but the lists stays the same.
 
     index, invlists : FAISS's objects.
-    version, weights : of the index when this was made, compared by value.
+    names : of the index's attributes that a code depends on, besides what `unchanged` compares.
     unchanged : all else that a code depends on, and which lists there are.
     nearest : finds the list.
     centres : (nlist, d), what is subtracted from the vectors of each list.
     """
 
-    cdef object index, invlists, version, weights
+    cdef object index, invlists
+    cdef tuple names, values
     cdef Unchanged unchanged
     cdef OneVectorEncoder encoder
     cdef CentreScan nearest
@@ -88,10 +94,10 @@ cdef class DirectAddition:
     cdef object store, resize, size_of, ntotal, set_ntotal, code, code_pointer
     cdef bint busy
 
-    def __init__(self, object index, object invlists, object version, object weights, Unchanged unchanged,
-                 OneVectorEncoder encoder, CentreScan nearest, const float[:, ::1] centres):
+    def __init__(self, object index, object invlists, tuple names, Unchanged unchanged, OneVectorEncoder encoder,
+                 CentreScan nearest, const float[:, ::1] centres):
         self.index, self.invlists = index.this, invlists.this
-        self.version, self.weights, self.unchanged = version, weights, unchanged
+        self.names, self.values, self.unchanged = names, attributes_of(index, names), unchanged
         self.encoder, self.nearest, self.centres = encoder, nearest, centres
         lists = faiss.InvertedLists
         self.store, self.resize = method_of(lists, "add_entry"), method_of(lists, "resize")
@@ -100,11 +106,17 @@ cdef class DirectAddition:
         self.code = np.empty(encoder.code_size, np.uint8)
         self.code_pointer = faiss.swig_ptr(self.code)
 
-    def is_good(self, object index, object version, object weights):
+    cpdef bint is_good(self, object index) except -1:
         """Whether the index still is what this was made for."""
-        return index is self.index and version == self.version and weights == self.weights and self.unchanged.holds()
+        cdef dict own = index.__dict__  # once: FAISS's getters make Python forget where classes have their attributes
+        if own.get("this") is not self.index:
+            return False
+        for name, value in zip(self.names, self.values):
+            if own.get(name) != value:
+                return False
+        return self.unchanged.holds()
 
-    def add(self, object index, object version, object weights, object x, object ids, list sizes):
+    def add(self, object index, object x, object ids, list sizes):
         """Store one vector; False, and nothing is changed, where arguments or index take a closer look.
 
         ids : array of its id, or None: it gets ntotal.
@@ -116,7 +128,7 @@ cdef class DirectAddition:
         if self.busy or not cnp.PyArray_Check(x):
             return False
         cdef const float *vector = query_of(x, d)
-        if vector == NULL or not self.is_good(index, version, weights):
+        if vector == NULL or not self.is_good(index):
             return False
         if ids is not None and not (
             cnp.PyArray_Check(ids) and cnp.PyArray_NDIM(ids) == 1 and cnp.PyArray_DIM(ids, 0) == 1

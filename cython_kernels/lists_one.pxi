@@ -15,8 +15,8 @@ cdef class OneQueryListScan(OneQueryScan):
     cdef CentreScan centres
     cdef size_t nprobe, max_codes
 
-    def __init__(self, Unchanged unchanged, object derived, ListScan lists, ListReader reader,
-                 CentreScan centres, size_t nprobe, size_t max_codes):
+    def __init__(self, Unchanged unchanged, object derived, ListScan lists, ListReader reader, CentreScan centres,
+                 size_t nprobe, size_t max_codes):
         self.unchanged, self.derived, self.lists, self.reader = unchanged, derived, lists, reader
         self.centres, self.nprobe, self.max_codes = centres, nprobe, max_codes
 

@@ -20,6 +20,8 @@ from .registry import require_index, stands_for
 from .tensors import accepts_tensors
 
 _BEAM = faiss.ResidualQuantizer.max_beam_size.fget
+#: Attributes of an index that codes depend on.
+_WEIGHTS = "_prefix_weight", "_parallel_weight", "_trained_parallel_weight"
 _DIRECT_MAP = faiss.DirectMap.type.fget
 
 
@@ -212,10 +214,10 @@ class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
             super().add_with_ids(x, ids, numeric_type)
 
     def _added_directly(self, x: npt.ArrayLike, ids: npt.ArrayLike | None, numeric_type: int) -> bool:
-        if self._addition is None or numeric_type != faiss.Float32 or threads.forked:
+        addition = self._addition
+        if addition is None or numeric_type != faiss.Float32 or threads.forked:
             return False
-        sizes = self._sizes_before if under_way() else None
-        return bool(self._addition.add(self.this, self._version, self._weights, x, ids, sizes))
+        return bool(addition.add(self, x, ids, self._sizes_before if under_way() else None))
 
     def _add(self, x: Floats) -> None:
         self._store(x, None)
@@ -226,7 +228,7 @@ class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
 
     def _prepare_addition(self) -> None:
         """Let later additions of one vector go to the kernels at once, where they can."""
-        if self._addition is not None and self._addition.is_good(self.this, self._version, self._weights):
+        if self._addition is not None and self._addition.is_good(self):
             return
         self._addition, known = None, self._current()
         if known.nearest is None or known.reader is None or self.direct_map.type != faiss.DirectMap.NoMap:
@@ -236,8 +238,7 @@ class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
             self._addition = _kernels.DirectAddition(
                 self,
                 self.invlists,
-                self._version,
-                self._weights,
+                ("_version", *_WEIGHTS),
                 self._unchanged((self.rq, _BEAM), (self.direct_map, _DIRECT_MAP)),
                 encoder,
                 known.nearest.scan,

@@ -12,8 +12,10 @@ import numpy.typing as npt
 from .. import _kernels
 from ..codec import Floats
 from ..search import lists as scan
+from ..search.centres import Centres, NearestCentres
 from ..search.coarse import search_lists
 from ..search.derived import Bytes
+from ..search.flat import MISSING
 from ..search.list_masks import ListMasks
 from ..search.masks import admits_all
 from ..search.selection import Labels, selector_of
@@ -157,7 +159,7 @@ class ListsSearched(Quantized):
     ) -> tuple[Floats, Labels, Floats]:
         D, I, places, codes = self._search_codes(x, k, self._asked(params))
         R = np.full((len(x), k, self.d), np.nan, np.float32)
-        here = I >= 0
+        here = places >= 0  # ids may be negative
         quantizer = self.residual_quantizer
         unpacked = _kernels.unpack_codes(np.ascontiguousarray(codes[here]), self._asked_levels(params), quantizer.nbits)
         R[here] = quantizer.decode(unpacked) + self._list_centres[places[here] >> 32]
@@ -187,7 +189,8 @@ class ListsSearched(Quantized):
         nearest, labels, places, plain = nearest_of_finite(
             x, self.metric_type, lambda x: self._search_codes(x, k, asked)
         )
-        places[labels < 0], plain[labels < 0] = -1, 255
+        overflowed = np.abs(nearest) == MISSING
+        places[overflowed], plain[overflowed] = -1, 255
         codes = np.empty(shape, np.uint8) if codes is None else codes
         numbers = (places >> 32).astype("<i8").view(np.uint8).reshape(len(x), k, 8)
         codes[..., :coarse_size] = numbers[..., :coarse_size]
@@ -268,7 +271,7 @@ class ListsSearched(Quantized):
                 mask.apply(asked.selector, lists, derived.digests[:, 0])
             yield lists
 
-    def _plain_centres(self, known: KnownLists) -> scan.NearestCentres | None:
+    def _plain_centres(self, known: KnownLists) -> NearestCentres | None:
         """What finds the lists to probe, where they are those of the nearest centres."""
         distances = self.metric_type == known.coarse.metric_type == faiss.METRIC_L2
         return known.nearest if distances else None
@@ -361,7 +364,7 @@ class ListsSearched(Quantized):
         derived = known.derived.get(levels)
         if derived is None:
             quantizer = self.residual_quantizer
-            centres = scan.Centres(known.centres, quantizer, self.metric_type)
+            centres = Centres(known.centres, quantizer, self.metric_type)
             derived = scan.DerivedLists(quantizer, centres, levels)
             if known.has_room(self.ntotal, self.derived_bytes_per_vector, derived):
                 known.derived[levels] = derived

@@ -19,15 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels
-from ..codec import Floats, ProgressiveQuantizer, centre_of, threads
+from ..codec import Floats, ProgressiveQuantizer, threads
+from .centres import Centres, NearestCentres
 from .flat import grow_until_too_far
+from .lists_near import NearLists, Scanned
+from .near import LIST_SHARE, OTHER_ROUNDINGS, Ranges
 from .selection import Labels
 
 _TABLE_BYTES = 32 << 20  # of distance tables held at a time by a thread
 _PRODUCT_LISTS = 64  # lists whose products with all codewords are held at a time
 _FEW_PROBES = 256  # of all queries of a call, up to which it is not cut into threads
 _WORTH_A_THREAD = 1 << 16  # distances; several times what it costs to start a task
-_SCORES = 1 << 18  # of vectors and centres held at a time: they stay in the cache
 _MOST_SCANNED = (1 << 32) - 1  # vectors by one query, which numbers them in 32 bits
 
 
@@ -63,90 +65,6 @@ def _opened_one_by_one(invlists: faiss.InvertedLists, numbers: Labels) -> Iterat
             invlists.release_ids(number, ids)
 
 
-class Centres:
-    """The lists' centres as a search needs them.
-
-    For METRIC_L2 queries and centres are moved by what `centre_of` gives of the centres, and by the quantizer's own
-    centre: float32 keeps its precision on data far from the origin, where large terms would cancel.
-
-    Attributes
-    ----------
-    padded : array, shape (nlist, stride), float32
-        Zeros behind the d columns, to a multiple of 16.
-    """
-
-    def __init__(self, centres: Floats, quantizer: ProgressiveQuantizer, metric: int) -> None:
-        self.metric = metric
-        self.d = centres.shape[1]
-        self.mean = np.zeros(self.d, np.float32)
-        if metric == faiss.METRIC_L2:
-            self.mean = centre_of(centres)
-            centres = centres - self.mean
-        else:
-            centres = centres + quantizer.centre
-        self.padded = _padded(centres)
-
-
-def _padded(x: Floats) -> Floats:
-    if x.shape[1] % _kernels.PANEL == 0:
-        return np.ascontiguousarray(x)
-    padded = _kernels.aligned_empty((len(x), -(-x.shape[1] // _kernels.PANEL) * _kernels.PANEL))
-    padded[:, : x.shape[1]] = x
-    padded[:, x.shape[1] :] = 0
-    return padded
-
-
-class NearestCentres:
-    """Finds the centres of a flat coarse quantizer that are nearest to a vector, whatever vectors come with it.
-
-    FAISS's products depend in their last bits on how many vectors it is given, so that a vector between two centres
-    would be put into the one list or the other; what is built in parts shall be what is built in one go.
-
-    Attributes
-    ----------
-    scan : _kernels.CentreScan
-        The same for one vector.
-    """
-
-    def __init__(self, centres: Floats, metric: int) -> None:
-        self._mean = np.zeros(centres.shape[1], np.float32)
-        if metric == faiss.METRIC_L2:
-            self._mean = centre_of(centres)
-        moved = np.ascontiguousarray(centres - self._mean)
-        panels = _kernels.pack_panels(moved)
-        self._bias = np.zeros(panels.shape[0] * _kernels.PANEL, np.float32)
-        if metric == faiss.METRIC_L2:
-            _kernels.squared_norms(moved, self._bias[: len(moved)])
-        self.scan = _kernels.CentreScan(self._mean, panels, self._bias, len(moved))
-
-    def first(self, x: Floats) -> Labels:
-        """The number of the nearest centre of every vector, shape (n,); -1 where there is none (NaN, infinity)."""
-        numbers = self.of(x, 1)[:, 0]
-        squares = np.einsum("ij,ij->i", x, x)
-        if not np.isfinite(squares).all():
-            numbers[~np.isfinite(squares)] = -1
-        return numbers
-
-    def of(self, x: Floats, k: int) -> Labels:
-        """The numbers of the k nearest centres, shape (n, k), nearest first; x is finite."""
-        moved = x - self._mean
-        numbers = np.empty((len(x), k), np.int64)
-        rows = max(32, _SCORES // len(self._bias))
-
-        def find(part: slice) -> None:
-            for start in range(part.start, part.stop, rows):
-                cut = slice(start, min(start + rows, part.stop))
-                self.scan.nearest(moved[cut], numbers[cut])
-
-        n_threads = len(x) * self.scan.n // _WORTH_A_THREAD
-        if n_threads > 1:
-            n_threads = min(faiss.omp_get_max_threads(), n_threads)
-            threads.run(find, [(cut,) for cut in threads.slices(len(x), n_threads)])
-        else:
-            find(slice(0, len(x)))
-        return numbers
-
-
 class DerivedLists:
     """Terms, their bins and the radius of every list, at one prefix length; made when a list is first probed."""
 
@@ -164,6 +82,8 @@ class DerivedLists:
         norms = np.empty(nlist, np.float32)
         _kernels.squared_norms(centres.padded, norms)
         self.errors = quantizer.table_errors(norms, levels) if self._has_terms else np.zeros(nlist, np.float32)
+        farthest = float(np.sqrt(norms.max()))
+        self.near = NearLists(quantizer, levels, centres.given, centres.mean + quantizer.centre, farthest)
         tables = _kernels.QueryTables(
             not self._has_terms,
             quantizer.products(levels),
@@ -207,6 +127,9 @@ class DerivedLists:
             self.term_magnitude,
             self.radius,
             self.errors,
+            LIST_SHARE * OTHER_ROUNDINGS if self._has_terms else 0.0,
+            quantizer.common_length(levels),
+            farthest,
         )
         self._lock = threading.Lock()
 
@@ -383,6 +306,34 @@ def search(
     if counts.sum(axis=1).max(initial=0) >= _MOST_SCANNED:
         raise RuntimeError(f"IndexIVFDPQ: a query scans at most {_MOST_SCANNED - 1} vectors; lower nprobe or max_codes")
     derived.update(lists)
+    scanned = Scanned(lists, xq, keys, counts)
+    if derived.centres.metric != faiss.METRIC_L2:
+        return _nearest_sums(derived, scanned, k, places, refined_by)
+    places = np.empty((len(xq), k), np.int64) if places is None else places
+    found = _nearest_sums(derived, scanned, k, places, refined_by)
+
+    def within(scanned: Scanned, reach: Floats) -> Ranges:
+        if refined_by is None:
+            return _range_of_sums(derived, scanned, reach)
+        candidates = np.empty((len(scanned.xq), refined_by[1]), np.int64)
+        D = _nearest_sums(derived, scanned, refined_by[1], candidates, refined_by).D
+        here = candidates >= 0
+        return np.append(0, np.cumsum(here.sum(axis=1))), D[here], candidates[here]
+
+    compared_by = derived if refined_by is None else refined_by[0]
+    compared_by.near.nearest(scanned, found.D, found.I, places, within)
+    return found
+
+
+def _nearest_sums(
+    derived: DerivedLists,
+    scanned: Scanned,
+    k: int,
+    places: Labels | None,
+    refined_by: tuple[DerivedLists, int] | None = None,
+) -> Found:
+    """`search` by float32 sums."""
+    lists, xq, keys, counts = scanned
     found = Found(np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64))
     n_threads = min(faiss.omp_get_max_threads(), int(counts.sum()) // _WORTH_A_THREAD)
     most = max(1, _TABLE_BYTES // (4 * derived.levels * derived.quantizer.K))
@@ -416,11 +367,24 @@ def range_search(
     D : array, shape (lims[-1],), float32
     I : array, shape (lims[-1],), int64
     """
+    derived.update(lists)
+    scanned = Scanned(lists, xq, keys, counts)
+
+    def find(scanned: Scanned, reach: float | Floats) -> Ranges:
+        return _range_of_sums(derived, scanned, reach)
+
+    of_sums = derived.centres.metric != faiss.METRIC_L2
+    lims, D, places = find(scanned, thresh) if of_sums else derived.near.within(scanned, thresh, find)
+    return lims, D, scanned.ids(places)
+
+
+def _range_of_sums(derived: DerivedLists, scanned: Scanned, thresh: float | Floats) -> Ranges:
+    """`range_search` by float32 sums: lims, D and places; `thresh` of all queries, or one each."""
 
     def nearest(queries: npt.NDArray[np.intp], k: int) -> tuple[Floats, Labels]:
-        found = search(derived, lists, xq[queries], keys[queries], counts[queries], k)
-        return found.D, found.I
+        places = np.empty((len(queries), k), np.int64)
+        return _nearest_sums(derived, scanned.of(queries), k, places).D, places
 
-    most = int(counts.sum(axis=1).max(initial=0))
+    most = int(scanned.counts.sum(axis=1).max(initial=0))
     nearer = np.less if derived.centres.metric == faiss.METRIC_L2 else np.greater
-    return grow_until_too_far(nearest, len(xq), most, nearer, thresh)
+    return grow_until_too_far(nearest, len(scanned.xq), most, nearer, thresh)
