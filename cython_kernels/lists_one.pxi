@@ -35,8 +35,8 @@ cdef class OneQueryListScan(OneQueryScan):
         with nogil:
             self.centres.nearest_to(query, self.nprobe, &own)
         cdef bint found = self.lists.few(
-            self.reader, query, 1, own.numbers, self.nprobe, self.max_codes, k, scratch.memory + size, distances, labels,
-            mask,
+            self.reader, query, 1, own.numbers, self.nprobe, self.max_codes, k, scratch.memory + size, distances,
+            labels, mask,
         )
         scratch.lent = False
         counted.direct_lists += found

@@ -300,6 +300,16 @@ class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
             raise RuntimeError("IndexIVFDPQ.sa_encode: x has vectors that belong to no list (NaN)")
         codes[:] = self._sa_codes(quantizer, x, lists)
 
+    def _check_codes(self, codes: Bytes, method: str) -> None:
+        size = self.coarse_code_size()
+        numbers = np.zeros((len(codes), 8), np.uint8)
+        numbers[:, :size] = codes[:, :size]
+        lists = numbers.view("<i8")
+        if lists.size and lists.max() >= self.nlist:
+            raise RuntimeError(
+                f"{self._call(method)}: a code is of list {lists.max()}, the index has nlist={self.nlist}"
+            )
+
     # ---- prefixes, memory ------------------------------------------------------------------------------------------
 
     def truncate(self, levels: int) -> "IndexIVFDPQ":
