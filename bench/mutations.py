@@ -62,7 +62,7 @@ MUTATIONS = [
     _c("batches not done again", "scan_batch_impl.h", "if (rank < k && batch", "if (0 && batch", GUESSES),
     _c("one query not done again", "scan_single_impl.h", "if (rank < k && search", "if (0 && search", GUESSES),
     _c("batch without bytes", "scan_batch_impl.h", "g->bytes ? 0 : 0xff", "0xff", PATHS),
-    _c("few are not put together", "scan_single_impl.h", "allowed * SINGLE_SPARSE >= n", "1", FILTERS),
+    _c("few are not put together", "scan_single_impl.h", "allowed * SINGLE_GATHERED >= n", "1", FILTERS),
     _c("few are not copied", "scan.pxi", "elif self.copies is None and", "elif False and", FILTERS),
     _c(
         "few of a list are not scored alone",
@@ -105,6 +105,13 @@ MUTATIONS = [
     ),
     # What is refused, and what is not.
     _py("mapped files are written to", "index/base.py", "if mapped is not None:", "if False:", "tests/test_mapped.py"),
+    _py(
+        "keys of no vector",
+        "index/reconstruction.py",
+        "if places is not None:",
+        "if False:",
+        "tests/test_reconstruction.py",
+    ),
     _py("infinite queries", "index/finite.py", "I[none] = -1", "pass", ODD),
     _py("links are replaced", "index/writing.py", "target = os.path.realpath(path)", "target = path", WRITING),
     _py(
