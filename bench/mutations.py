@@ -27,6 +27,7 @@ FILTERS, FILTERED_LISTS = "tests/test_filters.py", "tests/test_filtered_lists.py
 SHARDS, INPUTS = "tests/test_shards.py", "tests/test_shards_inputs.py"
 ORDERED, DELETION = "tests/test_ordered.py", "tests/test_deletion.py"
 NEAR = "tests/test_near.py"
+NEAR_LISTS = "tests/test_near_lists.py"
 ODD, WRITING = "tests/test_odd_queries.py", "tests/test_writing.py"
 
 
@@ -62,7 +63,7 @@ MUTATIONS = [
     _c("batches not done again", "scan_batch_impl.h", "if (rank < k && batch", "if (0 && batch", GUESSES),
     _c("one query not done again", "scan_single_impl.h", "if (rank < k && search", "if (0 && search", GUESSES),
     _c("batch without bytes", "scan_batch_impl.h", "g->bytes ? 0 : 0xff", "0xff", PATHS),
-    _c("few are not put together", "scan_single_impl.h", "allowed * SINGLE_SPARSE >= n", "1", FILTERS),
+    _c("few are not put together", "scan_single_impl.h", "allowed * SINGLE_GATHERED >= n", "1", FILTERS),
     _c("few are not copied", "scan.pxi", "elif self.copies is None and", "elif False and", FILTERS),
     _c(
         "few of a list are not scored alone",
@@ -111,6 +112,13 @@ MUTATIONS = [
     ),
     # What is refused, and what is not.
     _py("mapped files are written to", "index/base.py", "if mapped is not None:", "if False:", "tests/test_mapped.py"),
+    _py(
+        "keys of no vector",
+        "index/reconstruction.py",
+        "if places is not None:",
+        "if False:",
+        "tests/test_reconstruction.py",
+    ),
     _py("infinite queries", "index/finite.py", "I[none] = -1", "pass", ODD),
     _py("links are replaced", "index/writing.py", "target = os.path.realpath(path)", "target = path", WRITING),
     _py(
@@ -171,6 +179,9 @@ MUTATIONS = [
     _c("slope of many", "many_bound.h", "scale * 65536 * (1 - 0x1p-20)", "scale * 65536 * 1.5", MANY),
     _py("table_errors", "codec/tables.py", "unit = 1.2 *", "unit = 0 *", EXACT),
     _py("near ones not again", "search/near.py", "SHARE = 2.0**-12", "SHARE = 0.0 ", NEAR),
+    _py("near ones in lists not again", "search/near.py", "LIST_SHARE = 2.0**-10", "LIST_SHARE = 0.0 ", NEAR_LISTS),
+    _c("few queries' near ones in lists", "lists.pxi", "if self.share and", "if False and", NEAR_LISTS),
+    _py("float32 sums of centres", "search/lists_near.py", ".astype(np.float64)", "", NEAR_LISTS),
     _py("no margin of near ones", "search/near.py", "2.0**-24 * roundings", "0.0 * roundings", NEAR),
     _c(
         "one query's near ones",

@@ -70,42 +70,53 @@ cdef class OneVectorEncoder:
         return 0
 
 
+cdef tuple attributes_of(object index, tuple names):
+    """The index's own attributes; None where it has the one of its class."""
+    return tuple([index.__dict__.get(name) for name in names])
+
+
 cdef class DirectAddition:
     """Additions of one vector to an index with lists in memory, while all but the lists stays the same.
 
-    index, invlists, coarse : FAISS's objects.
-    version, weights : of the index when this was made, compared by value.
+    index, invlists : FAISS's objects.
+    names : of the index's attributes that a code depends on, besides what `unchanged` compares.
     unchanged : all else that a code depends on, and which lists there are.
+    nearest : finds the list.
     centres : (nlist, d), what is subtracted from the vectors of each list.
     """
 
-    cdef object index, invlists, coarse, version, weights
+    cdef object index, invlists
+    cdef tuple names, values
     cdef Unchanged unchanged
     cdef OneVectorEncoder encoder
+    cdef CentreScan nearest
     cdef const float[:, ::1] centres
-    cdef object find, store, resize, size_of, ntotal, set_ntotal
-    cdef object x, x_pointer, distance, distance_pointer, number, number_pointer, code, code_pointer
+    cdef object store, resize, size_of, ntotal, set_ntotal, code, code_pointer
     cdef bint busy
 
-    def __init__(self, object index, object invlists, object coarse, object version, object weights,
-                 Unchanged unchanged, OneVectorEncoder encoder, const float[:, ::1] centres):
-        self.index, self.invlists, self.coarse = index.this, invlists.this, coarse.this
-        self.version, self.weights, self.unchanged = version, weights, unchanged
-        self.encoder, self.centres = encoder, centres
-        self.find, lists = method_of(faiss.Index, "search"), faiss.InvertedLists
+    def __init__(self, object index, object invlists, tuple names, Unchanged unchanged, OneVectorEncoder encoder,
+                 CentreScan nearest, const float[:, ::1] centres):
+        self.index, self.invlists = index.this, invlists.this
+        self.names, self.values, self.unchanged = names, attributes_of(index, names), unchanged
+        self.encoder, self.nearest, self.centres = encoder, nearest, centres
+        lists = faiss.InvertedLists
         self.store, self.resize = method_of(lists, "add_entry"), method_of(lists, "resize")
         self.size_of = method_of(lists, "list_size")
         self.ntotal, self.set_ntotal = faiss.Index.ntotal.fget, faiss.Index.ntotal.fset
-        self.x, self.distance = np.empty(centres.shape[1], np.float32), np.empty(1, np.float32)
-        self.number, self.code = np.empty(1, np.int64), np.empty(encoder.code_size, np.uint8)
-        self.x_pointer, self.distance_pointer = faiss.swig_ptr(self.x), faiss.swig_ptr(self.distance)
-        self.number_pointer, self.code_pointer = faiss.swig_ptr(self.number), faiss.swig_ptr(self.code)
+        self.code = np.empty(encoder.code_size, np.uint8)
+        self.code_pointer = faiss.swig_ptr(self.code)
 
-    def is_good(self, object index, object version, object weights):
+    cpdef bint is_good(self, object index) except -1:
         """Whether the index still is what this was made for."""
-        return index is self.index and version == self.version and weights == self.weights and self.unchanged.holds()
+        cdef dict own = index.__dict__  # once: FAISS's getters make Python forget where classes have their attributes
+        if own.get("this") is not self.index:
+            return False
+        for name, value in zip(self.names, self.values):
+            if own.get(name) != value:
+                return False
+        return self.unchanged.holds()
 
-    def add(self, object index, object version, object weights, object x, object ids, list sizes):
+    def add(self, object index, object x, object ids, list sizes):
         """Store one vector; False, and nothing is changed, where arguments or index take a closer look.
 
         ids : array of its id, or None: it gets ntotal.
@@ -117,7 +128,7 @@ cdef class DirectAddition:
         if self.busy or not cnp.PyArray_Check(x):
             return False
         cdef const float *vector = query_of(x, d)
-        if vector == NULL or not self.is_good(index, version, weights):
+        if vector == NULL or not self.is_good(index):
             return False
         if ids is not None and not (
             cnp.PyArray_Check(ids) and cnp.PyArray_NDIM(ids) == 1 and cnp.PyArray_DIM(ids, 0) == 1
@@ -126,16 +137,13 @@ cdef class DirectAddition:
             return False
         self.busy = True
         try:
-            return self.added(vector, d, None if ids is None else (<int64_t *>cnp.PyArray_DATA(ids))[0], sizes)
+            return self.added(vector, None if ids is None else (<int64_t *>cnp.PyArray_DATA(ids))[0], sizes)
         finally:
             self.busy = False
 
-    cdef bint added(self, const float *vector, size_t d, object id, list sizes) except -1:
-        cdef cnp.ndarray number_array = self.number, code = self.code, own = self.x
-        cdef int64_t number
-        memcpy(cnp.PyArray_DATA(own), vector, d * sizeof(float))
-        self.find(self.coarse, 1, self.x_pointer, 1, self.distance_pointer, self.number_pointer)
-        number = (<int64_t *>cnp.PyArray_DATA(number_array))[0]
+    cdef bint added(self, const float *vector, object id, list sizes) except -1:
+        cdef cnp.ndarray code = self.code
+        cdef int64_t number = self.list_of(vector)
         if number < 0:
             return False
         self.encoder.encode(vector, &self.centres[number, 0], <uint8_t *>cnp.PyArray_DATA(code))
@@ -150,3 +158,17 @@ cdef class DirectAddition:
         self.set_ntotal(self.index, ntotal + 1)
         counted.added_directly += 1
         return True
+
+    cdef int64_t list_of(self, const float *vector) except? -1:
+        """The number of a vector's list; -1 where that takes a closer look."""
+        cdef centres_work work
+        cdef Scratch scratch = scratch_of_thread(self.nearest.lay_out(NULL, 1, &work))
+        cdef float squares = 0
+        cdef size_t j
+        self.nearest.lay_out(scratch.memory, 1, &work)
+        for j in range(self.nearest.d):
+            squares += vector[j] * vector[j]
+        if not squares < FLT_MAX / 2:
+            return -1
+        self.nearest.nearest_to(vector, 1, &work)
+        return work.numbers[0]

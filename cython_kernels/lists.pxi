@@ -1,28 +1,5 @@
 # Inverted lists: the scan of the lists that queries probe.
 
-cdef extern from "least_scores.h" nogil:
-    size_t dpq_topk_capacity(size_t k)
-    void dpq_least_scores(const float *scores, size_t n, size_t k, uint64_t *keys, int64_t *numbers)
-
-
-def least_rows(
-    const float[:, ::1] x, const float[:, :, ::1] panels, const float[::1] bias, size_t n, int64_t[:, ::1] out
-):
-    """out[i] = the rows j < n of a packed matrix with the least bias[j] - 2<x[i], row j>, least first."""
-    cdef size_t k = out.shape[1], q
-    cdef float[:, ::1] scores = aligned_empty((x.shape[0], panels.shape[0] * DPQ_PANEL))
-    cdef uint64_t[::1] keys = np.empty(dpq_topk_capacity(k), np.uint64)
-    if x.shape[0] == 0:
-        return
-    with nogil:
-        kernels.linear(
-            &x[0, 0], x.shape[0], x.shape[1], &panels[0, 0, 0], panels.shape[0], &bias[0], -2.0,
-            &scores[0, 0], scores.shape[1],
-        )
-        for q in range(<size_t>x.shape[0]):
-            dpq_least_scores(&scores[q, 0], n, k, &keys[0], &out[q, 0])
-
-
 cdef enum:
     # Vectors of a list that are added to what is derived from it, with the GIL, where the search is of few queries, and
     # where it is of many: more are worth several threads.
@@ -57,9 +34,12 @@ cdef class ListScan:
         codes.
     centres : (nlist, stride), zero-padded to a multiple of 16.
     The other arrays, (nlist,), are those of dpq_lists.h.
+    share, length, farthest : `search_few` leaves queries to others with distances that are to be compared again, below
+        share (2 ||q|| + 2 min(||q|| + length, farthest) + length) length (see search/near.py); a share of 0: none are.
     """
 
     cdef dpq_lists lists
+    cdef double share, length, farthest
     cdef QueryTables tables
     cdef bint checks_all
     cdef int64_t[::1] sizes
@@ -83,7 +63,11 @@ cdef class ListScan:
         const float[::1] term_magnitude,
         const float[::1] radius,
         const float[::1] errors,
+        double share,
+        double length,
+        double farthest,
     ):
+        self.share, self.length, self.farthest = share, length, farthest
         self.kept = (centres, bins, terms, term_min, term_step, term_magnitude, radius, errors)
         self.tables, self.growth, self.checks_all = tables, growth, checks_everything()
         self.sizes, self.digests = sizes, digests
@@ -213,7 +197,8 @@ cdef class ListScan:
 
         max_codes : as faiss.IndexIVF.max_codes; 0 where there is a mask.
 
-        Returns False, and writes nothing, if a list is not what all, or its mask, is derived from.
+        Returns False, and the results say nothing, if a list is not what all, or its mask, is derived from, or if
+        something is to be compared again.
         """
         cdef size_t nq = xq.shape[0], nprobe = keys.shape[1], k = distances.shape[1]
         cdef Scratch scratch = scratch_of_thread(self.few_size(reader, nq, nprobe, k))
@@ -261,9 +246,22 @@ cdef class ListScan:
             lists.allowed, lists.admitted = &mask.address_of[0], &mask.admitted_of[0]
         with nogil:
             self.scan(xq, &lists, &probes, own.ids, k, &work, scratch, distances, labels, NULL, &counters)
+        if self.share and self.has_near(distances, nq, k, work.norms):
+            return False
         count_lists(&counters)
         count_searches(nq, nprobe, own.counts)
         return True
+
+    cdef bint has_near(self, const float *distances, size_t nq, size_t k, const float *norms) noexcept nogil:
+        """Whether the nearest of some query is to be compared again."""
+        cdef size_t q
+        cdef double length
+        for q in range(nq):
+            length = sqrt(norms[q])
+            length = (2 * (length + min(length + self.length, self.farthest)) + self.length) * self.length
+            if distances[q * k] < self.share * length:
+                return True
+        return False
 
     cdef bint count(self, const dpq_lists *lists, const dpq_probes *probes, const uint64_t *ids, size_t max_codes,
                     int64_t *counts, ListsMask mask) except -1:

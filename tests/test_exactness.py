@@ -18,6 +18,7 @@ import faiss_dpq
 from faiss_dpq.codec import ProgressiveQuantizer
 from faiss_dpq.search import flat as _scan
 from faiss_dpq.search import lists as _lists
+from faiss_dpq.search.centres import Centres
 from faiss_dpq.search.near import limits_and_errors
 
 L2, INNER_PRODUCT = faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT
@@ -402,7 +403,7 @@ def test_tables_and_terms_of_lists_err_within_their_bounds(simd, metric):
     found, bounds = errors(metric)
     assert (found <= bounds).all()
     assert (found > bounds / 30).any()
-    centres = _lists.Centres(np.concatenate([x, -x]), quantizer, metric)
+    centres = Centres(np.concatenate([x, -x]), quantizer, metric)
     bounds = _lists.DerivedLists(quantizer, centres, levels).errors
     if metric == L2:  # terms hold 2 <w, c>; there are none for inner products
         assert (2 * errors(INNER_PRODUCT)[0] <= bounds[: len(x)]).all()

@@ -18,6 +18,7 @@ from ..search.selection import Labels
 from ..training import check_values
 from .changes import all_or_nothing, contents, training
 from .mapped import mapped_part
+from .reconstruction import Reconstructs
 from .registry import downcast_index
 from .settings import python_state, set_state
 from .tensors import accepts_tensors
@@ -28,7 +29,7 @@ _CHANGING = ("train", "update_vectors", *_ADDING)  # of the methods that take ve
 _OFTEN = ("remove_ids", *_ADDING)
 
 
-class Base(faiss.Index):
+class Base(Reconstructs):
     """The methods that all indexes of this package have in common, with FAISS's signatures."""
 
     # Class attributes: FAISS's __setattr__ refuses names that the class does not have.
@@ -53,10 +54,6 @@ class Base(faiss.Index):
         for inner in self._inner_indexes():
             if isinstance(inner, Base):
                 inner.invalidate()
-
-    def _inner_indexes(self) -> list[faiss.Index]:
-        """The indexes within, as Python objects, in a fixed order."""
-        return []
 
     def remove_ids(self, x: npt.NDArray[np.int64] | faiss.IDSelector) -> int:
         """Remove the vectors that a selector admits, or of the given ids, shape (n,), int64; returns their number.

@@ -359,9 +359,10 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         Raises
         ------
         RuntimeError
-            If the index is mapped from a file.
+            If the index is mapped from a file, or has no vector that perm names.
         """
         self._check_writable("permute_entries")
+        self._check_keys(perm, "permute_entries")
         try:
             super().permute_entries(perm)
         finally:

@@ -20,6 +20,8 @@ from .registry import require_index, stands_for
 from .tensors import accepts_tensors
 
 _BEAM = faiss.ResidualQuantizer.max_beam_size.fget
+#: Attributes of an index that codes depend on.
+_WEIGHTS = "_prefix_weight", "_parallel_weight", "_trained_parallel_weight"
 _DIRECT_MAP = faiss.DirectMap.type.fget
 
 
@@ -122,7 +124,7 @@ class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
         """The list of every vector, shape (n,); -1 where the coarse quantizer finds none (NaN)."""
         known = self._current()
         if known.nearest is not None:
-            return known.nearest.of(x)
+            return known.nearest.first(x)
         return known.coarse.search(x, 1)[1][:, 0]
 
     # ---- train, add ----------------------------------------------------------------------------------------------
@@ -212,10 +214,10 @@ class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
             super().add_with_ids(x, ids, numeric_type)
 
     def _added_directly(self, x: npt.ArrayLike, ids: npt.ArrayLike | None, numeric_type: int) -> bool:
-        if self._addition is None or numeric_type != faiss.Float32 or threads.forked:
+        addition = self._addition
+        if addition is None or numeric_type != faiss.Float32 or threads.forked:
             return False
-        sizes = self._sizes_before if under_way() else None
-        return bool(self._addition.add(self.this, self._version, self._weights, x, ids, sizes))
+        return bool(addition.add(self, x, ids, self._sizes_before if under_way() else None))
 
     def _add(self, x: Floats) -> None:
         self._store(x, None)
@@ -226,22 +228,20 @@ class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
 
     def _prepare_addition(self) -> None:
         """Let later additions of one vector go to the kernels at once, where they can."""
-        if self._addition is not None and self._addition.is_good(self.this, self._version, self._weights):
+        if self._addition is not None and self._addition.is_good(self):
             return
         self._addition, known = None, self._current()
-        plain = isinstance(known.coarse, faiss.IndexFlatCodes) and not isinstance(known.coarse, Base)
-        if not plain or known.reader is None or self.direct_map.type != faiss.DirectMap.NoMap:
+        if known.nearest is None or known.reader is None or self.direct_map.type != faiss.DirectMap.NoMap:
             return
         encoder = self.residual_quantizer.one_vector_encoder(self.beam_size, *self._weights, self._along_whole)
         if encoder is not None:
             self._addition = _kernels.DirectAddition(
                 self,
                 self.invlists,
-                known.coarse,
-                self._version,
-                self._weights,
+                ("_version", *_WEIGHTS),
                 self._unchanged((self.rq, _BEAM), (self.direct_map, _DIRECT_MAP)),
                 encoder,
+                known.nearest.scan,
                 known.centres,
             )
 
@@ -299,6 +299,16 @@ class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
         if (lists < 0).any():
             raise RuntimeError("IndexIVFDPQ.sa_encode: x has vectors that belong to no list (NaN)")
         codes[:] = self._sa_codes(quantizer, x, lists)
+
+    def _check_codes(self, codes: Bytes, method: str) -> None:
+        size = self.coarse_code_size()
+        numbers = np.zeros((len(codes), 8), np.uint8)
+        numbers[:, :size] = codes[:, :size]
+        lists = numbers.view("<i8")
+        if lists.size and lists.max() >= self.nlist:
+            raise RuntimeError(
+                f"{self._call(method)}: a code is of list {lists.max()}, the index has nlist={self.nlist}"
+            )
 
     # ---- prefixes, memory ------------------------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ import numpy as np
 from .. import _kernels
 from ..codec import Floats
 from ..search import lists as scan
+from ..search.centres import NearestCentres
 
-FLAT = faiss.IndexFlat, faiss.IndexFlatL2, faiss.IndexFlatIP
+_FLAT = faiss.IndexFlat, faiss.IndexFlatL2, faiss.IndexFlatIP
 
 
 @dataclass
@@ -29,14 +30,14 @@ class KnownLists:
     removed: int = 0  # vectors, since something was derived of them
 
     @functools.cached_property
-    def nearest(self) -> scan.NearestCentre | None:
-        """To find the lists of vectors; None if the coarse quantizer is not a flat one."""
+    def nearest(self) -> NearestCentres | None:
+        """Finds the lists of vectors; None if the coarse quantizer is not a flat one."""
         coarse = self.coarse
-        if type(coarse) not in FLAT or coarse.metric_type not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
+        if type(coarse) not in _FLAT or coarse.metric_type not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
             return None
         centres = np.empty((coarse.ntotal, coarse.d), np.float32)
         coarse.reconstruct_n(0, coarse.ntotal, centres)  # given, since faiss.contrib.torch_utils would return a tensor
-        return scan.NearestCentre(centres, coarse.metric_type)
+        return NearestCentres(centres, coarse.metric_type)
 
     def has_room(self, ntotal: int, bytes_per_vector: float, *more: scan.DerivedLists) -> bool:
         """Whether what is derived, and more, may be kept. Of removed vectors, too, memory is held."""

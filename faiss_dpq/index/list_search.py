@@ -12,14 +12,16 @@ import numpy.typing as npt
 from .. import _kernels
 from ..codec import Floats
 from ..search import lists as scan
+from ..search.centres import Centres, NearestCentres
 from ..search.coarse import search_lists
 from ..search.derived import Bytes
+from ..search.flat import MISSING
 from ..search.list_masks import ListMasks
 from ..search.masks import admits_all
 from ..search.selection import Labels, selector_of
 from .base import RangeResult, delivered
 from .finite import nearest_of_finite, range_of_finite
-from .list_known import FLAT, KnownLists
+from .list_known import KnownLists
 from .list_limits import probed_until_full, scanned_counts, stop_after_empty_lists
 from .list_parameters import ListSearch, SearchParametersIVFDPQ
 from .quantized import Quantized
@@ -133,7 +135,7 @@ class ListsSearched(Quantized):
     def _range_search_finite(self, x: Floats, thresh: float, params: faiss.SearchParameters | None) -> RangeResult:
         asked, known = self._asked(params), self._current()
         derived = self._derived_lists(known, asked.levels)
-        return self._range_search_lists(derived, x, thresh, self._probed(x, asked, known, derived), asked)
+        return self._range_search_lists(derived, x, thresh, self._probed(x, asked, known), asked)
 
     @accepts_tensors()
     def range_search_preassigned(
@@ -157,7 +159,7 @@ class ListsSearched(Quantized):
     ) -> tuple[Floats, Labels, Floats]:
         D, I, places, codes = self._search_codes(x, k, self._asked(params))
         R = np.full((len(x), k, self.d), np.nan, np.float32)
-        here = I >= 0
+        here = places >= 0  # ids may be negative
         quantizer = self.residual_quantizer
         unpacked = _kernels.unpack_codes(np.ascontiguousarray(codes[here]), self._asked_levels(params), quantizer.nbits)
         R[here] = quantizer.decode(unpacked) + self._list_centres[places[here] >> 32]
@@ -187,7 +189,8 @@ class ListsSearched(Quantized):
         nearest, labels, places, plain = nearest_of_finite(
             x, self.metric_type, lambda x: self._search_codes(x, k, asked)
         )
-        places[labels < 0], plain[labels < 0] = -1, 255
+        overflowed = np.abs(nearest) == MISSING
+        places[overflowed], plain[overflowed] = -1, 255
         codes = np.empty(shape, np.uint8) if codes is None else codes
         numbers = (places >> 32).astype("<i8").view(np.uint8).reshape(len(x), k, 8)
         codes[..., :coarse_size] = numbers[..., :coarse_size]
@@ -198,7 +201,7 @@ class ListsSearched(Quantized):
         """The lists that `search` probes for every query, nearest first: shape (n, nprobe), int64, -1 for none."""
         x = self._checked_vectors(x, "probed_lists")
         asked, known = self._asked(params), self._current()
-        return self._probed(x, asked, known, self._derived_lists(known, asked.levels))
+        return self._probed(x, asked, known)
 
     def _lists(self) -> faiss.InvertedLists:
         invlists = self.invlists
@@ -233,23 +236,23 @@ class ListsSearched(Quantized):
             raise ValueError(f"IndexIVFDPQ: max_nprobe is {asked.max_nprobe}, expected 0 (all lists) or more")
         return asked
 
-    def _probed(self, x: Floats, asked: ListSearch, known: KnownLists, derived: scan.DerivedLists) -> Labels:
+    def _probed(self, x: Floats, asked: ListSearch, known: KnownLists) -> Labels:
         """The lists nearest to every query, shape (n, nprobe)."""
-        nprobe = min(asked.nprobe, len(derived.sizes))
-        if asked.quantizer_params is None and self._has_plain_centres(known):
-            return derived.nearest_lists(x, nprobe)
+        nprobe, centres = min(asked.nprobe, len(known.centres)), self._plain_centres(known)
+        if asked.quantizer_params is None and centres is not None:
+            return centres.of(x, nprobe)
         return known.coarse.search(x, nprobe, **if_any(asked.quantizer_params))[1]
 
     def _probed_for(
         self, k: int, x: Floats, asked: ListSearch, known: KnownLists, derived: scan.DerivedLists
     ) -> Labels:
         """The lists that a search for k results probes: with `ensure_topk_full`, until there are so many."""
-        probed = self._probed(x, asked, known, derived)
+        probed = self._probed(x, asked, known)
         if not asked.ensure_topk_full:
             return probed
 
         def more(queries: npt.NDArray[np.intp], nprobe: int) -> Labels:
-            return self._probed(x[queries], replace(asked, nprobe=nprobe), known, derived)
+            return self._probed(x[queries], replace(asked, nprobe=nprobe), known)
 
         def admitted(keys: Labels) -> Labels:
             with self._opened(keys, derived, asked) as lists:
@@ -268,10 +271,10 @@ class ListsSearched(Quantized):
                 mask.apply(asked.selector, lists, derived.digests[:, 0])
             yield lists
 
-    def _has_plain_centres(self, known: KnownLists) -> bool:
-        """Whether the lists' own centres, by their distances, are what the coarse quantizer goes by."""
-        plain = type(known.coarse) in FLAT and known.coarse.metric_type == faiss.METRIC_L2
-        return plain and self.metric_type == faiss.METRIC_L2 and bool(self.by_residual)
+    def _plain_centres(self, known: KnownLists) -> NearestCentres | None:
+        """What finds the lists to probe, where they are those of the nearest centres."""
+        distances = self.metric_type == known.coarse.metric_type == faiss.METRIC_L2
+        return known.nearest if distances else None
 
     def _search_lists(
         self, known: KnownLists, derived: scan.DerivedLists, x: Floats, keys: Labels, k: int, asked: ListSearch
@@ -361,7 +364,7 @@ class ListsSearched(Quantized):
         derived = known.derived.get(levels)
         if derived is None:
             quantizer = self.residual_quantizer
-            centres = scan.Centres(known.centres, quantizer, self.metric_type)
+            centres = Centres(known.centres, quantizer, self.metric_type)
             derived = scan.DerivedLists(quantizer, centres, levels)
             if known.has_room(self.ntotal, self.derived_bytes_per_vector, derived):
                 known.derived[levels] = derived
@@ -393,7 +396,8 @@ class ListsSearched(Quantized):
     ) -> None:
         """Let later searches of one query, with the same parameters, go to the kernels at once."""
         kept = known.derived.get(asked.levels) is derived
-        if self._coarse_levels or not kept or known.reader is None or not self._has_plain_centres(known):
+        centres = self._plain_centres(known)
+        if self._coarse_levels or not kept or known.reader is None or centres is None:
             return
         key = self._levels if params is None else self._plain(params)[0]
         if key is None:
@@ -407,7 +411,7 @@ class ListsSearched(Quantized):
                 direct.scans.clear()
             parameters = [(self, get) for get in _PARAMETERS] if params is None else []
             direct.scans[key] = scan.one_query_scan(
-                derived, known.reader, asked.nprobe, asked.max_codes, self._unchanged(*parameters)
+                derived, known.reader, centres, asked.nprobe, asked.max_codes, self._unchanged(*parameters)
             )
 
     def _checked_keys(self, Iq: npt.ArrayLike, method: str, n: int) -> Labels:

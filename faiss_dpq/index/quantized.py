@@ -16,6 +16,7 @@ from ..codec import (
     default_beam_size,
 )
 from ..search.coarse import Coarse
+from ..search.flat import MISSING
 from ..search.selection import Labels
 from .base import Base, RangeResult
 from .derived_bytes import KeepsDerived
@@ -336,7 +337,7 @@ class Quantized(KeepsDerived, Base):
         self, x: Floats, k: int, params: faiss.SearchParameters | None
     ) -> tuple[Floats, Labels, Floats]:
         D, I, R = nearest_of_finite(x, self.metric_type, lambda x: self._search_and_reconstruct_finite(x, k, params))
-        R[I < 0] = np.nan
+        R[np.abs(D) == MISSING] = np.nan  # ids of lists may be negative
         return D, I, R
 
     # ---- training ----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .. import _kernels
 from ..codec import Floats, threads
 from .derived import Bytes, DerivedCodes
-from .near import LEAST_SHARE, Nearness, Ranges, limits_and_errors
+from .near import OTHER_ROUNDINGS, SHARE, Nearness, Ranges, limits_and_errors
 from .selection import Labels
 
 _TABLE_BYTES = 64 << 20  # of distance tables held at a time
@@ -105,7 +105,7 @@ def nearness(derived: DerivedCodes, view: _kernels.CodeView | Bytes, xq: Floats,
     quantizer, levels = derived.quantizer, derived.levels
     packed = view if isinstance(view, np.ndarray) else view.packed
 
-    def decode(numbers: Labels) -> Floats:
+    def decode(_: int, numbers: Labels) -> Floats:
         return quantizer.decode(_kernels.unpack_codes(packed[numbers], levels, quantizer.nbits))
 
     return Nearness(xq, *limits_and_errors(quantizer, levels, norms), decode)
@@ -221,7 +221,7 @@ def one_query_scan(
     )
     centre = _kernels.pack_panels(quantizer.centre[None]) if inner_product else None
     length = quantizer.common_length(derived.levels)
-    share = 0.0 if inner_product else LEAST_SHARE
+    share = 0.0 if inner_product else SHARE * OTHER_ROUNDINGS
     return _kernels.OneQueryCodeScan(unchanged, view, tables, centre, _WORTH_A_THREAD, share, length, countdown)
 
 

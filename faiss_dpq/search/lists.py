@@ -10,7 +10,6 @@ every search first compares these for the lists that it probes: FAISS's C++ may 
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,15 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels
-from ..codec import Floats, ProgressiveQuantizer, centre_of, threads
+from ..codec import Floats, ProgressiveQuantizer, threads
+from .centres import Centres, NearestCentres
 from .flat import grow_until_too_far
+from .lists_near import NearLists, Scanned
+from .near import LIST_SHARE, OTHER_ROUNDINGS, Ranges
 from .selection import Labels
 
 _TABLE_BYTES = 32 << 20  # of distance tables held at a time by a thread
 _PRODUCT_LISTS = 64  # lists whose products with all codewords are held at a time
 _FEW_PROBES = 256  # of all queries of a call, up to which it is not cut into threads
 _WORTH_A_THREAD = 1 << 16  # distances; several times what it costs to start a task
-_SCORES = 1 << 18  # of vectors and centres held at a time: they stay in the cache
 _MOST_SCANNED = (1 << 32) - 1  # vectors by one query, which numbers them in 32 bits
 
 
@@ -64,78 +65,6 @@ def _opened_one_by_one(invlists: faiss.InvertedLists, numbers: Labels) -> Iterat
             invlists.release_ids(number, ids)
 
 
-class Centres:
-    """The lists' centres as a search needs them.
-
-    For METRIC_L2 queries and centres are moved by what `centre_of` gives of the centres, and by the quantizer's own
-    centre: float32 keeps its precision on data far from the origin, where large terms would cancel.
-
-    Attributes
-    ----------
-    padded : array, shape (nlist, stride), float32
-        Zeros behind the d columns, to a multiple of 16.
-    """
-
-    def __init__(self, centres: Floats, quantizer: ProgressiveQuantizer, metric: int) -> None:
-        self.metric = metric
-        self.d = centres.shape[1]
-        self.mean = np.zeros(self.d, np.float32)
-        if metric == faiss.METRIC_L2:
-            self.mean = centre_of(centres)
-            centres = centres - self.mean
-        else:
-            centres = centres + quantizer.centre
-        self.padded = _padded(centres)
-
-
-def _padded(x: Floats) -> Floats:
-    if x.shape[1] % _kernels.PANEL == 0:
-        return np.ascontiguousarray(x)
-    padded = _kernels.aligned_empty((len(x), -(-x.shape[1] // _kernels.PANEL) * _kernels.PANEL))
-    padded[:, : x.shape[1]] = x
-    padded[:, x.shape[1] :] = 0
-    return padded
-
-
-class NearestCentre:
-    """Finds the centre of a flat coarse quantizer that is nearest to a vector, whatever vectors come with it.
-
-    FAISS's products depend in their last bits on how many vectors it is given, so that a vector between two centres
-    would be put into the one list or the other; what is built in parts shall be what is built in one go.
-    """
-
-    def __init__(self, centres: Floats, metric: int) -> None:
-        self.metric, self.n = metric, len(centres)
-        self.mean = centre_of(centres) if metric == faiss.METRIC_L2 else np.zeros(centres.shape[1], np.float32)
-        moved = np.ascontiguousarray(centres - self.mean)
-        self.panels = _kernels.pack_panels(moved)
-        self.bias = np.zeros(self.panels.shape[0] * _kernels.PANEL, np.float32)
-        if metric == faiss.METRIC_L2:
-            self.bias[: self.n] = np.einsum("ij,ij->i", moved, moved)
-
-    def of(self, x: Floats) -> Labels:
-        """The number of the nearest centre of every vector, shape (n,); -1 where there is none (NaN, infinity)."""
-        moved = x - self.mean
-        numbers = np.empty((len(x), 1), np.int64)
-        rows = max(32, _SCORES // len(self.bias))
-
-        def find(part: slice) -> None:
-            for start in range(part.start, part.stop, rows):
-                cut = slice(start, min(start + rows, part.stop))
-                _kernels.least_rows(moved[cut], self.panels, self.bias, self.n, numbers[cut])
-
-        n_threads = len(x) * self.n // _WORTH_A_THREAD
-        if n_threads > 1:
-            n_threads = min(faiss.omp_get_max_threads(), n_threads)
-            threads.run(find, [(cut,) for cut in threads.slices(len(x), n_threads)])
-        else:
-            find(slice(0, len(x)))
-        squares = np.einsum("ij,ij->i", x, x)
-        if not np.isfinite(squares).all():
-            numbers[~np.isfinite(squares)] = -1
-        return numbers[:, 0]
-
-
 class DerivedLists:
     """Terms, their bins and the radius of every list, at one prefix length; made when a list is first probed."""
 
@@ -153,6 +82,8 @@ class DerivedLists:
         norms = np.empty(nlist, np.float32)
         _kernels.squared_norms(centres.padded, norms)
         self.errors = quantizer.table_errors(norms, levels) if self._has_terms else np.zeros(nlist, np.float32)
+        farthest = float(np.sqrt(norms.max()))
+        self.near = NearLists(quantizer, levels, centres.given, centres.mean + quantizer.centre, farthest)
         tables = _kernels.QueryTables(
             not self._has_terms,
             quantizer.products(levels),
@@ -196,8 +127,10 @@ class DerivedLists:
             self.term_magnitude,
             self.radius,
             self.errors,
+            LIST_SHARE * OTHER_ROUNDINGS if self._has_terms else 0.0,
+            quantizer.common_length(levels),
+            farthest,
         )
-        self._norms = norms
         self._lock = threading.Lock()
 
     @property
@@ -216,32 +149,10 @@ class DerivedLists:
         own = (self.sizes, self.digests, self.bins, self.terms, self.errors)
         return sum(array.nbytes for array in own) + 4 * self.radius.nbytes
 
-    @functools.cached_property
-    def centre_panels(self) -> tuple[Floats, Floats]:
-        """The centres as `linear` reads them, and their squared norms, padded likewise."""
-        panels = _kernels.pack_panels(np.ascontiguousarray(self.centres.padded[:, : self.centres.d]))
-        norms = np.zeros(panels.shape[0] * _kernels.PANEL, np.float32)
-        norms[: len(self._norms)] = self._norms
-        return panels, norms
-
     @property
     def _norm_error(self) -> float:
         # The tables are rounded to float32: no squared norm is off by more.
         return 2.0**-22 * self.quantizer.reach(self.levels) ** 2
-
-    def nearest_lists(self, xq: Floats, nprobe: int) -> Labels:
-        """The lists whose centres are nearest to each query (METRIC_L2), shape (nq, nprobe)."""
-        keys = np.empty((len(xq), nprobe), np.int64)
-        panels, norms = self.centre_panels
-        moved = xq - self.centres.mean
-        most = max(1, _TABLE_BYTES // norms.nbytes)
-
-        def find(part: slice) -> None:
-            _kernels.least_rows(moved[part], panels, norms, len(self.sizes), keys[part])
-
-        n_threads = min(faiss.omp_get_max_threads(), len(xq) * len(self.sizes) // _WORTH_A_THREAD)
-        threads.run(find, [(cut,) for cut in threads.slices(len(xq), max(n_threads, -(-len(xq) // most)))])
-        return keys
 
     def update(self, lists: _kernels.OpenLists) -> None:
         """Make everything true of the open lists, deriving anew what is not known of them."""
@@ -345,6 +256,7 @@ def search_few(
 def one_query_scan(
     derived: DerivedLists,
     reader: _kernels.ListReader,
+    centres: NearestCentres,
     nprobe: int,
     max_codes: int,
     unchanged: _kernels.Unchanged,
@@ -356,8 +268,7 @@ def one_query_scan(
     nprobe = min(nprobe, len(derived.sizes))
     if nprobe > _FEW_PROBES:
         return None
-    panels, norms = derived.centre_panels
-    return _kernels.OneQueryListScan(unchanged, derived, derived.scan, reader, panels, norms, nprobe, max_codes)
+    return _kernels.OneQueryListScan(unchanged, derived, derived.scan, reader, centres.scan, nprobe, max_codes)
 
 
 def search(
@@ -395,6 +306,34 @@ def search(
     if counts.sum(axis=1).max(initial=0) >= _MOST_SCANNED:
         raise RuntimeError(f"IndexIVFDPQ: a query scans at most {_MOST_SCANNED - 1} vectors; lower nprobe or max_codes")
     derived.update(lists)
+    scanned = Scanned(lists, xq, keys, counts)
+    if derived.centres.metric != faiss.METRIC_L2:
+        return _nearest_sums(derived, scanned, k, places, refined_by)
+    places = np.empty((len(xq), k), np.int64) if places is None else places
+    found = _nearest_sums(derived, scanned, k, places, refined_by)
+
+    def within(scanned: Scanned, reach: Floats) -> Ranges:
+        if refined_by is None:
+            return _range_of_sums(derived, scanned, reach)
+        candidates = np.empty((len(scanned.xq), refined_by[1]), np.int64)
+        D = _nearest_sums(derived, scanned, refined_by[1], candidates, refined_by).D
+        here = candidates >= 0
+        return np.append(0, np.cumsum(here.sum(axis=1))), D[here], candidates[here]
+
+    compared_by = derived if refined_by is None else refined_by[0]
+    compared_by.near.nearest(scanned, found.D, found.I, places, within)
+    return found
+
+
+def _nearest_sums(
+    derived: DerivedLists,
+    scanned: Scanned,
+    k: int,
+    places: Labels | None,
+    refined_by: tuple[DerivedLists, int] | None = None,
+) -> Found:
+    """`search` by float32 sums."""
+    lists, xq, keys, counts = scanned
     found = Found(np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64))
     n_threads = min(faiss.omp_get_max_threads(), int(counts.sum()) // _WORTH_A_THREAD)
     most = max(1, _TABLE_BYTES // (4 * derived.levels * derived.quantizer.K))
@@ -428,11 +367,24 @@ def range_search(
     D : array, shape (lims[-1],), float32
     I : array, shape (lims[-1],), int64
     """
+    derived.update(lists)
+    scanned = Scanned(lists, xq, keys, counts)
+
+    def find(scanned: Scanned, reach: float | Floats) -> Ranges:
+        return _range_of_sums(derived, scanned, reach)
+
+    of_sums = derived.centres.metric != faiss.METRIC_L2
+    lims, D, places = find(scanned, thresh) if of_sums else derived.near.within(scanned, thresh, find)
+    return lims, D, scanned.ids(places)
+
+
+def _range_of_sums(derived: DerivedLists, scanned: Scanned, thresh: float | Floats) -> Ranges:
+    """`range_search` by float32 sums: lims, D and places; `thresh` of all queries, or one each."""
 
     def nearest(queries: npt.NDArray[np.intp], k: int) -> tuple[Floats, Labels]:
-        found = search(derived, lists, xq[queries], keys[queries], counts[queries], k)
-        return found.D, found.I
+        places = np.empty((len(queries), k), np.int64)
+        return _nearest_sums(derived, scanned.of(queries), k, places).D, places
 
-    most = int(counts.sum(axis=1).max(initial=0))
+    most = int(scanned.counts.sum(axis=1).max(initial=0))
     nearer = np.less if derived.centres.metric == faiss.METRIC_L2 else np.greater
-    return grow_until_too_far(nearest, len(xq), most, nearer, thresh)
+    return grow_until_too_far(nearest, len(scanned.xq), most, nearer, thresh)

@@ -21,7 +21,8 @@ from ..codec import Floats, ProgressiveQuantizer
 from .selection import Labels
 
 SHARE = 2.0**-12  # of the squared lengths: nearer ones are compared again. Sums err by some 2^-24 of the lengths
-LEAST_SHARE = SHARE * (1 + 2.0**-20)  # likewise where lengths are rounded in other ways: what is between is looked at
+LIST_SHARE = 2.0**-10  # likewise of what sums of lists add up: see `list_limits_and_errors`
+OTHER_ROUNDINGS = 1 + 2.0**-20  # of limits that the kernels compare with: what is between is looked at
 _ROUNDINGS = 8  # of 2^-24 of the squared lengths, besides those of adding levels: several times what was measured
 _DECODED = 1 << 14  # reconstructions held at a time
 
@@ -40,13 +41,13 @@ class Nearness(NamedTuple):
     errors : array, shape (nq,), float32
         How far float32 sums may put those from their real values.
     decode : callable
-        Reconstructions (n, d), float32, of numbers of vectors, int64 (n,).
+        Reconstructions (n, d) of the number of a query and those of vectors, int64 (n,).
     """
 
     xq: Floats
     limits: Floats
     errors: Floats
-    decode: Callable[[Labels], Floats]
+    decode: Callable[[int, Labels], npt.NDArray[np.floating]]
 
     def nearest(self, D: Floats, I: Labels, within: Callable[[npt.NDArray[np.intp], Floats], Ranges]) -> None:
         """Put right the k nearest that float32 sums have given, shape (nq, k), in place.
@@ -97,7 +98,7 @@ class Nearness(NamedTuple):
         near = np.flatnonzero(limit > D)
         for start in range(0, len(near), _DECODED):
             part = near[start : start + _DECODED]
-            moved = self.decode(I[part]) - self.xq[row].astype(np.float64)
+            moved = self.decode(row, I[part]) - self.xq[row].astype(np.float64)
             D[part] = np.einsum("ij,ij->i", moved, moved)
         order = np.lexsort((I, D))[:k]
         return D[order], I[order]
@@ -106,7 +107,24 @@ class Nearness(NamedTuple):
 def limits_and_errors(quantizer: ProgressiveQuantizer, levels: int, norms: Floats) -> tuple[Floats, Floats]:
     """`Nearness.limits` and `errors` of queries with squared norms, after centring."""
     squares = (np.sqrt(norms) + np.float32(quantizer.common_length(levels))) ** 2
+    return np.float32(SHARE) * squares, np.float32(_relative_error(quantizer, levels)) * squares
+
+
+def list_limits_and_errors(
+    quantizer: ProgressiveQuantizer, levels: int, norms: Floats, farthest: float
+) -> tuple[Floats, Floats]:
+    """The same in lists, of which no centre is longer than `farthest`, after centring.
+
+    The sums hold products of residual codewords with the query, with the list's centre and with each other. A centre
+    whose list holds something near is hardly longer than query and codewords together.
+    """
+    lengths, common = np.sqrt(norms), np.float32(quantizer.common_length(levels))
+    squares = (2 * (lengths + np.minimum(lengths + common, np.float32(farthest))) + common) * common
+    return np.float32(LIST_SHARE) * squares, np.float32(_relative_error(quantizer, levels)) * squares
+
+
+def _relative_error(quantizer: ProgressiveQuantizer, levels: int) -> float:
     roundings: float = _ROUNDINGS + levels
     if quantizer.cross_tables is not None:  # by which cross terms are sums in float32, too
         roundings += levels**2 / 4
-    return np.float32(SHARE) * squares, np.float32(2.0**-24 * roundings) * squares
+    return 2.0**-24 * roundings

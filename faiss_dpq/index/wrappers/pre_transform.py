@@ -167,6 +167,10 @@ class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
         super().check_compatible_for_merge(otherIndex)
         self.index.check_compatible_for_merge(downcast_index(otherIndex).index)
 
+    def _check_codes(self, codes: npt.NDArray[np.uint8], method: str) -> None:
+        if isinstance(self.index, Base):
+            self.index._check_codes(codes, method)
+
     def _sa_encode(self, x: Floats, codes: npt.NDArray[np.uint8]) -> None:
         self.index.sa_encode(self._apply(x, "sa_encode"), codes)
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ...codec import Floats
 from ...search.selection import Labels
-from ..base import RangeResult
+from ..base import Base, RangeResult
 from ..registry import require_index, stands_for
 from ..tensors import accepts_tensors
 from .wrapper import WrapperOfOne
@@ -46,6 +46,10 @@ class _RowwiseMinMax(WrapperOfOne):
     def _sa_encode(self, x: Floats, codes: npt.NDArray[np.uint8]) -> None:
         scaled, scales = self._scaled(x)
         codes[:] = np.hstack([scales.view(np.uint8), self.index.sa_encode(scaled)])
+
+    def _check_codes(self, codes: npt.NDArray[np.uint8], method: str) -> None:
+        if isinstance(self.index, Base):
+            self.index._check_codes(codes[:, 2 * np.dtype(self._scale_type).itemsize :], method)
 
     def _search(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         raise self._not_searched()

@@ -1,0 +1,84 @@
+"""Vectors back from ids and codes, with FAISS's signatures, and errors where FAISS's C++ ends the process.
+
+FAISS reads memory that is not the index's where a key is out of range, and an exception within a parallel loop of it
+ends the process. So keys and codes are looked at here before C++ gets them.
+"""
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from ..codec import Floats
+
+
+class Reconstructs(faiss.Index):
+    """`reconstruct`, `reconstruct_n`, `reconstruct_batch` and `sa_decode` for arguments that may be wrong."""
+
+    def reconstruct(self, key: int, x: Floats | None = None) -> Floats:
+        """The reconstruction of the vector with an id, shape (d,), written to `x` if given.
+
+        Raises a RuntimeError if there is no such vector.
+        """
+        self._check_keys(key, "reconstruct")
+        return super().reconstruct(key, x)
+
+    def reconstruct_batch(self, key: npt.ArrayLike, x: Floats | None = None) -> Floats:
+        """The reconstructions of vectors with ids, shape (n,) to (n, d), written to `x` if given.
+
+        Raises a RuntimeError if there is no vector of one of the ids.
+        """
+        self._check_keys(key, "reconstruct_batch")
+        return super().reconstruct_batch(key, x)
+
+    def reconstruct_n(self, n0: int = 0, ni: int = -1, x: Floats | None = None) -> Floats:
+        """The reconstructions of the vectors n0, n0 + 1, ..., ni in number (-1: up to ntotal), written to `x` if given.
+
+        Raises a RuntimeError if there is no vector of one of the ids.
+        """
+        n = self.ntotal - n0 if ni == -1 else ni
+        if isinstance(self, faiss.IndexFlatCodes | faiss.IndexIVF):
+            if n and not 0 <= n0 <= n0 + n <= self.ntotal:
+                self._refuse_keys("reconstruct_n", f"n0 is {n0} and ni {ni}")
+            return super().reconstruct_n(n0, ni, x)
+        # C++ calls `reconstruct` in a parallel loop, which lets no exception through; that of `reconstruct_batch` does.
+        if n and not -(2**63) <= n0 <= n0 + n < 2**63:
+            self._refuse_keys("reconstruct_n", f"n0 is {n0} and ni {ni}")
+        return self.reconstruct_batch(np.arange(n0, n0 + n), x) if n > 0 else super().reconstruct_n(n0, ni, x)
+
+    def sa_decode(self, codes: npt.NDArray[np.uint8], x: Floats | None = None) -> Floats:
+        """The vectors that codes stand for, shape (n, sa_code_size()) to (n, d), written to `x` if given.
+
+        Raises a RuntimeError if a code names a list that is not there.
+        """
+        if codes.ndim == 2 and codes.shape[1] == self.sa_code_size():  # FAISS's own error otherwise
+            self._check_codes(np.asarray(codes), "sa_decode")
+        return super().sa_decode(codes, x)
+
+    def _check_keys(self, keys: npt.ArrayLike, method: str) -> None:
+        """Raise a RuntimeError for keys that C++ would take for places of vectors, and that are none."""
+        places = _counts_places(self)
+        if places is not None:
+            found = np.asarray(keys)
+            if found.dtype.kind in "iu" and found.size and not (found.min() >= 0 and found.max() < places):
+                wrong = found.ravel()[(found.ravel() < 0) | (found.ravel() >= places)][0]
+                self._refuse_keys(method, f"key is {wrong}")
+
+    def _refuse_keys(self, method: str, what: str) -> None:
+        raise RuntimeError(f"{type(self).__name__}.{method}: {what}, the index holds {self.ntotal} vectors")
+
+    def _check_codes(self, codes: npt.NDArray[np.uint8], method: str) -> None:
+        """Raise a RuntimeError for codes of the right size that C++ does not decode."""
+
+    def _inner_indexes(self) -> list[faiss.Index]:
+        """The indexes within, as Python objects, in a fixed order."""
+        return []
+
+
+def _counts_places(index: faiss.Index) -> int | None:
+    """How many places there are, if keys of `reconstruct` are places that C++ does not check."""
+    if isinstance(index, faiss.IndexIVF | faiss.IndexIDMap):
+        return None  # they look keys up
+    if isinstance(index, faiss.IndexPreTransform | faiss.IndexReplicas):
+        inner = index._inner_indexes() if isinstance(index, Reconstructs) else []
+        return _counts_places(inner[0]) if inner else None
+    return int(index.ntotal)
