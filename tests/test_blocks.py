@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import faiss_dpq
 from faiss_dpq import _kernels
-from faiss_dpq.codec import Layout, ProgressiveQuantizer
+from faiss_dpq.codec import Layout, ProgressiveQuantizer, encoder
 from faiss_dpq.codec.layout import of_codebooks
 from faiss_dpq.training import Ranking
 
@@ -207,6 +207,26 @@ def test_errors_along_vectors_are_alike_with_a_weight(simd, trained, vectors):
     assert weighted.std() < 0.7 * plain.std()
     assert abs(weighted.mean()) < abs(plain.mean())
     assert rest.mean() > weighted.mean() + 0.02
+
+
+def test_less_rest_is_asked_for_where_the_global_levels_leave_more(simd, trained, vectors, monkeypatch):
+    quantizer, x = trained.residual_quantizer, vectors[1]
+    from_centre = x - quantizer.centre
+    weights = {"parallel_weight": 8, "parallel_rest": 0.2}
+
+    def along(codes):
+        return ((x - quantizer.decode(codes)) * from_centre).sum(1) / (from_centre**2).sum(1)
+
+    codes = quantizer.encode(x, 6, **weights)
+    left = x - quantizer.decode(codes[:, : quantizer.layout.n_global])
+    shares = (left**2).sum(1) / (from_centre**2).sum(1)
+    more = shares > np.median(shares)
+    monkeypatch.setattr(encoder, "_LESS_REST", 0)
+    changed = along(codes) - along(quantizer.encode(x, 6, **weights))
+    assert changed[more].mean() < changed[~more].mean() - 0.005
+    monkeypatch.undo()
+    # It depends on the vector alone, not on those beside it.
+    np.testing.assert_array_equal(quantizer.encode(x[5:6], 6, **weights), codes[5:6])
 
 
 def test_training_makes_blocks_and_says_so(trained, vectors):

@@ -107,11 +107,27 @@ class Compact:
         _kernels.lengths_of_codes(np.ascontiguousarray(codes), rows, places, width, out)
         return out
 
+    def share_left(self, left_by_all: float) -> float:
+        """About what share of squared lengths the global levels leave, all levels leaving `left_by_all`."""
+        return left_by_all + (1 - left_by_all) * self._share_of_blocks
+
+    @cached_property
+    def _share_of_blocks(self) -> float:
+        """Of the mean squared lengths of all levels' codewords."""
+        blocks = sum(_mean_squares(part.centred) for part in self.parts)
+        everything = blocks + (_mean_squares(self.head.centred) if self.head else 0.0)
+        return blocks / everything if everything else 1.0
+
     def derived_bytes(self) -> int:
         """Memory of all of it."""
         parts = [*self.parts, *([self.head] if self.head else [])]
         own = [self._turn, self.turned_head, *(self._rows if "_rows" in vars(self) else ())]
         return sum(part.centred.nbytes + part.derived_bytes() for part in parts) + sum(array.nbytes for array in own)
+
+
+def _mean_squares(codebooks: Floats) -> float:
+    """Of levels, the mean squared lengths of their codewords, added up."""
+    return float(np.einsum("lkd,lkd->", codebooks, codebooks, dtype=np.float64)) / codebooks.shape[1]
 
 
 def _in_basis(codewords: Floats, basis: npt.NDArray[np.float64]) -> Floats:

@@ -109,7 +109,7 @@ class Layout:
         fewest = _GLOBAL if learnable >= _GLOBAL else max(0, learnable - 2)
         least = max(2, M // 8)
         most = max(least, min((M - _GLOBAL) // _OF_BLOCK, d // _LEAST_DIMENSIONS))
-        fitting = []
+        fitting: list[tuple[int, int]] = []
         for n_blocks in range(least, min(M, d) + 1):
             if n_blocks > most and fitting:
                 break

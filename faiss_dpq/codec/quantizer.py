@@ -96,7 +96,8 @@ class ProgressiveQuantizer(Codebooks):
         parallel_rest : float
             What share of <t / ||t||, t> the error along t is to leave, which the weight then counts from, in codes with
             blocks: vectors keep their distances to each other better if all leave the same share than if some leave
-            less. In other codes it is not used.
+            less. Of vectors of which the global levels leave more than usual, less is asked for, since the weight lets
+            more of it stand. In other codes it is not used.
         whole : array, shape (n, d), float32, optional
             The errors along these count: `x` itself, or vectors of which `x` are only parts, such as residuals to the
             centre of a list. By default, the errors along x - `centre` do.
