@@ -64,7 +64,7 @@ class Reconstructs(faiss.Index):
                 self._refuse_keys(method, f"key is {wrong}")
 
     def _refuse_keys(self, method: str, what: str) -> None:
-        raise RuntimeError(f"{type(self).__name__}.{method}: {what}, the index holds {self.ntotal} vectors")
+        raise RuntimeError(f"{type(self).__name__}.{method}: {what}, ntotal is {self.ntotal}")
 
     def _check_codes(self, codes: npt.NDArray[np.uint8], method: str) -> None:
         """Raise a RuntimeError for codes of the right size that C++ does not decode."""
