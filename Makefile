@@ -16,7 +16,7 @@ PYTHON_SOURCES := setup.py faiss_dpq tests bench examples integrations
 # documents, and what only calls what is tested elsewhere.
 LOWEST_FAISS := $(shell sed -n 's/.*"faiss-cpu>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 LOWEST       := $(CURDIR)/$(VENV)/faiss-$(LOWEST_FAISS)
-UNTOUCHED    := nn_ kernels headers targets simd_level exactness many_levels ordered single.py ties blocks coarse outliers \
+UNTOUCHED    := nn_ kernels headers targets simd_level exactness many_ near ordered single.py ties blocks coarse outliers \
                 training stacks layers progress fuzz benchmark suggest evaluation datasets documentation shards_ray \
                 ann_benchmarks own_vectors large_tables
 LEFT_OUT     := -m 'not slow' $(foreach name,$(UNTOUCHED),--ignore-glob='tests/test_$(name)*')
