@@ -209,24 +209,18 @@ def test_errors_along_vectors_are_alike_with_a_weight(simd, trained, vectors):
     assert rest.mean() > weighted.mean() + 0.02
 
 
-def test_less_rest_is_asked_for_where_the_global_levels_leave_more(simd, trained, vectors, monkeypatch):
+def test_less_rest_is_asked_for_where_the_global_levels_leave_more(trained, vectors, monkeypatch):
+    target = np.array([[3, 0, 4, 0]] * 4 + [[0, 0, 0, 0]], np.float32)
+    left = 0.5 * target * np.sqrt([[1], [1.1], [4], [0.1], [1]], dtype=np.float32)
+    weights = encoder._weights_of_rest(target, [left[:, :2], left[:, 2:]], share=0.25)
+    np.testing.assert_allclose(weights, [1, 0.92, 0.76, 1.24, 1], rtol=1e-5)
+
     quantizer, x = trained.residual_quantizer, vectors[1]
-    from_centre = x - quantizer.centre
-    weights = {"parallel_weight": 8, "parallel_rest": 0.2}
-
-    def along(codes):
-        return ((x - quantizer.decode(codes)) * from_centre).sum(1) / (from_centre**2).sum(1)
-
-    codes = quantizer.encode(x, 6, **weights)
-    left = x - quantizer.decode(codes[:, : quantizer.layout.n_global])
-    shares = (left**2).sum(1) / (from_centre**2).sum(1)
-    more = shares > np.median(shares)
+    along = {"parallel_weight": 8, "parallel_rest": 0.2}
+    codes = quantizer.encode(x, 6, **along)
+    np.testing.assert_array_equal(quantizer.encode(x[5:6], 6, **along), codes[5:6])  # whatever is beside it
     monkeypatch.setattr(encoder, "_LESS_REST", 0)
-    changed = along(codes) - along(quantizer.encode(x, 6, **weights))
-    assert changed[more].mean() < changed[~more].mean() - 0.005
-    monkeypatch.undo()
-    # It depends on the vector alone, not on those beside it.
-    np.testing.assert_array_equal(quantizer.encode(x[5:6], 6, **weights), codes[5:6])
+    assert (quantizer.encode(x, 6, **along) != codes).any()
 
 
 def test_training_makes_blocks_and_says_so(trained, vectors):
