@@ -99,10 +99,14 @@ static uint32_t single_first_blocks(single_search *search, single_worker *s, siz
     float bound;
     for (;;) {
         uint32_t bucket = ordered_nearest(order, &search->ordered, &bound);
-        size_t blocks = bound < INFINITY ? dpq_order_blocks(order, bucket) : 0, n = dpq_min(blocks, wanted);
-        single_blocks(search, s, bucket, 0, n);
-        wanted = wanted > n ? wanted - n : search->top.size < search->top.k; /* one by one, with a selector */
-        *first = n;
+        size_t blocks = bound < INFINITY ? dpq_order_blocks(order, bucket) : 0;
+        *first = 0;
+        do {
+            size_t n = dpq_min(blocks - *first, wanted);
+            single_blocks(search, s, bucket, *first, *first + n);
+            *first += n;
+            wanted = wanted > n ? wanted - n : search->top.size < search->top.k; /* one by one, with a selector */
+        } while (wanted && *first < blocks);
         if (!blocks || !wanted)
             return bucket;
         search->ordered.lows[bucket] = INFINITY;

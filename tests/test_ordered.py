@@ -77,6 +77,16 @@ def test_selectors():
 
 
 @pytest.mark.usefixtures("simd")
+@pytest.mark.parametrize(("k", "share"), [(10, 0.1), (100, 0.1), (100, 0.3), (5000, 0.2), (5000, 0.5)])
+def test_the_first_blocks_hold_fewer_than_k_of_those_admitted(k, share):
+    index, queries = filled(n=40_000)
+    allowed = np.random.default_rng(1).random(index.ntotal) < share
+    warmed(index, queries)
+    params = faiss_dpq.SearchParametersDPQ(sel=faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little")))
+    assert_equals_plain(index, queries[:3], k, params)
+
+
+@pytest.mark.usefixtures("simd")
 def test_prefixes_have_an_order_each():
     for levels in (2, 5):
         index, queries = filled()
