@@ -125,7 +125,7 @@ static void lists_scan_rows(lists_scan *s, lists_lanes *g, many_rows *rows)
         size_t n = dpq_min(LISTS_ROWS_CHUNK, count - v), before = n < MANY_AT_ONCE ? dpq_min(v, MANY_AT_ONCE - n) : 0;
         size_t some = n + before < MANY_AT_ONCE ? MANY_AT_ONCE : n + before;
         int outliers = db->terms && many_grid(db, v - before, n + before, g->grid);
-        many_sums_within(db, rows, g->grid, g->grid, v - before, some, g->within);
+        many_sums_within(db, rows, NULL, g->grid, v - before, some, g->within);
         for (size_t i = 0; outliers && i < n; i++)
             if (many_is_outlier(db, v + i))
                 g->within[before + i] = UINT64_MAX;

@@ -102,9 +102,8 @@ cdef class Products:
             kernels.linear(x, n, d, panels, n_panels, bias, scale, out, ldo)
 
 
-def subtract_codewords(const uint16_t[:, ::1] codes, const float[:, :, ::1] codewords, size_t first, float[:, ::1] out):
-    """out[i] -= the numbers first ... first + out.shape[1] - 1 of each codeword of code i, whose (n, M) are of
-    codewords (M, K, any)."""
+def subtract_codewords(const uint16_t[:, ::1] codes, const float[:, :, ::1] codewords, float[:, ::1] out):
+    """out[i], shape (d,), -= each codeword of code i of `codes` (n, M); codewords : (M, K, d)."""
     cdef size_t n = codes.shape[0], M = codes.shape[1], d = out.shape[1], i, j, level
     cdef const float *codeword
     cdef float *row
@@ -112,7 +111,7 @@ def subtract_codewords(const uint16_t[:, ::1] codes, const float[:, :, ::1] code
         for i in range(n):
             row = &out[i, 0]
             for level in range(M):
-                codeword = &codewords[level, codes[i, level], first]
+                codeword = &codewords[level, codes[i, level], 0]
                 for j in range(d):
                     row[j] -= codeword[j]
 

@@ -177,7 +177,7 @@ def _by_blocks(
     errors, rest = np.zeros(len(target), np.float32), None
     if along.rest is not None:
         rest = along.rest * _weights_of_rest(target, [residuals for _, residuals, _ in left], along.left)
-    for part, number, (own, residuals, products) in zip(compact.parts, range(len(left)), left, strict=True):
+    for number, (part, (own, residuals, products)) in enumerate(zip(compact.parts, left, strict=True)):
         of_block = _NOT_ALONG
         if along.directions is not None and rest is not None:
             errors += along.directions * products - rest / len(left)

@@ -25,7 +25,7 @@ MOST_FULL_LEVELS = 16
 # .117, .116 and .118 of other vectors, whose squared length is 1. Each makes a turn of training take longer.
 _GLOBAL = 8
 _OF_BLOCK = 4  # levels of a block: of the same 12 global levels, blocks of 9, 6, 4 and 3 left .120, .119, .118 and .117
-_LEAST_DIMENSIONS = 24  # of a block, if eight levels a block are not enough for as many: others code single dimensions
+_LEAST_DIMENSIONS = 24  # of a block, as far as eight levels a block allow: smaller blocks code single dimensions
 _MOST_GLOBAL = 20  # tables between 20 levels of 256 codewords take 48 MiB
 _LEAST_NBITS = 6  # below, tables between all levels are small
 ROUNDING = 3e-6  # of a level's longest codeword: what rounding to float32 leaves of a codeword outside of its block
@@ -116,10 +116,9 @@ class Layout:
             of_block = max(1, (M - fewest) // n_blocks)
             n_global = M - of_block * n_blocks
             if 0 <= n_global <= min(_MOST_GLOBAL, learnable) and of_block <= max(1, 2 * learnable):
-                fitting.append((n_global, -n_blocks))
+                fitting.append((n_global, n_blocks))
         if fitting:
-            n_global, blocks = min(fitting)
-            return cls.of_shape(d, M, nbits, n_global, -blocks)
+            return cls.of_shape(d, M, nbits, *min(fitting, key=lambda shape: (shape[0], -shape[1])))
         return cls.full(d, M, nbits)
 
 

@@ -100,7 +100,7 @@ class NearLists(NamedTuple):
 
         self._nearness(near, limits[rows], errors[rows]).nearest(D_near, numbers, numbered)
         D[rows] = D_near
-        for row, of_row in zip(rows.tolist(), range(len(rows)), strict=True):
+        for of_row, row in enumerate(rows.tolist()):
             found = numbers[of_row] >= 0
             places[row][found] = near.places(of_row, numbers[of_row][found])
             I[row][found] = scanned.ids(places[row][found])

@@ -105,7 +105,7 @@ def coding_error(quantizer: ProgressiveQuantizer, x: Floats, beam_size: int) -> 
 def errors_of(quantizer: ProgressiveQuantizer, x: Floats, codes: Codes) -> Floats:
     """What codes leave of vectors (n, d)."""
     errors = np.array(x, np.float32, order="C")
-    _kernels.subtract_codewords(codes, quantizer.codebooks, 0, errors)
+    _kernels.subtract_codewords(codes, quantizer.codebooks, errors)
     return errors
 
 
