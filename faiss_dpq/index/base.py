@@ -16,10 +16,12 @@ from .. import _kernels
 from ..codec import Floats, threads
 from ..search.selection import Labels
 from ..training import check_values
+from .arguments import require_array, require_index, require_integer, require_parameters
 from .changes import all_or_nothing, contents, training
 from .mapped import mapped_part
 from .reconstruction import Reconstructs
 from .registry import downcast_index
+from .removal import require_removal
 from .settings import python_state, set_state
 from .tensors import accepts_tensors
 
@@ -61,6 +63,7 @@ class Base(Reconstructs):
         Raises a RuntimeError if the index is mapped from a file.
         """
         self._check_writable("remove_ids")
+        require_removal(x, self._call("remove_ids"))
         try:
             with threads.without_openmp():
                 return super().remove_ids(x)
@@ -90,6 +93,7 @@ class Base(Reconstructs):
 
     def _require_another(self, other: faiss.Index) -> None:
         """Raise a RuntimeError if `merge_from` cannot take vectors from another index to this one."""
+        require_index(other, f"{self._call('merge_from')}: otherIndex")
         self._check_writable("merge_from")
         self._check_writable("merge_from", downcast_index(other))
         if int(other.this) == int(self.this):
@@ -103,6 +107,10 @@ class Base(Reconstructs):
         self._check_writable("add_sa_codes")
         if ids is None and isinstance(self, faiss.IndexIDMap):
             raise RuntimeError(f"{self._call('add_sa_codes')}: ids is None, expected one id a code")
+        call = self._call("add_sa_codes")
+        require_array(codes, f"{call}: codes", (None, self.sa_code_size()))
+        if ids is not None:
+            require_array(ids, f"{call}: ids", (len(codes),))
         super().add_sa_codes(codes, ids)
 
     def _check_writable(self, method: str, index: faiss.Index | None = None) -> None:
@@ -152,6 +160,7 @@ class Base(Reconstructs):
         return np.ascontiguousarray(ids, np.int64)
 
     def _check_k(self, k: int, method: str) -> None:
+        require_integer(k, f"{self._call(method)}: k")
         if k < 1:
             raise AssertionError(f"{self._call(method)}: k is {k}, expected at least 1")
 
@@ -167,6 +176,7 @@ class Base(Reconstructs):
         if out is None:
             return
         call = self._call(method)
+        require_array(out, f"{call}: {name}")
         if out.shape != shape:
             raise AssertionError(f"{call}: {name} has shape {out.shape}, expected {shape}")
         if out.dtype != dtype:
@@ -279,6 +289,7 @@ class Base(Reconstructs):
     ) -> tuple[Floats, Labels]:
         x = self._checked_vectors(x, "search", numeric_type)
         self._check_outputs("search", len(x), k, D, I)
+        require_parameters(params, f"{self._call('search')}: params")
         return delivered(self._search(x, k, params), (D, I))
 
     @accepts_tensors()
@@ -308,6 +319,7 @@ class Base(Reconstructs):
             As `search`.
         """
         x = self._checked_vectors(x, "range_search")
+        require_parameters(params, f"{self._call('range_search')}: params")
         return self._range_search(x, float(thresh), params)
 
     @accepts_tensors()
@@ -345,6 +357,7 @@ class Base(Reconstructs):
         """
         x = self._checked_vectors(x, "search_and_reconstruct")
         self._check_outputs("search_and_reconstruct", len(x), k, D, I, R)
+        require_parameters(params, f"{self._call('search_and_reconstruct')}: params")
         return delivered(self._search_and_reconstruct(x, k, params), (D, I, R))
 
     # ---- add, encode -------------------------------------------------------------------------------------------

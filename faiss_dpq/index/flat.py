@@ -234,8 +234,6 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         self, params: faiss.SearchParameters | None
     ) -> tuple[DerivedCodes, _kernels.CodeView | Bytes, _kernels.Mask | None]:
         """What a search with these parameters compares: codes without a view where nothing derived may be kept."""
-        if params is not None and not isinstance(params, faiss.SearchParameters):
-            raise TypeError(f"IndexDPQ: params is a {type(params).__name__}, expected faiss.SearchParameters")
         derived = self._derived_codes(self.residual_quantizer, self._asked_levels(params))
         if not derived.fits:
             return derived, self._packed_codes(), self._mask(params)

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import reading, trailer, writing
+from .arguments import require_index
 from .base import Base
-from .registry import downcast_index, require_index
+from .registry import downcast_index
 from .settings import python_state, set_state, settings_of
 
 _PIECE = 1 << 20  # bytes that FAISS hands over at a time

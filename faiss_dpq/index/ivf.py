@@ -11,12 +11,13 @@ from ..codec import Floats, Layout, ProgressiveQuantizer, threads
 from ..search import lists as scan
 from ..search.derived import Bytes
 from ..search.selection import Labels
+from .arguments import require_index
 from .base import Base
 from .changes import list_sizes, under_way
 from .io import clone_index
 from .list_changes import ListsChanged
 from .quantized import ADD_BLOCK, Quantized, has_fitting_codes, search_type
-from .registry import require_index, stands_for
+from .registry import stands_for
 from .tensors import accepts_tensors
 
 _BEAM = faiss.ResidualQuantizer.max_beam_size.fget

@@ -182,10 +182,7 @@ class ListsSearched(Quantized):
         asked = self._asked(params)
         coarse_size = self.coarse_code_size() if include_listnos else 0
         shape = (len(x), k, coarse_size + self.code_size)
-        if codes is not None and codes.shape != shape:
-            raise AssertionError(
-                f"IndexIVFDPQ.search_and_return_codes: codes has shape {codes.shape}, expected {shape}"
-            )
+        self._check_output(codes, shape, np.uint8, "search_and_return_codes", "codes")
         nearest, labels, places, plain = nearest_of_finite(
             x, self.metric_type, lambda x: self._search_codes(x, k, asked)
         )

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codec import Floats
+from .arguments import require_array
 
 
 class Reconstructs(faiss.Index):
@@ -20,6 +21,7 @@ class Reconstructs(faiss.Index):
         Raises a RuntimeError if there is no such vector.
         """
         self._check_keys(key, "reconstruct")
+        self._check_target(x, "reconstruct", (self.d,))
         return super().reconstruct(key, x)
 
     def reconstruct_batch(self, key: npt.ArrayLike, x: Floats | None = None) -> Floats:
@@ -28,6 +30,7 @@ class Reconstructs(faiss.Index):
         Raises a RuntimeError if there is no vector of one of the ids.
         """
         self._check_keys(key, "reconstruct_batch")
+        self._check_target(x, "reconstruct_batch", (None, self.d))
         return super().reconstruct_batch(key, x)
 
     def reconstruct_n(self, n0: int = 0, ni: int = -1, x: Floats | None = None) -> Floats:
@@ -35,6 +38,7 @@ class Reconstructs(faiss.Index):
 
         Raises a RuntimeError if there is no vector of one of the ids.
         """
+        self._check_target(x, "reconstruct_n", (None, self.d))
         n = self.ntotal - n0 if ni == -1 else ni
         if isinstance(self, faiss.IndexFlatCodes | faiss.IndexIVF):
             if n and not 0 <= n0 <= n0 + n <= self.ntotal:
@@ -50,9 +54,15 @@ class Reconstructs(faiss.Index):
 
         Raises a RuntimeError if a code names a list that is not there.
         """
-        if codes.ndim == 2 and codes.shape[1] == self.sa_code_size():  # FAISS's own error otherwise
-            self._check_codes(np.asarray(codes), "sa_decode")
+        require_array(codes, f"{type(self).__name__}.sa_decode: codes", (None, self.sa_code_size()))
+        self._check_target(x, "sa_decode", (None, self.d))
+        self._check_codes(np.asarray(codes), "sa_decode")
         return super().sa_decode(codes, x)
+
+    def _check_target(self, x: Floats | None, method: str, shape: tuple[int | None, ...]) -> None:
+        """Raise the error for an array that reconstructions cannot be written to."""
+        if x is not None:
+            require_array(x, f"{type(self).__name__}.{method}: x", shape)
 
     def _check_keys(self, keys: npt.ArrayLike, method: str) -> None:
         """Raise a RuntimeError for keys that C++ would take for places of vectors, and that are none."""

@@ -31,12 +31,6 @@ def ours(faiss_class: type[faiss.Index]) -> type[faiss.Index]:
     return _ENTRIES[faiss_class].ours
 
 
-def require_index(index: Any, name: str) -> None:
-    """Raise a TypeError where something else stands for an index: C++ would take None for a pointer, and follow it."""
-    if not isinstance(index, faiss.Index):
-        raise TypeError(f"{name} is a {type(index).__name__}, expected a faiss.Index")
-
-
 def downcast_index(index: faiss.Index) -> faiss.Index:
     """The index as its own class: one of this package for those of FAISS's indexes that it can search.
 

@@ -15,13 +15,32 @@ _SHORT_RANGE = 1 << 12  # ids: a range of more is asked what it admits
 Removed: TypeAlias = npt.NDArray[np.int64] | faiss.IDSelector
 
 
+def require_removal(x: Removed, call: str) -> None:
+    """Raise the error that FAISS raises for what names no vectors.
+
+    Raises
+    ------
+    AttributeError
+        If x is neither a selector nor an array.
+    AssertionError
+        If x is an array of other than one dimension.
+    """
+    if isinstance(x, faiss.IDSelector):
+        return
+    expected = "expected a faiss.IDSelector or an array of ids"
+    if not hasattr(x, "ndim"):
+        raise AttributeError(f"{call}: x is a {type(x).__name__}, {expected}")
+    if x.ndim != 1:
+        raise AssertionError(f"{call}: x is a {type(x).__name__} of {x.ndim} dimensions, {expected}")
+
+
 def listed_ids(x: Removed, call: str) -> Labels | None:
     """The ids that a removal is asked for, ascending; None of a selector that does not list them.
 
     Raises
     ------
     AttributeError, AssertionError
-        As FAISS, if x is a list, or neither a selector nor an array of one dimension.
+        As `require_removal`, and the latter if x is a tensor.
     """
     if isinstance(x, faiss.IDSelectorArray):
         x = faiss.rev_swig_ptr(x.ids, x.n) if x.n else np.empty(0, np.int64)
@@ -29,10 +48,9 @@ def listed_ids(x: Removed, call: str) -> Labels | None:
         return np.arange(x.imin, x.imax)
     elif isinstance(x, faiss.IDSelector):
         return None
-    if not (x.ndim == 1 and isinstance(x, np.ndarray)):
-        raise AssertionError(
-            f"{call}: x is a {type(x).__name__} of {x.ndim} dimensions, expected a faiss.IDSelector or an array of ids"
-        )
+    require_removal(x, call)
+    if not isinstance(x, np.ndarray):
+        raise AssertionError(f"{call}: x is a {type(x).__name__}, expected a faiss.IDSelector or an array of ids")
     ids = np.ascontiguousarray(x, np.int64)
     return np.unique(ids) if len(ids) > 1 else ids
 

@@ -8,9 +8,10 @@ import numpy.typing as npt
 
 from ...codec import Floats
 from ...search.selection import Labels, is_member, selector_of
+from ..arguments import require_index
 from ..base import RangeResult
 from ..changes import all_or_nothing, completed
-from ..registry import downcast_index, require_index, stands_for
+from ..registry import downcast_index, stands_for
 from ..tensors import accepts_tensors, if_any
 from .listed_ids import lists_within, numbered_lists, removal, remove_and_renumber, set_ids
 from .places import Places, remove_few, replace

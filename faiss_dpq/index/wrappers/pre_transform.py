@@ -8,9 +8,11 @@ import numpy.typing as npt
 
 from ...codec import Floats
 from ...search.selection import Labels, selector_of
+from ..arguments import require_index
 from ..base import Base, RangeResult
 from ..changes import completed
-from ..registry import downcast_index, require_index, stands_for
+from ..registry import downcast_index, stands_for
+from ..removal import require_removal
 from ..tensors import accepts_tensors, if_any
 from .selectors import selected
 from .wrapper import Wrapper, WrapperOfOne, inner_parameters, stand_in_of
@@ -135,6 +137,7 @@ class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
     def remove_ids(self, x: npt.NDArray[np.int64] | faiss.IDSelector) -> int:
         """Remove the vectors that a selector admits, or of the given ids. Their number."""
         self._check_writable("remove_ids")
+        require_removal(x, self._call("remove_ids"))
         inner = self.index
         if not isinstance(inner, Base):
             return super().remove_ids(x)

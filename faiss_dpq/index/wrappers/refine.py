@@ -10,8 +10,9 @@ import numpy.typing as npt
 from ...codec import Floats
 from ...search.flat import MISSING
 from ...search.selection import Labels, selector_of
+from ..arguments import require_index
 from ..base import RangeResult
-from ..registry import require_index, stands_for
+from ..registry import stands_for
 from ..tensors import accepts_tensors, if_any
 from .selectors import selected
 from .wrapper import Wrapper, inner_parameters, stand_in_of

@@ -8,8 +8,9 @@ import numpy.typing as npt
 
 from ...codec import Floats
 from ...search.selection import Labels
+from ..arguments import require_index
 from ..base import Base, RangeResult
-from ..registry import require_index, stands_for
+from ..registry import stands_for
 from ..tensors import accepts_tensors
 from .wrapper import WrapperOfOne
 

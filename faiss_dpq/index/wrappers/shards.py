@@ -10,9 +10,10 @@ import numpy.typing as npt
 from ...codec import Floats, threads
 from ...search.flat import MISSING
 from ...search.selection import Labels
+from ..arguments import require_index
 from ..base import RangeResult
 from ..changes import continued, under_way
-from ..registry import require_index, stands_for
+from ..registry import stands_for
 from ..tensors import accepts_tensors, if_any
 from .wrapper import Wrapper
 

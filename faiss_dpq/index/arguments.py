@@ -1,0 +1,40 @@
+"""Arguments of a wrong type, named before anything looks into them.
+
+`name` is how the message names an argument: "IndexDPQ.search: params".
+"""
+
+import operator
+from typing import Any
+
+import faiss
+
+
+def require_index(index: Any, name: str) -> None:
+    """Raise a TypeError where something else stands for an index: C++ would take None for a pointer, and follow it."""
+    if not isinstance(index, faiss.Index):
+        raise TypeError(f"{name} is a {type(index).__name__}, expected a faiss.Index")
+
+
+def require_parameters(params: Any, name: str) -> None:
+    """Raise a TypeError unless these are search parameters of some class, or None."""
+    if params is not None and not isinstance(params, faiss.SearchParameters):
+        raise TypeError(f"{name} is a {type(params).__name__}, expected faiss.SearchParameters")
+
+
+def require_integer(number: Any, name: str) -> None:
+    """Raise a TypeError for what Python takes for no integer."""
+    try:
+        operator.index(number)
+    except TypeError:
+        raise TypeError(f"{name} is a {type(number).__name__}, expected an integer") from None
+
+
+def require_array(array: Any, name: str, shape: tuple[int | None, ...] | None = None) -> None:
+    """Raise a TypeError for what is no array or tensor, an AssertionError if its shape is another (None: any size)."""
+    if not (hasattr(array, "shape") and hasattr(array, "dtype")):
+        raise TypeError(f"{name} is a {type(array).__name__}, expected an array")
+    if shape is None:
+        return
+    if len(array.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
+        expected = ", ".join("n" if n is None else str(n) for n in shape)
+        raise AssertionError(f"{name} has shape {tuple(array.shape)}, expected ({expected}{',' * (len(shape) == 1)})")

@@ -1,0 +1,120 @@
+"""Every index and wrapper names class, method and argument where an argument is of a wrong type."""
+
+import faiss
+import numpy as np
+import pytest
+
+import faiss_dpq
+
+D, N = 8, 60
+SOME = np.arange(2)
+
+
+def _flat(x):
+    index = faiss_dpq.IndexDPQ(D, 2, 3)
+    index.train(x, effort="fast")
+    return index
+
+
+def _lists(x):
+    index = faiss_dpq.IndexIVFDPQ(faiss.IndexFlatL2(D), D, 2, 2, 3)
+    index.train(x, effort="fast")
+    return index
+
+
+def _shards(cls, add):
+    def made(x):
+        index = cls(D)
+        for _ in range(2):
+            add(index, _flat(x))
+        return index
+
+    return made
+
+
+MAKERS = {
+    "flat": _flat,
+    "lists": _lists,
+    "IDMap": lambda x: faiss_dpq.IndexIDMap(_flat(x)),
+    "IDMap2": lambda x: faiss_dpq.IndexIDMap2(_lists(x)),
+    "PreTransform": lambda x: faiss_dpq.IndexPreTransform(faiss.NormalizationTransform(D), _flat(x)),
+    "Refine": lambda x: faiss_dpq.IndexRefineFlat(_flat(x)),
+    "Shards": _shards(faiss_dpq.IndexShards, lambda index, part: index.add_shard(part)),
+    "Replicas": _shards(faiss_dpq.IndexReplicas, lambda index, part: index.add_replica(part)),
+}
+WRONG = {
+    "search: params": lambda i, x, wrong: i.search(x[:2], 2, params=wrong),
+    "search: k": lambda i, x, wrong: i.search(x[:2], wrong),
+    "search: D": lambda i, x, wrong: i.search(x[:2], 2, wrong),
+    "search: I": lambda i, x, wrong: i.search(x[:2], 2, I=wrong),
+    "range_search: params": lambda i, x, wrong: i.range_search(x[:2], 1.0, params=wrong),
+    "search_and_reconstruct: params": lambda i, x, wrong: i.search_and_reconstruct(x[:2], 2, params=wrong),
+    "search_and_reconstruct: R": lambda i, x, wrong: i.search_and_reconstruct(x[:2], 2, R=wrong),
+    "merge_from: otherIndex": lambda i, x, wrong: i.merge_from(wrong),
+    "reconstruct: x": lambda i, x, wrong: i.reconstruct(0, wrong),
+    "reconstruct_batch: x": lambda i, x, wrong: i.reconstruct_batch(SOME, wrong),
+    "reconstruct_n: x": lambda i, x, wrong: i.reconstruct_n(0, 2, wrong),
+    "remove_ids: x": lambda i, x, wrong: i.remove_ids(wrong),
+}
+OF_CODES = {
+    "sa_decode: codes": lambda i, codes, wrong: i.sa_decode(wrong),
+    "sa_decode: x": lambda i, codes, wrong: i.sa_decode(codes, wrong),
+    "add_sa_codes: codes": lambda i, codes, wrong: i.add_sa_codes(wrong, SOME),
+    "add_sa_codes: ids": lambda i, codes, wrong: i.add_sa_codes(codes, wrong),
+}
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(0).standard_normal((N, D)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def index(request, x):
+    index = MAKERS[request.param](x)
+    if isinstance(index, faiss.IndexIDMap):
+        index.add_with_ids(x, np.arange(N))
+    else:
+        index.add(x)
+    return index
+
+
+def _refused(index, argument, call):
+    """The argument is named; removals raise the type of error that FAISS's do."""
+    ntotal = index.ntotal
+    with pytest.raises(AttributeError if argument == "remove_ids: x" else TypeError) as raised:
+        call()
+    assert str(raised.value).startswith(f"{type(index).__name__}.{argument} is a ")
+    assert index.ntotal == ntotal
+
+
+@pytest.mark.parametrize("wrong", [3.5, "a", [1, 2], object()], ids=["float", "text", "list", "object"])
+@pytest.mark.parametrize("argument", WRONG)
+def test_an_argument_of_a_wrong_type_is_named(index, x, argument, wrong):
+    _refused(index, argument, lambda: WRONG[argument](index, x, wrong))
+
+
+@pytest.mark.parametrize("argument", ["merge_from: otherIndex", "search: k", "remove_ids: x"])
+def test_none_is_named_where_something_is_needed(index, x, argument):
+    _refused(index, argument, lambda: WRONG[argument](index, x, None))
+
+
+@pytest.mark.parametrize("argument", OF_CODES)
+@pytest.mark.parametrize("kind", ["flat", "lists", "PreTransform", "Refine"])  # FAISS has no codes of the others
+def test_an_argument_of_a_wrong_type_beside_codes_is_named(x, kind, argument):
+    index = MAKERS[kind](x)
+    codes = np.zeros((2, index.sa_code_size()), np.uint8)
+    _refused(index, argument, lambda: OF_CODES[argument](index, codes, [1, 2]))
+
+
+def test_an_array_of_a_wrong_shape_is_named(index):
+    name = type(index).__name__
+    with pytest.raises(AssertionError, match=rf"{name}\.reconstruct: x has shape \(3,\), expected \({D},\)"):
+        index.reconstruct(0, np.empty(3, np.float32))
+    with pytest.raises(AssertionError, match=rf"{name}\.reconstruct_n: x has shape \(2, 3\), expected \(n, {D}\)"):
+        index.reconstruct_n(0, 2, np.empty((2, 3), np.float32))
+
+
+def test_integers_of_numpy_are_numbers_of_results(index, x):
+    for k in (np.int64(3), np.array(3)):
+        np.testing.assert_array_equal(index.search(x[:2], k)[1], index.search(x[:2], 3)[1])
