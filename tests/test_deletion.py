@@ -450,26 +450,30 @@ def test_readers_of_a_clone_see_no_change(name):
     assert not wrong and clone.ntotal == N and index.ntotal == N - 60
 
 
+@pytest.mark.parametrize("removed", [11, 20])
 @pytest.mark.parametrize("description", ["IDMap2,DPQ3x4", "IDMap,DPQ3x4", "IDMap2,IVF4,DPQ3x4", "DPQ3x4"])
-def test_a_selector_searched_with_before_is_looked_at_anew(description):
-    """The last vector takes the place of the removed one: as many vectors as once before, but not the same."""
-    x = np.random.default_rng(0).standard_normal((300, 6)).astype(np.float32)
+def test_a_selector_searched_with_before_is_looked_at_anew(description, removed):
+    """The last vector takes the place of the removed one: as many vectors as once before, but not the same.
+
+    There are more than a digest of the ids looks at.
+    """
+    x = np.random.default_rng(0).standard_normal((3000, 6)).astype(np.float32)
     index = faiss_dpq.index_factory(6, description)
     index.train(x, effort="fast")
     params = faiss_dpq.SearchParametersIVFDPQ(nprobe=4) if "IVF" in description else faiss.SearchParameters()
-    ids = np.arange(300) * (3 if "IDMap" in description else 1)
-    fixed = faiss_dpq.Filter(faiss.IDSelectorArray(np.r_[ids[10:14], ids[299]]))
+    ids = np.arange(3000) * (3 if "IDMap" in description else 1)
+    fixed = faiss_dpq.Filter(faiss.IDSelectorArray(np.r_[ids[10:14], ids[2999]]))
     params.sel = fixed
 
     def found():
         return set(index.search(x[:1], 20, params=params)[1][0]) - {-1}
 
-    for rows in (slice(0, 299), slice(299, 300)):
+    for rows in (slice(0, 2999), slice(2999, 3000)):
         index.add_with_ids(x[rows], ids[rows]) if "IDMap" in description else index.add(x[rows])
         found()
-    assert found() == {*ids[10:14], ids[299]}
-    index.remove_ids(ids[11:12])
+    assert found() == {*ids[10:14], ids[2999]}
+    index.remove_ids(ids[removed : removed + 1])
     if description == "DPQ3x4":  # ids are places: those behind move up
         assert found() == set(range(10, 14))
     else:
-        assert found() == {ids[10], *ids[12:14], ids[299]}
+        assert found() == {*ids[10:14], ids[2999]} - {ids[removed]}
