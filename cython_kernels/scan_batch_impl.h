@@ -6,7 +6,8 @@
  *              upper edges of the terms' bins. They give every query a first threshold (scan_sample.h), and the range
  *              that its bytes have to resolve.
  *   byte scan  of a chunk of vectors: those whose byte sum is within some query's limit are hits. They are rescored,
- *              and the limits are tightened.
+ *              and the limits are tightened. Where results are many, some chunks come first, and give a threshold that
+ *              is guessed better than a sample could (batch_guess).
  *   float scan of the strips of queries for which bytes let too many vectors through, and of small databases
  *
  * Why the result is exact. A neighbour is always a hit (batch_sums_impl.h). A hit is dropped only if its float sum
@@ -27,6 +28,8 @@
 #define BATCH_LEAST_SAMPLE 4096u
 #define BATCH_SAMPLED_A_RESULT 8u
 #define BATCH_BUCKETS_A_RANK 4u
+#define BATCH_EARLY 8u        /* of so many chunks one is scanned first */
+#define BATCH_COUNTED 4096u   /* early chunks that are told apart */
 /* More hits of a strip in a span: float is faster. Measured: so it is at twice or half; a quarter costs 7 % at k =
  * 1000. */
 #define BATCH_MAX_HITS_IN_SPAN (BATCH_SPAN * 2)
@@ -197,20 +200,34 @@ static void batch_float_chunk(const dpq_database *db, batch_group *g, batch_work
     }
 }
 
-/* Scans n vectors from `first` on, every strip by bytes or in float, and chooses which for the next span. */
-static void batch_scan_span(const dpq_database *db, batch_group *g, batch_workspace *w, size_t first, size_t n,
-                            dpq_counters *counters)
+/* Whether a chunk is among those that are scanned first: one of every BATCH_EARLY. */
+static inline int batch_is_early(size_t chunk)
 {
+    return dpq_sampled(chunk / BATCH_EARLY, BATCH_EARLY) == chunk;
+}
+
+/* Which chunks of a span are scanned. */
+typedef enum { BATCH_ALL, BATCH_THE_EARLY, BATCH_THE_OTHERS } batch_which;
+
+/* Scans those of n vectors from `first` on, every strip by bytes or in float, and chooses which for the next span.
+ * Returns how many they are. */
+static size_t batch_scan_span(const dpq_database *db, batch_group *g, batch_workspace *w, size_t first, size_t n,
+                              batch_which which, dpq_counters *counters)
+{
+    size_t scanned = 0;
     memset(g->hits_in_span, 0, sizeof g->hits_in_span);
     for (size_t rows, end = first + n, v = first; v < end; v += rows) {
         rows = dpq_min(dpq_first_chunks(db->n >= BATCH_MIN_SAMPLED_N ? BATCH_CHUNK : v, BATCH_CHUNK), end - v);
+        if (which != BATCH_ALL && batch_is_early(v / BATCH_CHUNK) != (which == BATCH_THE_EARLY))
+            continue;
+        scanned += rows;
         if (dpq_none_allowed(db, v, rows))
             continue;
         batch_byte_chunk(db, g, w, v, rows);
         batch_float_chunk(db, g, w, v, rows);
     }
     for (uint32_t strip = 0; strip * DPQ_FW < g->lanes; strip++) {
-        uint64_t pairs = n * dpq_min(DPQ_FW, g->lanes - strip * DPQ_FW);
+        uint64_t pairs = scanned * dpq_min(DPQ_FW, g->lanes - strip * DPQ_FW);
         if (g->float_spans[strip]) {
             g->float_spans[strip] -= g->float_spans[strip] != UINT32_MAX;
             counters->floated += pairs;
@@ -221,14 +238,30 @@ static void batch_scan_span(const dpq_database *db, batch_group *g, batch_worksp
         if (g->hits_in_span[strip] > BATCH_MAX_HITS_IN_SPAN)
             g->float_spans[strip] = BATCH_FLOAT_SPANS;
     }
+    return scanned;
+}
+
+/* Finishes all hits. */
+static void batch_finish(const dpq_database *db, batch_group *g, batch_workspace *w)
+{
+    batch_rescore(db, g, w, 0);
+    for (uint32_t q = 0; q < g->lanes; q++)
+        batch_score_noted(db, g, w, q);
 }
 
 /* ---- the sample ---- */
 
-/* A smaller sample leaves more hits to the scan, in proportion to k; a larger one costs more than these hits. */
-static size_t batch_sample_size(const dpq_database *db, size_t k)
+/* Whether early chunks give thresholds. Where results are few, a heap's threshold follows every one that is found. */
+static int batch_has_early(const dpq_database *db, size_t k)
 {
-    size_t wanted = BATCH_SAMPLED_A_RESULT * k;
+    return db->n >= BATCH_MIN_SAMPLED_N && !db->allowed && k > DPQ_HEAP_MAX_K;
+}
+
+/* A smaller sample leaves more hits to the scan, in proportion to k; a larger one costs more than these hits. With
+ * early chunks it has less to do: one hit in BATCH_EARLY is its own. proven: no guess will do. */
+static size_t batch_sample_size(const dpq_database *db, size_t k, int proven)
+{
+    size_t wanted = proven || !batch_has_early(db, k) ? BATCH_SAMPLED_A_RESULT * k : 0;
     size_t size = dpq_min(wanted < BATCH_LEAST_SAMPLE ? BATCH_LEAST_SAMPLE : wanted, db->n / 8);
     return (size + BATCH_CHUNK - 1) / BATCH_CHUNK * BATCH_CHUNK;
 }
@@ -236,7 +269,9 @@ static size_t batch_sample_size(const dpq_database *db, size_t k)
 /* About a tenth of the nearest sampled vectors, up to a rank, share a bucket with a nearer one and go unseen. */
 static size_t batch_buckets(const dpq_database *db, size_t k, size_t rank)
 {
-    return db->n < BATCH_MIN_SAMPLED_N ? 0 : dpq_min(BATCH_BUCKETS_A_RANK * rank, batch_sample_size(db, k));
+    return db->n < BATCH_MIN_SAMPLED_N
+               ? 0
+               : dpq_min(BATCH_BUCKETS_A_RANK * rank, batch_sample_size(db, k, rank == k));
 }
 
 /* The least of the buckets' least sums but for rank - 1: as many buckets, and so at least as many vectors, are that
@@ -258,7 +293,7 @@ static float batch_sample_threshold(batch_group *g, uint32_t q, size_t rank)
 static void batch_sample(const dpq_database *db, const dpq_queries *qs, batch_group *g, batch_workspace *w, size_t k,
                          size_t rank)
 {
-    size_t size = batch_sample_size(db, k), stride = db->n / size;
+    size_t size = batch_sample_size(db, k, rank == k), stride = db->n / size;
     for (size_t i = 0; i < g->buckets * DPQ_QW; i++)
         g->least[i] = INFINITY;
     for (size_t i = 0; i < size; i += BATCH_CHUNK) {
@@ -280,6 +315,46 @@ static void batch_sample(const dpq_database *db, const dpq_queries *qs, batch_gr
         many_begin(db, g, w);
     for (uint32_t q = 0; q < g->lanes; q++)
         batch_follow(g, q);
+}
+
+/* ---- early chunks ---- */
+
+/* Lowers a query's threshold to a guess by what `early` of n vectors gave, whole chunks. Near vectors may stand in few
+ * chunks, of which more than their share may be early: so the root of the sum of the squares of how many a chunk has
+ * says how far the guess may be off. What is farther is let go of. */
+static void batch_guess(batch_group *g, uint32_t q, size_t early, size_t n, size_t k)
+{
+    dpq_topk *top = &g->top[q];
+    size_t some = dpq_guessed_rank(early, n, k), squares = 0;
+    uint16_t counts[BATCH_COUNTED] = {0};
+    if (some >= k || top->size < some)
+        return;
+    dpq_select(top->keys, top->size, some);
+    for (size_t i = 0; i < some; i++)
+        counts[(uint32_t)top->keys[i] / (BATCH_CHUNK * BATCH_EARLY) % BATCH_COUNTED]++;
+    for (size_t i = 0; i < BATCH_COUNTED; i++)
+        squares += (size_t)counts[i] * counts[i];
+    size_t rank = dpq_rank_with_spread((double)k * (double)early / (double)n, (double)squares);
+    if (rank >= k || top->size < rank)
+        return;
+    dpq_select(top->keys, top->size, rank);
+    top->limit = 0;
+    for (size_t i = 0; i < rank; i++)
+        top->limit = top->keys[i] >= top->limit ? top->keys[i] + 1 : top->limit;
+    top->size = (uint32_t)rank;
+    batch_follow(g, q);
+}
+
+/* Scans the early chunks. */
+static void batch_scan_early(const dpq_database *db, batch_group *g, batch_workspace *w, size_t k,
+                             dpq_counters *counters)
+{
+    size_t span = BATCH_SPAN * BATCH_EARLY, early = 0;
+    for (size_t v = 0; v < db->n; v += span)
+        early += batch_scan_span(db, g, w, v, dpq_min(span, db->n - v), BATCH_THE_EARLY, counters);
+    batch_finish(db, g, w);
+    for (uint32_t q = 0; q < g->lanes; q++)
+        batch_guess(g, q, early, db->n, k);
 }
 
 /* ---- a call ---- */
@@ -309,11 +384,14 @@ static void batch_scan_group(const dpq_database *db, const dpq_queries *qs, batc
     memset(g->float_spans, g->bytes ? 0 : 0xff, sizeof g->float_spans);
     if (g->buckets)
         batch_sample(db, qs, g, w, k, rank);
+    batch_which which = BATCH_ALL;
+    if (rank < k && batch_has_early(db, k)) {
+        batch_scan_early(db, g, w, k, counters);
+        which = BATCH_THE_OTHERS;
+    }
     for (size_t v = 0; v < db->n; v += BATCH_SPAN)
-        batch_scan_span(db, g, w, v, dpq_min(BATCH_SPAN, db->n - v), counters);
-    batch_rescore(db, g, w, 0);
-    for (uint32_t q = 0; q < g->lanes; q++)
-        batch_score_noted(db, g, w, q);
+        batch_scan_span(db, g, w, v, dpq_min(BATCH_SPAN, db->n - v), which, counters);
+    batch_finish(db, g, w);
 }
 
 /* Whether a query has fewer than k results although its threshold left vectors out. */
@@ -351,7 +429,7 @@ static void scan_batch(const dpq_database *db, const dpq_queries *qs, size_t k, 
 {
     batch_group g;
     batch_workspace *w;
-    size_t rank = dpq_guessed_rank(batch_sample_size(db, k), db->n, k);
+    size_t rank = dpq_guessed_rank(batch_sample_size(db, k, 0), db->n, k);
     batch_layout(db, k, (uintptr_t)scratch, &g, &w);
     for (g.first = 0; g.first < qs->nq; g.first += DPQ_QW) {
         g.lanes = (uint32_t)dpq_min(DPQ_QW, qs->nq - g.first);

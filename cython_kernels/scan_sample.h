@@ -20,11 +20,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The rank of a guess, of results of which so many are expected in a sample; spread: their variance. */
+static inline size_t dpq_rank_with_spread(double expected, double spread)
+{
+    return (size_t)(expected + 4 * sqrt(spread) + 4);
+}
+
 /* The rank of the guess among `size` sampled vectors of n; k, which is proven, where the guess is no better. */
 static inline size_t dpq_guessed_rank(size_t size, size_t n, size_t k)
 {
     double expected = (double)k * (double)size / (double)n;
-    return dpq_min(k, (size_t)(expected + 4 * sqrt(expected) + 4));
+    return dpq_min(k, dpq_rank_with_spread(expected, expected));
 }
 
 /* Sampled vector number i. stride 1: vector i. */
