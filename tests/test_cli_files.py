@@ -167,10 +167,13 @@ def test_inputs_are_checked_before_the_work(files, digits, no_work, capsys):
     np.save("bad.npy", bad)
     np.save("narrow.npy", digits[:, :9])
     (files / "empty.npy").touch()
+    filled = faiss.read_index("trained.faiss")
+    filled.add(digits)
+    faiss.write_index(filled, "filled.faiss")
     for arguments, message in [
         (["build", "trained.faiss", "bad.npy"], "bad.npy: rows 3, 1500 hold NaN"),
         (["build", "trained.faiss", "x.npy", "bad.npy"], "bad.npy: rows 3, 1500 hold NaN"),
-        (["search", "trained.faiss", "bad.npy"], "bad.npy: rows 3, 1500 hold NaN"),
+        (["search", "filled.faiss", "bad.npy"], "bad.npy: rows 3, 1500 hold NaN"),
         (["train", "bad.npy"], "bad.npy: rows 3, 1500 hold NaN"),
         (["build", "trained.faiss", "narrow.npy"], "narrow.npy: vectors of 9 dimensions, the index has d=64"),
         (["search", "trained.faiss", "narrow.npy"], "narrow.npy: vectors of 9 dimensions, the index has d=64"),

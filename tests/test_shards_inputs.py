@@ -173,7 +173,7 @@ def test_what_is_not_of_vectors_is_refused(tmp_path, digits, trained):
 def test_columns_of_parquet(tmp_path, digits, trained, here):
     other = pa.array([[1.0, 2.0]] * N)
     save_parquet(tmp_path / "x.parquet", digits, "list", other=other)
-    with pytest.raises(ValueError, match=r"2 columns hold lists of numbers, \['vector', 'other'\]; name one"):
+    with pytest.raises(ValueError, match=r"2 columns hold lists of numbers, \['vector', 'other'\]; column"):
         shards.plan_parts(tmp_path / "x.parquet")
     with pytest.raises(ValueError, match="column is 'name', those with lists"):
         shards.plan_parts(tmp_path / "x.parquet", column="name")

@@ -110,7 +110,7 @@ def test_bad_arguments(x):
         (r"bytes is \[8, 1\]", (x, [8, 1])),
         (r"bytes is 'eight'", (x, "eight")),
         (r"recall is 2, expected a share", (x, 8, 2)),
-        (r"k is 0, expected at least 1", (x, 8, None, 0)),
+        (r"k is 0, expected 1 to 5000", (x, 8, None, 0)),
         (r"queries have shape \(3, 4\), expected \(nq, 12\)", (x, 8, None, 10, np.ones((3, 4)))),
         (r"x holds float32 of shape \(999, 12\), .*n >= 1,000", (x[:999],)),
         (r"x: row 7 holds NaN", (np.concatenate([bad[:1000]]), 2)),

@@ -89,7 +89,7 @@ def test_files_that_hold_no_vectors_say_so(x, tmp_path):
     with pytest.raises(ValueError, match=r"Fortran order"):
         vectors.open_sources(tmp_path / "x.npz", "columns")
     np.savez(tmp_path / "x.npz", first=x, second=x + 1, third=x[0])
-    with pytest.raises(ValueError, match=r"2 arrays have two dimensions, \['first', 'second'\]; name one"):
+    with pytest.raises(ValueError, match=r"2 arrays have two dimensions, \['first', 'second'\]; column"):
         vectors.open_sources(tmp_path / "x.npz")
     with pytest.raises(ValueError, match=r"column is 'fourth', its arrays are \['first', 'second', 'third'\]"):
         vectors.open_sources(tmp_path / "x.npz", "fourth")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from .options import VECTOR_FILES, CommandError, add_command, at_least, check_output_folder
+from .options import LARGEST_SEED, VECTOR_FILES, CommandError, add_command, at_least, check_output_folder
 
 _AGAINST = ("PQ", "OPQ", "RQ")  # one's own vectors, by default
 
@@ -39,7 +39,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="numbers of each query's nearest vectors (.ivecs, .npy, ...); otherwise FAISS's flat index finds them",
     )
     parser.add_argument("--max-train", type=at_least(256), default=100_000, metavar="N", help="of a file of vectors")
-    parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="of what is drawn from a file")
+    parser.add_argument(
+        "--seed", type=at_least(0, LARGEST_SEED), default=0, metavar="N", help="of what is drawn from a file"
+    )
     parser.add_argument("--column", metavar="NAME", help="of parquet and .npz files, the column with the vectors")
     parser.add_argument("--bytes", nargs="+", type=at_least(2), default=[2, 4, 8, 16], metavar="N", help="a vector")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="all by default; --list shows them")

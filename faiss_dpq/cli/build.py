@@ -1,6 +1,7 @@
 """``faiss-dpq build``: vectors into a trained index, or into a folder of shards."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import faiss
@@ -10,7 +11,7 @@ import faiss_dpq
 
 from .. import vectors
 from ..training import progress
-from .indexes import check_dimensions, described, read_index, set_parameters
+from .indexes import check_fit, described, read_index, set_parameters
 from .options import VECTOR_FILES, CommandError, add_command, add_output, at_least, check_output, check_output_folder
 
 
@@ -47,13 +48,11 @@ def _build(arguments: argparse.Namespace) -> None:
         raise CommandError(f"--shards: how many? {what} a folder of shards")
     check_output(arguments.output)
     index, sources = read_index(arguments.index), vectors.open_sources(arguments.vectors, arguments.column)
-    check_dimensions(index, sources[0].d, sources[0].name)
+    n = check_fit(index, arguments.index, sources)
+    check_output(arguments.output, [source.name for source in sources])
     set_parameters(index, arguments.set)
-    n = sum(source.n for source in sources)
     ids = _ids(index, arguments.ids, n)
-    with progress.bar(total=n, desc="checking", unit=" vectors", unit_scale=True, leave=False) as bar:
-        for source in sources:
-            source.check(bar.update)
+    _check_rows(sources, n)
     at = 0
     with progress.bar(total=n, desc="encoding", unit=" vectors", unit_scale=True) as bar:
         for source in sources:
@@ -67,6 +66,13 @@ def _build(arguments: argparse.Namespace) -> None:
     faiss_dpq.write_index(index, str(arguments.output))
     if not arguments.quiet:
         print(f"{arguments.output}: {described(index)}")
+
+
+def _check_rows(sources: Sequence[vectors.Source], n: int) -> None:
+    """Read all n vectors, and name the rows that are not finite."""
+    with progress.bar(total=n, desc="checking", unit=" vectors", unit_scale=True, leave=False) as bar:
+        for source in sources:
+            source.check(bar.update)
 
 
 def _ids(index: faiss.Index, path: Path | None, n: int) -> vectors.Ids | None:
@@ -88,7 +94,11 @@ def _build_shards(arguments: argparse.Namespace) -> None:
 
     check_output_folder(arguments.output)
     trained = read_index(arguments.index)
+    sources = vectors.open_sources(arguments.vectors, arguments.column)
+    n = check_fit(trained, arguments.index, sources)
     set_parameters(trained, arguments.set)
+    if not arguments.output.exists() or not any(arguments.output.iterdir()):  # what is there was checked when it began
+        _check_rows(sources, n)
     names = ("vectors", "output", "shards", "rows_per_part", "column", "ray", "ids")
     described_manifest = commands.build(trained, *(getattr(arguments, name) for name in names))
     if not arguments.quiet:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .options import add_command, at_least, check_output
+from .options import LARGEST_SEED, add_command, at_least, check_output
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -24,7 +24,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         ("--queries", 1, 5_000, "queries"),
     ):
         parser.add_argument(option, type=at_least(least), default=size, metavar="N", help=what)
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the split")
+    parser.add_argument("--seed", type=at_least(0, LARGEST_SEED), default=1, metavar="N", help="seed of the split")
     parser.add_argument(
         "--output", type=Path, default=Path("faiss-dpq-demo.png"), metavar="FILE", help="the plot, a PNG file"
     )

@@ -1,7 +1,7 @@
 """Indexes as commands take them: read, looked into, described in a line."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import faiss
@@ -9,6 +9,7 @@ import faiss
 import faiss_dpq
 from faiss_dpq.index.parameters import OURS
 
+from .. import vectors
 from .options import METRICS, CommandError
 
 
@@ -45,13 +46,21 @@ def set_parameters(index: faiss.Index, parameters: str) -> None:
         faiss_dpq.ParameterSpace().set_index_parameters(index, parameters)
     except (RuntimeError, ValueError) as error:
         reason = re.sub(r"^.*set_index_parameters?: ?", "", str(error), flags=re.DOTALL)
-        raise CommandError(f"--set {parameters}: {reason}; codes have {', '.join(OURS)}, lists nprobe") from None
+        # Of a value that is out of range, the reason says which would do.
+        known = f"; codes have {', '.join(OURS)}, lists nprobe" if reason.startswith("could not") else ""
+        raise CommandError(f"--set {parameters}: {reason}{known}") from None
 
 
-def check_dimensions(index: faiss.Index, d: int, name: str) -> None:
-    """Raise a CommandError unless vectors of d dimensions fit an index."""
-    if d != index.d:
-        raise CommandError(f"{name}: vectors of {d} dimensions, the index has d={index.d}")
+def check_fit(index: faiss.Index, path: Path, sources: Sequence[vectors.Source]) -> int:
+    """Raise a CommandError unless the index in the file `path` is trained, for vectors such as these; their number."""
+    first, n = sources[0], sum(source.n for source in sources)
+    if not index.is_trained:
+        raise CommandError(f"{path}: the index is not trained; `faiss-dpq train` makes one that is")
+    if first.d != index.d:
+        raise CommandError(f"{first.name}: vectors of {first.d} dimensions, the index has d={index.d}")
+    if not n:
+        raise CommandError(f"{first.name}: holds no vectors")
+    return n
 
 
 def described(index: faiss.Index) -> str:

@@ -2,12 +2,14 @@
 
 import argparse
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import faiss
 
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
+LARGEST_SEED = 2**31 - 1  # an int of C++
 VECTOR_FILES = ".npy, .npz, .fvecs, .bvecs, .ivecs or .parquet"
 
 
@@ -66,19 +68,34 @@ def add_output(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """What makes a whole number of an argument, and refuses it below `least`."""
+def at_least(least: int, most: int = sys.maxsize) -> Callable[[str], int]:
+    """What makes a whole number of an argument, and refuses it below `least` and above `most`."""
 
     def number(text: str) -> int:
-        if int(text) < least:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+        if value < least:
             raise argparse.ArgumentTypeError(f"{text} is too small, the least is {least}")
-        return int(text)
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text} is too large, the most is {most}")
+        return value
 
     return number
 
 
-def check_output(path: Path, option: str = "--output") -> None:
-    """Raise a CommandError unless a file can be written there: before the work whose result it is to hold."""
+def check_output(path: Path, inputs: Iterable[str | Path] = (), option: str = "--output") -> None:
+    """Raise a CommandError unless a file can be written there: before the work whose result it is to hold.
+
+    Parameters
+    ----------
+    path : Path
+    inputs : paths
+        Files that the command reads, and must not write over.
+    option : str
+        That names the file.
+    """
     if path.is_dir():
         raise CommandError(f"{option}: {path} is a directory")
     folder = path.resolve().parent  # of a link's target
@@ -86,6 +103,8 @@ def check_output(path: Path, option: str = "--output") -> None:
         raise CommandError(f"{option}: there is no directory {folder if path.is_symlink() else path.parent}")
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise CommandError(f"{option}: {path} cannot be written: permission denied")
+    if path.exists() and any(os.path.samefile(path, name) for name in inputs):
+        raise CommandError(f"{option}: {path} is one of the files that are read")
 
 
 def check_output_folder(path: Path, option: str = "--output") -> None:

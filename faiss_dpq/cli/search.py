@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from .. import vectors
+from ..index import writing
 from ..training import progress
-from .indexes import check_dimensions, read_index, set_parameters
+from .indexes import check_fit, read_index, set_parameters
 from .options import VECTOR_FILES, CommandError, add_command, add_output, at_least, check_output
 
 _BLOCK = 1 << 13  # queries searched at a time, after which progress is shown
@@ -38,7 +39,10 @@ def _search(arguments: argparse.Namespace) -> None:
     index, (source, *others) = read_index(arguments.index), vectors.open_sources(arguments.queries, arguments.column)
     if others:
         raise CommandError(f"{arguments.queries}: {1 + len(others)} files, expected one of queries")
-    check_dimensions(index, source.d, source.name)
+    check_fit(index, arguments.index, [source])
+    check_output(arguments.output, [source.name, arguments.index])
+    if arguments.k > index.ntotal:
+        raise CommandError(f"-k is {arguments.k:,}, the index holds {index.ntotal:,} vectors")
     set_parameters(index, arguments.set)
     source.check(lambda n: None)
     D = np.empty((source.n, arguments.k), np.float32)
@@ -53,7 +57,6 @@ def _search(arguments: argparse.Namespace) -> None:
                 seconds += time.perf_counter() - started
                 at += len(queries)
                 bar.update(len(queries))
-    with arguments.output.open("wb") as file:
-        np.savez(file, D=D, I=I)
+    writing.write(str(arguments.output), lambda file: np.savez(file, D=D, I=I))
     if not arguments.quiet:
         print(f"{arguments.output}: {source.n:,} queries, {source.n / max(seconds, 1e-9):,.0f} a second")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from .. import vectors
-from .options import METRICS, VECTOR_FILES, add_command, at_least
+from .options import LARGEST_SEED, METRICS, VECTOR_FILES, add_command, at_least
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -24,7 +24,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--queries", type=Path, metavar="FILE", help="otherwise some of the vectors are taken out")
     parser.add_argument("--metric", choices=METRICS, help="by default l2; for unit vectors, both are compared")
     parser.add_argument("--n", type=at_least(1), metavar="N", help="vectors to be stored; by default as many as given")
-    parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="of the vectors drawn")
+    parser.add_argument("--seed", type=at_least(0, LARGEST_SEED), default=0, metavar="N", help="of the vectors drawn")
     parser.add_argument("--column", metavar="NAME", help="of parquet and .npz files, the column with the vectors")
 
 

@@ -10,7 +10,7 @@ import faiss_dpq
 
 from .. import vectors
 from .indexes import described, stack
-from .options import METRICS, VECTOR_FILES, CommandError, add_command, add_output, at_least, check_output
+from .options import LARGEST_SEED, METRICS, VECTOR_FILES, CommandError, add_command, add_output, at_least, check_output
 
 _SEEDS = ("rq.cp", "cp", "pq.cp")  # where indexes have the seed of their training
 
@@ -35,7 +35,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--index", default="DPQ8x8", metavar="STRING", help="what faiss_dpq.index_factory takes")
     parser.add_argument("--metric", choices=METRICS, default="l2")
     parser.add_argument("--effort", choices=("fast", "default", "best"), default="default", help="of DPQ's training")
-    parser.add_argument("--seed", type=at_least(0), metavar="N", help="of the vectors drawn, and of the training")
+    parser.add_argument(
+        "--seed", type=at_least(0, LARGEST_SEED), metavar="N", help="of the vectors drawn, and of the training"
+    )
     parser.add_argument("--column", metavar="NAME", help="of parquet and .npz files, the column with the vectors")
     add_output(parser, "the index")
 
@@ -43,6 +45,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def _train(arguments: argparse.Namespace) -> None:
     check_output(arguments.output)
     sources = vectors.open_sources(arguments.vectors, arguments.column)
+    check_output(arguments.output, [source.name for source in sources])
     index = faiss_dpq.index_factory(sources[0].d, arguments.index, METRICS[arguments.metric])
     chosen = {"effort": arguments.effort} if any(hasattr(part, "train_stats") for part in stack(index)) else {}
     if arguments.effort != "default" and not chosen:

@@ -14,6 +14,7 @@ from ..index import writing
 from .datasets import VectorSet, cache_folder
 
 N_QUERIES = 1000  # held out where none are given
+_LEAST_VECTORS = 256
 
 Ids = npt.NDArray[np.int64]
 
@@ -100,8 +101,10 @@ def read(
         xq, x = x[order[:held_out]], x[np.sort(order[held_out:])]
     else:
         xq = readers.read(queries, column)
-    if not len(xq) or xq.shape[1] != x.shape[1]:
-        raise ValueError(f"{queries or base}: {len(xq)} queries of d={xq.shape[1]}, expected some of d={x.shape[1]}")
+    if len(x) < _LEAST_VECTORS:
+        raise ValueError(f"{base}: {len(x)} vectors to train on, expected {_LEAST_VECTORS} or more, one a codeword")
+    if xq.shape[1] != x.shape[1]:
+        raise ValueError(f"{queries}: queries of d={xq.shape[1]}, expected d={x.shape[1]}, as {base} has")
     checksum = hashlib.sha256()
     for part in (x, xq):
         checksum.update(str(part.shape).encode())

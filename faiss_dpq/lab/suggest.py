@@ -103,7 +103,7 @@ def suggest(
     recall : float, optional
         The least recall@k that is wanted: the fewest bytes that reach it are looked for, up to `bytes`.
     k : int
-        Results a query.
+        Results a query, at most len(x).
     queries : array, shape (nq, d), optional
         By default 1,000 vectors, a tenth at most, are taken out of x.
     metric : faiss.METRIC_L2 or faiss.METRIC_INNER_PRODUCT, optional
@@ -133,8 +133,8 @@ def suggest(
     sizes = _checked_sizes(bytes)
     if recall is not None and not 0 < recall <= 1:
         raise ValueError(f"suggest: recall is {recall}, expected a share above 0 and up to 1")
-    if k < 1:
-        raise ValueError(f"suggest: k is {k}, expected at least 1")
+    if not 1 <= k <= len(x):
+        raise ValueError(f"suggest: k is {k}, expected 1 to {len(x)}, the number of vectors")
     if metric not in (None, faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
         raise ValueError(f"suggest: metric is {metric}, expected faiss.METRIC_L2 or faiss.METRIC_INNER_PRODUCT")
     with progress.hidden(not verbose), progress.bar(desc="suggest", unit=" trainings") as bar:

@@ -11,6 +11,8 @@ from .sources import open_sources
 
 Ids = npt.NDArray[np.int64]
 
+_LARGEST = np.iinfo(np.int64).max
+
 
 def checked_ids(ids: npt.ArrayLike | str | os.PathLike[str] | None, n: int, name: str) -> Ids | None:
     """The ids of n vectors, from an array or an .npy file: shape (n,), whole numbers >= 0; None for None.
@@ -22,11 +24,23 @@ def checked_ids(ids: npt.ArrayLike | str | os.PathLike[str] | None, n: int, name
     """
     if ids is None:
         return None
-    labels = np.load(ids, mmap_mode="r") if isinstance(ids, str | os.PathLike) else np.asarray(ids)
+    labels = _loaded(ids, name) if isinstance(ids, str | os.PathLike) else np.asarray(ids)
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
         raise ValueError(f"{name} are {labels.dtype} of shape {labels.shape}, expected integers of shape ({n},)")
     if labels.size and labels.min() < 0:
         raise ValueError(f"{name} hold {labels.min()}, expected numbers >= 0")
+    if labels.size and labels.max() > _LARGEST:
+        raise ValueError(f"{name} hold {labels.max()}, expected numbers up to {_LARGEST}")
+    return labels
+
+
+def _loaded(path: str | os.PathLike[str], name: str) -> npt.NDArray[Any]:
+    try:
+        labels = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError):
+        labels = None
+    if not isinstance(labels, np.ndarray):  # of an .npz file, several arrays
+        raise ValueError(f"{name} are not an array: expected an .npy file of integers")
     return labels
 
 

@@ -38,10 +38,11 @@ class NpzFile(File):
         if column is None and len(names) > 1:
             names = [name for name in names if len(self._shape(name)) == 2]
         if column is None and len(names) != 1:
-            raise ValueError(f"{self.name}: {len(names)} arrays have two dimensions, {names}; name one of them")
+            of_several = f"{len(names)} arrays have two dimensions, {names}; column (--column) says which to take"
+            raise ValueError(f"{self.name}: {of_several if names else 'no array has two dimensions'}")
         self.column = names[0] if column is None else column
         with self._opened(self.column) as (_, shape, dtype):
-            check_matrix(np.empty((0,) * len(shape), dtype), self.name)
+            check_matrix(shape, dtype, self.name)
             (self.n, self.d), self.dtype = shape, str(dtype)
 
     def _shape(self, name: str) -> tuple[int, ...]:

@@ -101,6 +101,9 @@ def _vector_column(schema: Any, column: str | None, name: str) -> str:
         if column not in of_vectors:
             raise ValueError(f"{name}: column is {column!r}, those with lists of numbers are {of_vectors}")
         return column
-    if len(of_vectors) != 1:
-        raise ValueError(f"{name}: {len(of_vectors)} columns hold lists of numbers, {of_vectors}; name one of them")
+    if not of_vectors:
+        raise ValueError(f"{name}: no column holds lists of numbers; its columns are {schema.names}")
+    if len(of_vectors) > 1:
+        several = f"{len(of_vectors)} columns hold lists of numbers, {of_vectors}"
+        raise ValueError(f"{name}: {several}; column (--column) says which to take")
     return of_vectors[0]

@@ -181,7 +181,7 @@ class File(Source):
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sample": sample.hexdigest()}
 
 
-def check_matrix(x: npt.NDArray[Any], name: str) -> None:
-    """Raise a ValueError unless an array is of vectors."""
-    if x.ndim != 2 or x.dtype.kind not in "fiu":
-        raise ValueError(f"{name}: holds {x.dtype} of shape {x.shape}, expected numbers of shape (n, d)")
+def check_matrix(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> None:
+    """Raise a ValueError unless an array of this shape and type is of vectors."""
+    if len(shape) != 2 or shape[1] < 1 or dtype.kind not in "fiu":
+        raise ValueError(f"{name}: holds {dtype} of shape {shape}, expected numbers of shape (n, d)")

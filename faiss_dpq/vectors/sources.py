@@ -27,7 +27,9 @@ def _file(path: str, column: str | None) -> Source:
         raise ValueError(f"{path}: expected a file of vectors, {', '.join(SUFFIXES)}, or a folder or glob of them")
     if not os.path.exists(path):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    if os.path.isfile(path) and not os.path.getsize(path):
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: a pipe or a device, expected a file, which can be read more than once")
+    if not os.path.getsize(path):
         raise ValueError(f"{path}: the file is empty, it has 0 bytes")
     if suffix in (".parquet", ".pq"):
         from .parquet import ParquetFile  # loads pyarrow
@@ -70,14 +72,17 @@ def read(path: str | os.PathLike[str], column: str | None = None) -> Floats:
     Raises
     ------
     ValueError, FileNotFoundError
-        As `open_sources`, and if a row holds NaN or infinity.
+        As `open_sources`, and if there is no row, or one holds NaN or infinity.
     """
-    return np.concatenate([block for source in open_sources(path, column) for block in source.blocks(0, source.n)])
+    blocks = [block for source in open_sources(path, column) for block in source.blocks(0, source.n)]
+    if not blocks:
+        raise ValueError(f"{path}: holds no vectors")
+    return np.concatenate(blocks)
 
 
 def _opened(sources: Sources, column: str | None, name: str) -> Iterator[Source]:
     if isinstance(sources, np.ndarray):
-        check_matrix(sources, name)
+        check_matrix(sources.shape, sources.dtype, name)
         yield ArrayRows(sources, name)
     elif isinstance(sources, str | os.PathLike):
         for path in _paths(os.fspath(sources)):
