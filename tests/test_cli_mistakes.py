@@ -182,7 +182,7 @@ def test_rows_that_are_not_finite_leave_no_folder_of_shards(refused, x):
 
 
 def test_a_build_that_goes_on_is_not_checked_again(files, monkeypatch):
-    line = "build trained.faiss x.npy --shards 2 -o o".split()
+    line = ["build", "trained.faiss", "x.npy", "--shards", "2", "-o", "o"]
     assert main(line) == 0
     monkeypatch.setattr(vectors.Source, "check", lambda *_: pytest.fail("read again"))
     assert main(line) == 0
@@ -239,7 +239,7 @@ def test_results_that_cannot_be_written_leave_nothing(files, monkeypatch, capsys
 
     monkeypatch.setattr(np, "savez", full)
     before = sorted(os.listdir())
-    assert main("search filled.faiss x.npy -o o".split()) == 1
+    assert main(["search", "filled.faiss", "x.npy", "-o", "o"]) == 1
     assert capsys.readouterr().err == f"faiss-dpq search: o: {os.strerror(28)}\n"
     assert sorted(os.listdir()) == before
 
