@@ -48,7 +48,7 @@ class MappedFile(File):
 
 
 def _map_vecs(path: str, kind: np.dtype[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
-    """A file in which each vector comes after its length in four bytes: vectors, shape (n, d), and lengths, (n,)."""
+    """The vectors, shape (n, d), of a file in which each comes after its length in four bytes; their lengths."""
     content = np.memmap(path, np.uint8, "r")
     d = int(content[:4].view("<i4")[0]) if len(content) >= 4 else 0
     row = 4 + d * kind.itemsize
