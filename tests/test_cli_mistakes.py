@@ -10,6 +10,7 @@ from faiss.contrib.vecs_io import fvecs_write
 import faiss_dpq
 from faiss_dpq import vectors
 from faiss_dpq.cli import main
+from faiss_dpq.lab import own_vectors
 
 N, D = 600, 8
 
@@ -30,7 +31,7 @@ def trained(x):
 def files(tmp_path, x, trained, monkeypatch):
     """A folder with vectors and indexes; commands run there."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(own_vectors, "cache_folder", lambda: tmp_path / "cache")  # not matplotlib's, which lists fonts
     np.save("x.npy", x)
     np.save("none.npy", x[:0])
     faiss_dpq.write_index(trained, "trained.faiss")
