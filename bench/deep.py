@@ -156,7 +156,7 @@ def results(output: Path) -> list[report.Result]:
     rows: dict[str, report.Result] = {}
     for path in sorted(output.glob("unsupervised-seed*.json")):
         for name, by_length in json.loads(path.read_text()).items():
-            row = rows.setdefault(name, report.Result(f"{name}, unsupervised", R=found[0].R))
+            row = rows.setdefault(name, report.Result(name + report.UNSUPERVISED, R=found[0].R))
             for length, value in by_length.items():
                 row.mAP.setdefault(length, []).append(value)
     return found + list(rows.values())

@@ -22,6 +22,9 @@ from .runs import FEATURES, MODELS, RunConfig
 
 Floats = npt.NDArray[np.float64]
 
+#: What the label of a row ends with whose method, before it, learned without labels.
+UNSUPERVISED = ", unsupervised"
+
 #: The order of rows and curves; others follow as they come.
 _ORDER = (*ABLATIONS, *(name for name in MODELS if name != "DPQ"))
 _MARKERS = "osD^vP*Xph"
@@ -188,9 +191,10 @@ def _all_bits(results: Sequence[Result]) -> list[int]:
 
 
 def _style(number: int, label: str) -> dict[str, Any]:
-    """A method's own colour in every figure; that of a number for what is no method."""
-    if label in plots.COLORS:
-        return {"color": plots.COLORS[label], "linestyle": "-"}
+    """A method's own colour in every figure, dotted without labels; that of a number for what is no method."""
+    method = label.removesuffix(UNSUPERVISED)
+    if method in plots.COLORS:
+        return {"color": plots.COLORS[method], "linestyle": "-" if method == label else ":"}
     colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
     turn, colour = divmod(number, len(colours))
     return {"color": colours[colour], "linestyle": ("-", ":")[turn % 2]}
@@ -204,15 +208,14 @@ def plot_map(results: Sequence[Result], path: Path) -> None:
     means = [result.mean(length) for result in results for length in result.mAP]
     top, low = max(means), float(np.percentile(means, 30))
     zooms = 2 if top - min(means) > 3 * (top - low) + 0.1 else 1
-    figure = Figure(figsize=(1.8 + 5.4 * zooms, 4.6), layout="constrained")
-    every_axes = figure.subplots(1, zooms, squeeze=False)[0]
+    figure, every_axes = plots.new_figure(zooms)
     for axes in every_axes:
         _draw_map(axes, results)
-        axes.grid(alpha=0.3)
     if zooms == 2:
         margin = 0.1 * (top - low) + 0.005
         every_axes[1].set_ylim(low - margin, top + margin)
-    figure.legend(*every_axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=9)
+    handles_labels = every_axes[0].get_legend_handles_labels()
+    figure.legend(*handles_labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.savefig(path, dpi=_DPI, format="png")
 
 
