@@ -48,6 +48,7 @@ WRONG = {
     "search: D": lambda i, x, wrong: i.search(x[:2], 2, wrong),
     "search: I": lambda i, x, wrong: i.search(x[:2], 2, I=wrong),
     "range_search: params": lambda i, x, wrong: i.range_search(x[:2], 1.0, params=wrong),
+    "range_search: thresh": lambda i, x, wrong: i.range_search(x[:2], wrong),
     "search_and_reconstruct: params": lambda i, x, wrong: i.search_and_reconstruct(x[:2], 2, params=wrong),
     "search_and_reconstruct: R": lambda i, x, wrong: i.search_and_reconstruct(x[:2], 2, R=wrong),
     "merge_from: otherIndex": lambda i, x, wrong: i.merge_from(wrong),
@@ -91,6 +92,8 @@ def _refused(index, argument, call):
 @pytest.mark.parametrize("wrong", [3.5, "a", [1, 2], object()], ids=["float", "text", "list", "object"])
 @pytest.mark.parametrize("argument", WRONG)
 def test_an_argument_of_a_wrong_type_is_named(index, x, argument, wrong):
+    if argument == "range_search: thresh" and wrong == 3.5:
+        wrong = None
     _refused(index, argument, lambda: WRONG[argument](index, x, wrong))
 
 
@@ -111,8 +114,22 @@ def test_an_array_of_a_wrong_shape_is_named(index):
     name = type(index).__name__
     with pytest.raises(AssertionError, match=rf"{name}\.reconstruct: x has shape \(3,\), expected \({D},\)"):
         index.reconstruct(0, np.empty(3, np.float32))
-    with pytest.raises(AssertionError, match=rf"{name}\.reconstruct_n: x has shape \(2, 3\), expected \(n, {D}\)"):
+    with pytest.raises(AssertionError, match=rf"{name}\.reconstruct_n: x has shape \(2, 3\), expected \(2, {D}\)"):
         index.reconstruct_n(0, 2, np.empty((2, 3), np.float32))
+    with pytest.raises(
+        AssertionError, match=rf"{name}\.reconstruct_batch: x has shape \(3, {D}\), expected \(2, {D}\)"
+    ):
+        index.reconstruct_batch(SOME, np.empty((3, D), np.float32))
+
+
+def test_an_array_that_cannot_be_written_to_is_named(index):
+    name = type(index).__name__
+    with pytest.raises(TypeError, match=rf"{name}\.reconstruct: x has dtype uint8, expected float32"):
+        index.reconstruct(0, np.empty(D, np.uint8))
+    with pytest.raises(TypeError, match=rf"{name}\.reconstruct_batch: x has dtype float64, expected float32"):
+        index.reconstruct_batch(SOME, np.empty((2, D)))
+    with pytest.raises(ValueError, match=rf"{name}\.reconstruct_n: x is not C-contiguous"):
+        index.reconstruct_n(0, 2, np.empty((2, D), np.float32, order="F"))
 
 
 def test_integers_of_numpy_are_numbers_of_results(index, x):

@@ -7,6 +7,8 @@ import operator
 from typing import Any
 
 import faiss
+import numpy as np
+import numpy.typing as npt
 
 
 def require_index(index: Any, name: str) -> None:
@@ -29,6 +31,14 @@ def require_integer(number: Any, name: str) -> None:
         raise TypeError(f"{name} is a {type(number).__name__}, expected an integer") from None
 
 
+def require_number(number: Any, name: str) -> float:
+    """The number; a TypeError is raised for what Python takes for none."""
+    try:
+        return float(number)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is a {type(number).__name__}, expected a number") from None
+
+
 def require_array(array: Any, name: str, shape: tuple[int | None, ...] | None = None) -> None:
     """Raise a TypeError for what is no array or tensor, an AssertionError if its shape is another (None: any size)."""
     if not (hasattr(array, "shape") and hasattr(array, "dtype")):
@@ -38,3 +48,14 @@ def require_array(array: Any, name: str, shape: tuple[int | None, ...] | None = 
     if len(array.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
         expected = ", ".join("n" if n is None else str(n) for n in shape)
         raise AssertionError(f"{name} has shape {tuple(array.shape)}, expected ({expected}{',' * (len(shape) == 1)})")
+
+
+def require_output(out: Any, shape: tuple[int, ...], dtype: npt.DTypeLike, name: str) -> None:
+    """Raise the error that FAISS's wrapper would, if results cannot go straight into an array that was given."""
+    if out is None:
+        return
+    require_array(out, name, shape)
+    if out.dtype != dtype:
+        raise TypeError(f"{name} has dtype {out.dtype}, expected {np.dtype(dtype)}")
+    if not out.flags.c_contiguous:
+        raise ValueError(f"{name} is not C-contiguous")

@@ -16,7 +16,7 @@ from .. import _kernels
 from ..codec import Floats, threads
 from ..search.selection import Labels
 from ..training import check_values
-from .arguments import require_array, require_index, require_integer, require_parameters
+from .arguments import require_array, require_index, require_integer, require_number, require_output, require_parameters
 from .changes import all_or_nothing, contents, training
 from .mapped import mapped_part
 from .reconstruction import Reconstructs
@@ -172,17 +172,8 @@ class Base(Reconstructs):
         method: str,
         name: str,
     ) -> None:
-        """Raise the error that FAISS's wrapper would, if results cannot go straight into an array that was given."""
-        if out is None:
-            return
-        call = self._call(method)
-        require_array(out, f"{call}: {name}")
-        if out.shape != shape:
-            raise AssertionError(f"{call}: {name} has shape {out.shape}, expected {shape}")
-        if out.dtype != dtype:
-            raise TypeError(f"{call}: {name} has dtype {out.dtype}, expected {np.dtype(dtype)}")
-        if not out.flags.c_contiguous:
-            raise ValueError(f"{call}: {name} is not C-contiguous")
+        """Raise the error for an array that was given, and that results cannot go into."""
+        require_output(out, shape, dtype, f"{self._call(method)}: {name}")
 
     def _check_outputs(
         self, method: str, n: int, k: int, D: Floats | None, I: Labels | None, R: Floats | None = None
@@ -320,7 +311,8 @@ class Base(Reconstructs):
         """
         x = self._checked_vectors(x, "range_search")
         require_parameters(params, f"{self._call('range_search')}: params")
-        return self._range_search(x, float(thresh), params)
+        thresh = require_number(thresh, f"{self._call('range_search')}: thresh")
+        return self._range_search(x, thresh, params)
 
     @accepts_tensors()
     def assign(self, x: npt.ArrayLike, k: int, labels: Labels | None = None) -> Labels:

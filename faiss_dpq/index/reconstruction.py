@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codec import Floats
-from .arguments import require_array
+from .arguments import require_array, require_output
 
 
 class Reconstructs(faiss.Index):
@@ -30,7 +30,7 @@ class Reconstructs(faiss.Index):
         Raises a RuntimeError if there is no vector of one of the ids.
         """
         self._check_keys(key, "reconstruct_batch")
-        self._check_target(x, "reconstruct_batch", (None, self.d))
+        self._check_target(x, "reconstruct_batch", (len(np.atleast_1d(key)), self.d))
         return super().reconstruct_batch(key, x)
 
     def reconstruct_n(self, n0: int = 0, ni: int = -1, x: Floats | None = None) -> Floats:
@@ -38,8 +38,8 @@ class Reconstructs(faiss.Index):
 
         Raises a RuntimeError if there is no vector of one of the ids.
         """
-        self._check_target(x, "reconstruct_n", (None, self.d))
         n = self.ntotal - n0 if ni == -1 else ni
+        self._check_target(x, "reconstruct_n", (n, self.d))
         if isinstance(self, faiss.IndexFlatCodes | faiss.IndexIVF):
             if n and not 0 <= n0 <= n0 + n <= self.ntotal:
                 self._refuse_keys("reconstruct_n", f"n0 is {n0} and ni {ni}")
@@ -55,14 +55,13 @@ class Reconstructs(faiss.Index):
         Raises a RuntimeError if a code names a list that is not there.
         """
         require_array(codes, f"{type(self).__name__}.sa_decode: codes", (None, self.sa_code_size()))
-        self._check_target(x, "sa_decode", (None, self.d))
+        self._check_target(x, "sa_decode", (len(codes), self.d))
         self._check_codes(np.asarray(codes), "sa_decode")
         return super().sa_decode(codes, x)
 
-    def _check_target(self, x: Floats | None, method: str, shape: tuple[int | None, ...]) -> None:
+    def _check_target(self, x: Floats | None, method: str, shape: tuple[int, ...]) -> None:
         """Raise the error for an array that reconstructions cannot be written to."""
-        if x is not None:
-            require_array(x, f"{type(self).__name__}.{method}: x", shape)
+        require_output(x, shape, np.float32, f"{type(self).__name__}.{method}: x")
 
     def _check_keys(self, keys: npt.ArrayLike, method: str) -> None:
         """Raise a RuntimeError for keys that C++ would take for places of vectors, and that are none."""
