@@ -12,9 +12,9 @@ METRICS = [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT]
 N, D, NQ, K = 17_003, 24, 21, 200
 
 
-def sampled(n, size):
+def sampled(n, size, of=N):
     """The first n of `size` vectors that a scan samples of N; see scan_sample.h."""
-    stride, i = N // size, np.arange(n, dtype=np.uint64)
+    stride, i = of // size, np.arange(n, dtype=np.uint64)
     random = (i * 0x9E3779B1).astype(np.uint32)
     random = ((random ^ (random >> 15)).astype(np.uint64) * 0x85EBCA6B).astype(np.uint32)
     random = (random ^ (random >> 13)).astype(np.uint64)
@@ -63,3 +63,18 @@ def test_guesses_leave_little_to_rescore(M, threads):
         counts = _kernels.counters()
         assert counts["bounded"] + counts["floated"] == len(queries) * N
         assert counts["rescored"] < 5 * K * len(queries)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("M", [8, 20])
+def test_neighbours_that_all_stand_in_early_chunks(simd, metric, M, threads):
+    """One chunk of eight is scanned first, and its share of the results is guessed: here it has all of them."""
+    threads(1)
+    chunks = sampled(8, 8, of=64)
+    index, xq, nearest = made(metric, M, np.sort((chunks[:, None] * 256 + np.arange(0, 256, 8)).ravel()))
+    _kernels.reset_counters()
+    found = index.search(xq, K)[0]
+    counts = _kernels.counters()
+    assert counts["bounded"] + counts["floated"] == 2 * NQ * N
+    for row in found if metric == faiss.METRIC_L2 else -found:
+        np.testing.assert_allclose(row, nearest, rtol=1e-4, atol=1e-2)
