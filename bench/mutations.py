@@ -59,7 +59,7 @@ MUTATIONS = [
     _c("no guessed limit", "encode_impl.h", "    guess->known = 1;", "    guess->known = 0;", PATHS),
     _c("batch without sample", "scan_batch_impl.h", "if (g->buckets < rank)", "if (1)", PATHS),
     _c("single without sample", "scan_single_impl.h", "dpq_topk_end(&search->top) == rank", "0", PATHS),
-    _c("no guessed thresholds", "scan_sample.h", "return dpq_min(k, (size_t)", "return k + 0 * ((size_t)", GUESSES),
+    _c("no guessed thresholds", "scan_sample.h", "return dpq_min(k, dpq_rank", "return k + 0 * (dpq_rank", GUESSES),
     _c(
         "batches not done again",
         "scan_batch_impl.h",
