@@ -12,21 +12,21 @@ METRICS = [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT]
 N, D, NQ, K = 17_003, 24, 21, 200
 
 
-def sampled(n, stride):
-    """The first n places, of one in `stride`, that a scan samples; see scan_sample.h."""
-    i = np.arange(n, dtype=np.uint64)
+def sampled(n, size, of=N):
+    """The first n of `size` vectors that a scan samples of N; see scan_sample.h."""
+    stride, i = of // size, np.arange(n, dtype=np.uint64)
     random = (i * 0x9E3779B1).astype(np.uint32)
     random = ((random ^ (random >> 15)).astype(np.uint64) * 0x85EBCA6B).astype(np.uint32)
     random = (random ^ (random >> 13)).astype(np.uint64)
     return (i * stride + (random * stride >> 32)).astype(int)
 
 
-def made(metric, M, near, n=N):
-    """An index of n vectors, and a query that those in places `near` are much nearer to than all others."""
+def made(metric, M, near):
+    """An index, and a query that the vectors in places `near` are much nearer to than all others."""
     rng = np.random.default_rng(M)
     codebooks = rng.standard_normal((M, 256, D)).astype(np.float32)
     codebooks[-1] *= 0.1
-    codes = rng.integers(0, 256, (n, M))
+    codes = rng.integers(0, 256, (N, M))
     codes[near, :-1] = 7
     index = faiss_dpq.IndexDPQ.from_codebooks(codebooks, metric)
     index.add_sa_codes(naive.pack(codes, 8))
@@ -41,7 +41,7 @@ def made(metric, M, near, n=N):
 def test_neighbours_that_the_guess_leaves_out(simd, metric, M, threads):
     """The sample has more of the neighbours than it should, so that the guess is too near."""
     threads(1)  # several take parts of the vectors, each too small for a sample
-    index, xq, nearest = made(metric, M, np.union1d(sampled(70, N // 2304), sampled(50, N // 1024)))
+    index, xq, nearest = made(metric, M, np.union1d(sampled(70, 2304), sampled(50, 1024)))
     for queries in (xq, xq[:1]):
         _kernels.reset_counters()
         found = index.search(queries, K)[0]
@@ -49,20 +49,6 @@ def test_neighbours_that_the_guess_leaves_out(simd, metric, M, threads):
         assert counts["bounded"] + counts["floated"] == 2 * len(queries) * N
         for row in found if metric == faiss.METRIC_L2 else -found:
             np.testing.assert_allclose(row, nearest, rtol=1e-4, atol=1e-2)
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_neighbours_that_stand_in_the_chunks_scanned_first(simd, metric, threads):
-    """One chunk of 256 vectors in 8 comes first, and a batch guesses by what it has."""
-    threads(1)
-    n = 256 * 8 * 100
-    index, xq, nearest = made(metric, 8, 256 * sampled(100, 8) + 9, n)
-    _kernels.reset_counters()
-    found = index.search(xq, K)[0]
-    counts = _kernels.counters()
-    assert counts["bounded"] + counts["floated"] == 2 * len(xq) * n
-    for row in found if metric == faiss.METRIC_L2 else -found:
-        np.testing.assert_allclose(row, nearest, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("M", [8, 20])
@@ -77,3 +63,18 @@ def test_guesses_leave_little_to_rescore(M, threads):
         counts = _kernels.counters()
         assert counts["bounded"] + counts["floated"] == len(queries) * N
         assert counts["rescored"] < 5 * K * len(queries)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("M", [8, 20])
+def test_neighbours_that_all_stand_in_early_chunks(simd, metric, M, threads):
+    """One chunk of eight is scanned first, and its share of the results is guessed: here it has all of them."""
+    threads(1)
+    chunks = sampled(8, 8, of=64)
+    index, xq, nearest = made(metric, M, np.sort((chunks[:, None] * 256 + np.arange(0, 256, 8)).ravel()))
+    _kernels.reset_counters()
+    found = index.search(xq, K)[0]
+    counts = _kernels.counters()
+    assert counts["bounded"] + counts["floated"] == 2 * NQ * N
+    for row in found if metric == faiss.METRIC_L2 else -found:
+        np.testing.assert_allclose(row, nearest, rtol=1e-4, atol=1e-2)
