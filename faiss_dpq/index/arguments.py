@@ -51,9 +51,7 @@ def require_array(array: Any, name: str, shape: tuple[int | None, ...] | None = 
 
 
 def require_output(out: Any, shape: tuple[int, ...], dtype: npt.DTypeLike, name: str) -> None:
-    """Raise the error that FAISS's wrapper would, if results cannot go straight into an array that was given."""
-    if out is None:
-        return
+    """Raise the error that FAISS's wrapper would, if results cannot go straight into `out`."""
     require_array(out, name, shape)
     if out.dtype != dtype:
         raise TypeError(f"{name} has dtype {out.dtype}, expected {np.dtype(dtype)}")

@@ -16,7 +16,7 @@ from .. import _kernels
 from ..codec import Floats, threads
 from ..search.selection import Labels
 from ..training import check_values
-from .arguments import require_array, require_index, require_integer, require_number, require_output, require_parameters
+from .arguments import require_array, require_index, require_integer, require_number, require_parameters
 from .changes import all_or_nothing, contents, training
 from .mapped import mapped_part
 from .reconstruction import Reconstructs
@@ -127,10 +127,6 @@ class Base(Reconstructs):
 
     # ---- arguments ---------------------------------------------------------------------------------------------
 
-    def _call(self, method: str) -> str:
-        """How error messages name a call."""
-        return f"{type(self).__name__}.{method}"
-
     def _checked_vectors(
         self, x: npt.ArrayLike, method: str, numeric_type: int = faiss.Float32, name: str = "x"
     ) -> Floats:
@@ -163,17 +159,6 @@ class Base(Reconstructs):
         require_integer(k, f"{self._call(method)}: k")
         if k < 1:
             raise AssertionError(f"{self._call(method)}: k is {k}, expected at least 1")
-
-    def _check_output(
-        self,
-        out: npt.NDArray[Any] | None,
-        shape: tuple[int, ...],
-        dtype: npt.DTypeLike,
-        method: str,
-        name: str,
-    ) -> None:
-        """Raise the error for an array that was given, and that results cannot go into."""
-        require_output(out, shape, dtype, f"{self._call(method)}: {name}")
 
     def _check_outputs(
         self, method: str, n: int, k: int, D: Floats | None, I: Labels | None, R: Floats | None = None

@@ -4,6 +4,8 @@ FAISS reads memory that is not the index's where a key is out of range, and an e
 ends the process. So keys and codes are looked at here before C++ gets them.
 """
 
+from typing import Any
+
 import faiss
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,7 @@ class Reconstructs(faiss.Index):
         Raises a RuntimeError if there is no such vector.
         """
         self._check_keys(key, "reconstruct")
-        self._check_target(x, "reconstruct", (self.d,))
+        self._check_output(x, (self.d,), np.float32, "reconstruct", "x")
         return super().reconstruct(key, x)
 
     def reconstruct_batch(self, key: npt.ArrayLike, x: Floats | None = None) -> Floats:
@@ -30,7 +32,7 @@ class Reconstructs(faiss.Index):
         Raises a RuntimeError if there is no vector of one of the ids.
         """
         self._check_keys(key, "reconstruct_batch")
-        self._check_target(x, "reconstruct_batch", (len(np.atleast_1d(key)), self.d))
+        self._check_output(x, (len(np.atleast_1d(key)), self.d), np.float32, "reconstruct_batch", "x")
         return super().reconstruct_batch(key, x)
 
     def reconstruct_n(self, n0: int = 0, ni: int = -1, x: Floats | None = None) -> Floats:
@@ -39,7 +41,7 @@ class Reconstructs(faiss.Index):
         Raises a RuntimeError if there is no vector of one of the ids.
         """
         n = self.ntotal - n0 if ni == -1 else ni
-        self._check_target(x, "reconstruct_n", (n, self.d))
+        self._check_output(x, (n, self.d), np.float32, "reconstruct_n", "x")
         if isinstance(self, faiss.IndexFlatCodes | faiss.IndexIVF):
             if n and not 0 <= n0 <= n0 + n <= self.ntotal:
                 self._refuse_keys("reconstruct_n", f"n0 is {n0} and ni {ni}")
@@ -54,14 +56,21 @@ class Reconstructs(faiss.Index):
 
         Raises a RuntimeError if a code names a list that is not there.
         """
-        require_array(codes, f"{type(self).__name__}.sa_decode: codes", (None, self.sa_code_size()))
-        self._check_target(x, "sa_decode", (len(codes), self.d))
+        require_array(codes, f"{self._call('sa_decode')}: codes", (None, self.sa_code_size()))
+        self._check_output(x, (len(codes), self.d), np.float32, "sa_decode", "x")
         self._check_codes(np.asarray(codes), "sa_decode")
         return super().sa_decode(codes, x)
 
-    def _check_target(self, x: Floats | None, method: str, shape: tuple[int, ...]) -> None:
-        """Raise the error for an array that reconstructions cannot be written to."""
-        require_output(x, shape, np.float32, f"{type(self).__name__}.{method}: x")
+    def _call(self, method: str) -> str:
+        """How error messages name a call."""
+        return f"{type(self).__name__}.{method}"
+
+    def _check_output(
+        self, out: npt.NDArray[Any] | None, shape: tuple[int, ...], dtype: npt.DTypeLike, method: str, name: str
+    ) -> None:
+        """Raise the error that FAISS's wrapper would, if results cannot go straight into an array that was given."""
+        if out is not None:
+            require_output(out, shape, dtype, f"{self._call(method)}: {name}")
 
     def _check_keys(self, keys: npt.ArrayLike, method: str) -> None:
         """Raise a RuntimeError for keys that C++ would take for places of vectors, and that are none."""
@@ -73,7 +82,7 @@ class Reconstructs(faiss.Index):
                 self._refuse_keys(method, f"key is {wrong}")
 
     def _refuse_keys(self, method: str, what: str) -> None:
-        raise RuntimeError(f"{type(self).__name__}.{method}: {what}, ntotal is {self.ntotal}")
+        raise RuntimeError(f"{self._call(method)}: {what}, ntotal is {self.ntotal}")
 
     def _check_codes(self, codes: npt.NDArray[np.uint8], method: str) -> None:
         """Raise a RuntimeError for codes of the right size that C++ does not decode."""
