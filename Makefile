@@ -30,6 +30,8 @@ help: ## Show what each target does.
 # FAISS's threads spin while they wait, by default; where others need the cores, too, that makes
 # its trainings several times slower.
 demo test figures: export OMP_WAIT_POLICY := passive
+# numpy's threads of several test processes wait for each other, spinning: all tests took half as long again.
+test: export OPENBLAS_NUM_THREADS := 1
 
 demo: $(VENV)/demo.stamp ## Compare IndexDPQ with FAISS's quantizers on real vectors.
 	$(BIN)/faiss-dpq demo
