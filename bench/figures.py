@@ -93,8 +93,10 @@ FIGURES = {
     "encode": Figure(("python -m bench.encode --clock cpu --beams 1 5 16 32 64",)),
     "filters": Figure((f"python -m bench.filters --rounds 5 --calls 60 --clock cpu {_CACHE}",)),
     "deletion": Figure(("python -m bench.deletion --clock cpu",)),
-    "large": Figure((f"{_ALONE} -m bench.large --M 48 --rounds 3",)),
-    "large-384": Figure((f"{_ALONE} -m bench.large_tables wordnet --train 35000 --M 32 64",)),
+    "large": Figure((f"{_ALONE} -m bench.large --M 48 --beam-size 24 --rounds 3",)),
+    "large-384": Figure((f"{_ALONE} -m bench.large_tables wordnet --train 35000",)),
+    "large-768": Figure((f"{_ALONE} -m bench.large_tables wordnet-pairs --M 32 64 96",)),
+    "large-784": Figure((f"{_ALONE} -m bench.large_tables fashion-mnist --M 16 32 64",)),
     "shards": Figure(("python -m bench.shards --n 1000000 --rows-per-part 100000",)),
     "accuracy": Figure(
         (

@@ -41,16 +41,26 @@ def untrained(M: int, d: int, metric: int) -> dict[str, faiss.Index]:
     }
 
 
-def accuracy(M: int, x: Vectors, base: Vectors, queries: Vectors, metric: int) -> dict[str, faiss.Index]:
-    """Print a row for every index; the indexes, with the base in them."""
+def accuracy(
+    M: int, x: Vectors, base: Vectors, queries: Vectors, metric: int, beam_sizes: list[int]
+) -> dict[str, faiss.Index]:
+    """Print a row for every index, and for other beams of IndexDPQ; the indexes, with the base in them."""
     nearest = faiss.knn(queries, base, 1, metric)[1]
-    indexes = untrained(M, x.shape[1], metric)
-    for name, index in indexes.items():
-        training = measured(lambda index=index: index.train(x))
-        adding = measured(lambda index=index: index.add(base))
+
+    def add(name: str, index: faiss.Index, training: str) -> None:
+        adding = measured(lambda: index.add(base))
         found = index.search(queries, 10)[1]
         first, ten = (found[:, :1] == nearest).mean(), (found == nearest).any(axis=1).mean()
-        print(f"| {M} | {name} | {first:.3f} | {ten:.3f} | {training:.1f} | {len(base) / adding:,.0f} |", flush=True)
+        print(f"| {M} | {name} | {first:.3f} | {ten:.3f} | {training} | {len(base) / adding:,.0f} |", flush=True)
+
+    indexes = untrained(M, x.shape[1], metric)
+    for name, index in indexes.items():
+        add(name, index, f"{measured(lambda index=index: index.train(x)):.1f}")
+    for beam_size in beam_sizes:
+        other = faiss_dpq.clone_index(indexes["IndexDPQ"])
+        other.reset()
+        other.beam_size = beam_size
+        add(f"IndexDPQ, beam_size {beam_size}", other, "–")
     return indexes
 
 
@@ -98,6 +108,7 @@ def main() -> None:
     parser.add_argument("--nq", type=int, nargs="+", default=[1, 256])
     parser.add_argument("--k", type=int, nargs="+", default=[10, 100])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--beam-size", type=int, nargs="+", default=[], help="other beams of IndexDPQ's encoder")
     parser.add_argument("--d", type=int, help="dimensions of synthetic vectors, which are all that is measured then")
     parser.add_argument("--effort", choices=["fast", "default", "best"], default="default", help="with --d")
     args = parser.parse_args()
@@ -111,7 +122,7 @@ def main() -> None:
     metric = faiss.METRIC_L2 if args.metric == "l2" else faiss.METRIC_INNER_PRODUCT
     for M in args.M:
         print(benchmark.markdown([], ["bytes", "index", "R@1", "R@10", "training, s", "added / s"]), flush=True)
-        indexes = accuracy(M, *vectors, metric)
+        indexes = accuracy(M, *vectors, metric, args.beam_size)
         if args.n:
             head = ["bytes", "k", "queries", "IndexDPQ, ms a query", "PQFastScan / ours", "PQ / ours"]
             head += ["PQFastScan / coarse", "coarse_levels, k_factor"]

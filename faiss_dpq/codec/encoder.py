@@ -45,12 +45,11 @@ MAX_BEAM_SIZE = 4096
 
 
 def default_beam_size(M: int) -> int:
-    """Beam of the encoder for M levels: 32 up to M = 12, 24 for 16, and 6 for more, which have blocks.
+    """Beam of the encoder for M levels: 32 up to M = 12, 24 for 16, and 8 for more, which have blocks.
 
-    With it, encoding is about as fast as that of FAISS's residual quantizer with its default beam of 5, or faster. In
-    blocks, a beam of 6 finds as much as one of 12 does on sentence embeddings.
+    With it, encoding is about as fast as that of FAISS's residual quantizer with its default beam of 5, or faster.
     """
-    return min(32, 384 // M) if M <= MOST_FULL_LEVELS else 6
+    return min(32, 384 // M) if M <= MOST_FULL_LEVELS else 8
 
 
 def encode(
