@@ -223,6 +223,18 @@ def test_less_rest_is_asked_for_where_the_global_levels_leave_more(trained, vect
     assert (quantizer.encode(x, 6, **along) != codes).any()
 
 
+def test_inner_products_ask_for_the_same_rest_of_all(trained, vectors, monkeypatch):
+    quantizer, x = trained.residual_quantizer, vectors[1]
+
+    def codes(whole):
+        return quantizer.encode(x, 6, parallel_weight=8, parallel_rest=0.2, whole=whole)
+
+    by_inner_product, by_distance = codes(x), codes(None)
+    monkeypatch.setattr(encoder, "_LESS_REST", 0)
+    np.testing.assert_array_equal(codes(x), by_inner_product)
+    assert (codes(None) != by_distance).any()
+
+
 def test_training_makes_blocks_and_says_so(trained, vectors):
     stats = trained.train_stats
     assert stats.structure == "blocks"

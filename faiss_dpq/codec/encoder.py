@@ -36,6 +36,7 @@ _LEAST_LENGTH = 1e-4
 # where they leave a tenth more than usual, 8 % less rest is asked for. Without that, 48 levels of three sorts of
 # sentence embeddings found the nearest neighbour of .796, .791 and .739 of the queries; with it, of .801, .797 and
 # .746. What is more unusual by far counts as if it were less: else 32 levels of images found a point less.
+# It makes up for the squared errors in distances. Inner products have none, and found .775 with it and .791 without.
 _LESS_REST = 0.8
 _UNUSUAL = 0.3
 
@@ -175,7 +176,9 @@ def _by_blocks(
     left = [_left_in_block(compact, turned, vectors, chosen, number) for number in range(len(compact.parts))]
     errors, rest = np.zeros(len(target), np.float32), None
     if along.rest is not None:
-        rest = along.rest * _weights_of_rest(target, [residuals for _, residuals, _ in left], along.left)
+        rest = along.rest
+        if along.vectors is None:
+            rest = rest * _weights_of_rest(target, [residuals for _, residuals, _ in left], along.left)
     for number, (part, (own, residuals, products)) in enumerate(zip(compact.parts, left, strict=True)):
         of_block = _NOT_ALONG
         if along.directions is not None and rest is not None:
