@@ -24,6 +24,7 @@ MANY_LISTS = "tests/test_many_lists.py"
 MANY, GUESSES = "tests/test_many_levels.py", "tests/test_guessed_thresholds.py"
 STALE, TIES = "tests/test_staleness.py", "tests/test_ties.py"
 FILTERS, FILTERED_LISTS = "tests/test_filters.py", "tests/test_filtered_lists.py"
+FILTERED = "tests/test_filtered_queries.py"
 SHARDS, INPUTS = "tests/test_shards.py", "tests/test_shards_inputs.py"
 ORDERED, DELETION = "tests/test_ordered.py", "tests/test_deletion.py"
 NEAR = "tests/test_near.py"
@@ -58,7 +59,7 @@ MUTATIONS = [
     _py("threads of many queries", "codec/threads.py", "n_threads = min(len(arguments),", "n_threads = min(1,", PATHS),
     _c("no guessed limit", "encode_impl.h", "    guess->known = 1;", "    guess->known = 0;", PATHS),
     _c("batch without sample", "scan_batch_impl.h", "if (g->buckets < rank)", "if (1)", PATHS),
-    _c("single without sample", "scan_single_impl.h", "dpq_topk_end(&search->top) == rank", "0", PATHS),
+    _c("single without sample", "single_few_impl.h", "dpq_topk_end(&search->top) == rank", "0", PATHS),
     _c("no guessed thresholds", "scan_sample.h", "return dpq_min(k, dpq_rank", "return k + 0 * (dpq_rank", GUESSES),
     _c(
         "batches not done again",
@@ -71,6 +72,9 @@ MUTATIONS = [
     _c("one query not done again", "scan_single_impl.h", "if (rank < k && search", "if (0 && search", GUESSES),
     _c("batch without bytes", "scan_batch_impl.h", "g->bytes ? 0 : 0xff", "0xff", PATHS),
     _c("few are not put together", "scan_single_impl.h", "allowed * SINGLE_GATHERED >= n", "1", FILTERS),
+    _c("few are not listed", "scan.pxi", "if listed is not None:", "if False:", FILTERED),
+    _c("many are not read in place", "scan.pxi", "and SPARSE * estimated >= db.n", "and False", FILTERED),
+    _c("bitmaps of lists are masked", "lists_masks.pxi", "return self.size and", "return False and", FILTERED_LISTS),
     _c("few are not copied", "scan.pxi", "elif self.copies is None and", "elif False and", FILTERS),
     _c(
         "few of a list are not scored alone",
@@ -193,8 +197,8 @@ MUTATIONS = [
     _c(
         "one query's near ones",
         "scan.pxi",
-        "if distances[0] < self.share",
-        "if False and distances[0] < self.share",
+        "if self.share and distances[0]",
+        "if False and distances[0]",
         NEAR,
     ),
     _py("errors of lists", "search/lists.py", "quantizer.table_errors(norms, levels) if", "0 * norms if", EXACT),

@@ -23,7 +23,10 @@ typedef struct {
     const uint64_t *bins;    /* addresses of a byte a vector, the bin of its term; not read for inner products */
     const uint64_t *terms;   /* addresses of a float a vector; NULL: inner products */
     const uint64_t *allowed; /* addresses of a bit a vector, as in dpq_mask.h; NULL: all take part */
-    const int64_t *admitted; /* how many of each list take part; not read where all do */
+    const uint8_t *bitmap;   /* in place of `allowed`: has a bit of every id that is below 8 bitmap_size; or NULL */
+    size_t bitmap_size;
+    const uint64_t *ids;     /* addresses of the ids; not read without `bitmap` */
+    const int64_t *admitted; /* how many of each list take part; not read without `allowed` */
     const int64_t *sizes;
     const float *term_min, *term_step; /* the grid of the list's bins; see scan_bound.h */
     const float *term_magnitude;       /* >= the magnitude of every term and bin edge */

@@ -37,7 +37,11 @@ typedef struct {
     float radius;             /* >= the norm of every reconstructed vector */
     const struct dpq_order *order; /* of the first vectors: see dpq_order.h; NULL: there is none */
     const uint64_t *allowed;  /* bit v & 63 of word v >> 6: whether v takes part (dpq_mask.h); NULL: all do */
-    const uint32_t *allowed_before; /* see dpq_mask.h; not read of lists */
+    const uint32_t *allowed_before; /* see dpq_mask.h; not read of lists; NULL: nobody has counted, see there */
+    const int64_t *ids;       /* of vectors of a list, by which `allowed` has its bits, if it is a bitmap of ids; or NULL */
+    size_t allowed_size;      /* then, bytes of the bitmap */
+    const uint32_t *listed;   /* instead of a mask, the vectors that take part, n_listed of them; NULL: there is no list */
+    size_t n_listed;
 } dpq_database;
 
 typedef struct {

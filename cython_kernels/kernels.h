@@ -102,8 +102,10 @@ typedef struct {
                           size_t k, uint64_t *keys, float *distances, uint32_t *ids);
     void (*rescore_lists)(const dpq_lists *lists, const dpq_probes *probes, const uint32_t *candidates, size_t n,
                           size_t k, uint64_t *keys, float *distances, uint32_t *positions);
-    /* How many of n vectors a mask lets through before every chunk: see mask_impl.h. */
+    /* How many of n vectors a mask lets through before every chunk, and which: see mask_impl.h. */
     void (*mask_count)(const uint64_t *bits, size_t n, uint32_t *before);
+    size_t (*mask_of_ids)(const uint8_t *bitmap, size_t size, const int64_t *ids, size_t n, uint64_t *bits);
+    size_t (*mask_list)(const uint8_t *bitmap, size_t n, size_t most, uint32_t *vectors);
     size_t most_ordered;     /* levels of codes that scan_single is faster with an order of */
     size_t batch_width;      /* queries that scan_batch takes together */
     size_t least_batch;      /* fewer queries than this are faster one by one by scan_single; measured */

@@ -22,6 +22,8 @@ cdef struct few_work:
     uint64_t *codes  # [nlist]
     uint64_t *ids  # [nlist]
     int64_t *sizes  # [nlist]
+    uint64_t *allowed  # [nlist]
+    int64_t *admitted  # [nlist]
 
 
 cdef class ListScan:
@@ -192,7 +194,7 @@ cdef class ListScan:
         counted.refined += candidates.size
 
     def search_few(self, ListReader reader, const float[:, ::1] xq, const int64_t[:, ::1] keys, size_t max_codes,
-                   float[:, ::1] distances, int64_t[:, ::1] labels, ListsMask mask=None):
+                   float[:, ::1] distances, int64_t[:, ::1] labels, SelectorMask mask=None):
         """Reading of the lists, comparison and search in one, for few queries of a faiss.ArrayInvertedLists.
 
         max_codes : as faiss.IndexIVF.max_codes; 0 where there is a mask.
@@ -225,7 +227,7 @@ cdef class ListScan:
 
     cdef bint few(self, ListReader reader, const float *xq, size_t nq, const int64_t *keys, size_t nprobe,
                   size_t max_codes, size_t k, uint8_t *scratch, float *distances, int64_t *labels,
-                  ListsMask mask=None) except -1:
+                  SelectorMask mask=None) except -1:
         cdef few_work own
         cdef query_work work
         cdef dpq_lists lists = self.lists
@@ -240,16 +242,29 @@ cdef class ListScan:
         lists.codes, lists.sizes, lists.code_size = own.codes, own.sizes, reader.code_size
         probes.keys, probes.counts, probes.nprobe, probes.queries.nq = keys, own.counts, nprobe, nq
         # With the GIL, under which another thread enters lists that it has derived everything of.
-        if not self.count(&lists, &probes, own.ids, max_codes, own.counts, mask):
+        cdef ListsMask kept = mask if isinstance(mask, ListsMask) else None
+        cdef ListsBitmap bitmap = mask if isinstance(mask, ListsBitmap) else None
+        cdef MaskMemory masks = None
+        if not self.count(&lists, &probes, own.ids, max_codes, own.counts, kept):
             return False
-        if mask is not None:
-            lists.allowed, lists.admitted = &mask.address_of[0], &mask.admitted_of[0]
+        if kept is not None:
+            lists.allowed, lists.admitted = &kept.address_of[0], &kept.admitted_of[0]
+        elif bitmap is not None and bitmap.lets_many_through():
+            lists.bitmap, lists.bitmap_size, lists.ids = bitmap.bits, bitmap.size, own.ids
+        elif bitmap is not None:
+            masks = bitmap.memory(keys, nq * nprobe, own.sizes)
+            lists.allowed, lists.admitted = own.allowed, own.admitted
         with nogil:
+            if masks is not None:
+                bitmap.fill(
+                    keys, nq * nprobe, own.ids, own.sizes, <uint64_t *>masks.memory, own.allowed, own.admitted
+                )
             self.scan(xq, &lists, &probes, own.ids, k, &work, scratch, distances, labels, NULL, &counters)
         if self.share and self.has_near(distances, nq, k, work.norms):
             return False
         count_lists(&counters)
         count_searches(nq, nprobe, own.counts)
+        counted.masked_lists += nq * nprobe if masks is not None else 0
         return True
 
     cdef bint has_near(self, const float *distances, size_t nq, size_t k, const float *norms) noexcept nogil:
@@ -284,7 +299,7 @@ cdef class ListScan:
                     key, size, lists.codes[key], ids[key], lists.code_size, MOST_ADDED, digests
                 ):
                     return False
-                if mask is not None and not mask.has(key, size, digests[0], ids[key]):
+                if mask is not None and not mask.has(key, size, digests[0]):
                     return False
                 counts[i] = min(size, left)
                 left -= counts[i]
@@ -300,6 +315,8 @@ cdef class ListScan:
         work.codes = <uint64_t *>take(&at, self.lists.nlist * sizeof(uint64_t))
         work.ids = <uint64_t *>take(&at, self.lists.nlist * sizeof(uint64_t))
         work.sizes = <int64_t *>take(&at, self.lists.nlist * sizeof(int64_t))
+        work.allowed = <uint64_t *>take(&at, self.lists.nlist * sizeof(uint64_t))
+        work.admitted = <int64_t *>take(&at, self.lists.nlist * sizeof(int64_t))
         return at - memory + 64
 
     cdef size_t lay_out(self, size_t nq, size_t k, uint8_t *memory, query_work *work) noexcept:

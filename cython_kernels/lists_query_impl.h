@@ -77,6 +77,11 @@ static inline dpq_database lists_database(const dpq_lists *lists, size_t list)
     db.levels = lists->levels;
     if (lists->allowed)
         db.allowed = (const uint64_t *)(uintptr_t)lists->allowed[list];
+    if (lists->bitmap) {
+        db.allowed = (const uint64_t *)(const void *)lists->bitmap;
+        db.allowed_size = lists->bitmap_size;
+        db.ids = (const int64_t *)(uintptr_t)lists->ids[list];
+    }
     if (lists->terms) {
         db.terms = (const float *)(uintptr_t)lists->terms[list];
         db.term_bins = (const uint8_t *)(uintptr_t)lists->bins[list];
@@ -166,6 +171,8 @@ static inline int lists_offer_sum(const lists_part *part, lists_query *q, size_t
 static void lists_rescore(const lists_part *part, lists_scan *s, lists_query *q, size_t hits)
 {
     s->counters->rescored += hits;
+    for (size_t h = 0; part->db.ids && h < hits; h++)
+        __builtin_prefetch(part->db.ids + s->look.hits[h]);
     for (size_t h = 0; h < hits;) {
         uint32_t vectors[TABLE_TOGETHER], n = 0;
         float sums[TABLE_TOGETHER];

@@ -1,6 +1,7 @@
 /* Counts and lists what a mask lets through (dpq_mask.h).
  *
- * In: bits of n vectors, those behind the last 0. Out: before[c] for every chunk, and for the end; numbers of vectors.
+ * In: bits of n vectors, those behind the last 0; of mask_list anything. Out: before[c] for every chunk, and for the
+ * end; numbers of vectors.
  * Here because the processor has instructions for it: portable C takes as long as a search of few vectors. */
 #ifndef DPQ_MASK_IMPL_H
 #define DPQ_MASK_IMPL_H
@@ -21,6 +22,44 @@ static void mask_count(const uint64_t *bits, size_t n, uint32_t *before)
             count += (uint32_t)__builtin_popcountll(bits[word]);
     }
     before[dpq_mask_chunks(n)] = count;
+}
+
+/* Lists the vectors whose bits are set among the first n of a bitmap, ascending. Returns how many there are; or, of
+ * more than `most`, that there are more, once that is known. Up to DPQ_LIST_AHEAD more are written. */
+static size_t mask_list(const uint8_t *bitmap, size_t n, size_t most, uint32_t *vectors)
+{
+    size_t found = 0;
+    for (size_t first = 0; first < n && found <= most; first += 512) {
+        uint64_t eight[8] = {0}, kept[16];
+        uint32_t numbers[16];
+        if (n - first >= 512)
+            memcpy(eight, bitmap + first / 8, sizeof eight);
+        else {
+            memcpy(eight, bitmap + first / 8, (n - first + 7) / 8);
+            eight[(n - first) / 64] &= ((uint64_t)1 << (n - first) % 64) - 1;
+        }
+        size_t words = dpq_nonzero8(eight, UINT64_MAX, (uint32_t)(first / 64), kept, numbers);
+        for (size_t i = 0; i < words; i++)
+            found += dpq_places(kept[i], numbers[i] * 64, vectors + found);
+    }
+    return found;
+}
+
+/* bits = whether each of n ids is one whose bit is set in a bitmap of `size` bytes. Returns how many are. */
+static size_t mask_of_ids(const uint8_t *bitmap, size_t size, const int64_t *ids, size_t n, uint64_t *bits)
+{
+    size_t admitted = 0;
+    for (size_t first = 0; first < n; first += 64) {
+        uint64_t word = 0;
+        size_t some = dpq_min(n - first, 64), whole = some / DPQ_TESTED * DPQ_TESTED;
+        for (size_t i = 0; i < whole; i += DPQ_TESTED)
+            word |= (uint64_t)dpq_bits_of_ids(bitmap, size, ids + first + i) << i;
+        for (size_t i = whole; i < some; i++)
+            word |= (uint64_t)dpq_bit_of_id(bitmap, size, ids[first + i]) << i;
+        bits[first / 64] = word;
+        admitted += (size_t)__builtin_popcountll(word);
+    }
+    return admitted;
 }
 
 /* The words of chunk c that are not 0, and the number of the first vector of each. Returns how many there are. */

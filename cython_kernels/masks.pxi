@@ -3,8 +3,12 @@
 cdef extern from "dpq_mask.h" nogil:
     enum:
         DPQ_MASK_CHUNK
+        DPQ_LIST_AHEAD
     size_t dpq_mask_chunks(size_t n)
     size_t dpq_allowed_of(const dpq_database *db)
+
+cdef extern from "dpq_bitmap.h" nogil:
+    size_t dpq_estimated_bits(const uint8_t *bitmap, size_t n)
 
 MASK_CHUNK = DPQ_MASK_CHUNK
 
@@ -62,10 +66,12 @@ def empty_mask(size_t n):
 
 
 cdef class SelectorMask:
-    """What was made of a selector; of a bitmap, it can say whether it still is that one."""
+    """What was made of a selector.
 
-    cdef bint is_of(self, const uint8_t *bitmap, size_t size) noexcept:
-        raise NotImplementedError
+    n : of how many vectors it says whether they take part, or of how many lists.
+    """
+
+    cdef readonly size_t n
 
 
 cdef class Mask(SelectorMask):
@@ -77,7 +83,7 @@ cdef class Mask(SelectorMask):
 
     cdef const uint64_t[::1] bits
     cdef const uint32_t[::1] before
-    cdef readonly size_t n, admitted
+    cdef readonly size_t admitted
     cdef readonly int64_t first, last
 
     def __init__(self, uint64_t[::1] bits, size_t n):
@@ -146,6 +152,29 @@ cdef class Mask(SelectorMask):
         return 0
 
 
+cdef class BitmapInPlace(SelectorMask):
+    """Which of n vectors take part, by the bits where a faiss.IDSelectorBitmap has them: for one search."""
+
+    cdef const uint8_t *bits
+    cdef size_t size
+
+    @staticmethod
+    cdef BitmapInPlace of(size_t address, size_t size, size_t n):
+        """Of the `size` bytes of a bitmap, which have a bit for each of n vectors."""
+        cdef BitmapInPlace bitmap = BitmapInPlace.__new__(BitmapInPlace)
+        bitmap.bits, bitmap.size, bitmap.n = <const uint8_t *><uintptr_t>address, size, n
+        return bitmap
+
+    cdef MaskMemory listed(self, size_t most, size_t *found):
+        """The numbers of the vectors that take part, ascending, uint32; None if they are more than `most`."""
+        cdef MaskMemory numbers = MaskMemory((most + DPQ_LIST_AHEAD) * sizeof(uint32_t))
+        found[0] = kernels.mask_list(self.bits, self.n, most, <uint32_t *>numbers.memory)
+        return numbers if found[0] <= most else None
+
+    cdef Mask copied(self):
+        return Mask.of_bitmap(<size_t><uintptr_t>self.bits, self.size, self.n)
+
+
 cdef extern from *:
     """
     #define lowest_bit(word) ((size_t)__builtin_ctzll(word))
@@ -195,23 +224,26 @@ def batch_bits(size_t selector, const int64_t[::1] ids, size_t n, uint64_t[::1] 
 cdef class RecentBitmaps:
     """What was made of the faiss.IDSelectorBitmaps that came last.
 
-    A program may set a bit in place, so a bitmap that comes again is compared whole.
+    A program may set a bit in place, so a bitmap that comes again is compared whole: with the copy that its mask is. It
+    is copied when it comes a second time. The first time, only a sample of it is kept, to tell whether it does.
 
     most : how many are kept.
-    make : (address, size, n), to a SelectorMask.
     """
 
     cdef size_t most
-    cdef object make
-    cdef readonly list kept  # (key, SelectorMask) of each, the last one last
+    cdef readonly list kept  # of each (key, Mask or sample), the last one last
 
-    def __init__(self, size_t most, object make):
-        self.most, self.make, self.kept = most, make, []
+    def __init__(self, size_t most):
+        self.most, self.kept = most, []
 
-    def of(self, object selector, size_t n, object version):
-        """What `make` gives of a selector, or gave before of the same bits while n and version were the same."""
+    def of(self, object selector, size_t n, object version, bint in_place=False):
+        """The mask of a selector, the same one as long as bits, n and version are the same.
+
+        in_place : whether it may be a BitmapInPlace, of one that comes the first time.
+        """
         cdef size_t size = _bitmap_size(selector.this)
         cdef size_t address = int(_bitmap_of(selector.this)) if size else 0
+        cdef const uint8_t *bitmap = <const uint8_t *><uintptr_t>address
         cdef Py_ssize_t i
         key = address, size, n, version
         for i in range(len(self.kept) - 1, -1, -1):
@@ -219,17 +251,28 @@ cdef class RecentBitmaps:
             if known == key:
                 break
         else:
-            i = -1
-        if i >= 0 and (<SelectorMask>value).is_of(<const uint8_t *><uintptr_t>address, size):
+            i, value = -1, None
+        if isinstance(value, Mask) and (<Mask>value).is_of(bitmap, size):
             if i + 1 < len(self.kept):
                 self.kept.append(self.kept.pop(i))
             return value
         if i >= 0 or len(self.kept) == <Py_ssize_t>self.most:
             del self.kept[max(i, 0)]
+        sample = None
+        if in_place and 8 * size >= n and address % sizeof(uint64_t) == 0:
+            sample = digest_of_sample(bitmap, size // sizeof(uint64_t), sizeof(uint64_t), EVENLY, SIZE_MAX)
+        if sample is not None and value != sample:
+            self.kept.append((key, sample))
+            return BitmapInPlace.of(address, size, n)
         value = None  # its memory is taken again
-        value = self.make(address, size, n)
+        value = Mask.of_bitmap(address, size, n)
         self.kept.append((key, value))
         return value
+
+    @property
+    def nbytes(self):
+        """Memory held, in bytes."""
+        return sum(mask.nbytes for _, mask in list(self.kept) if isinstance(mask, Mask))
 
 
 _bitmap_size, _bitmap_of = faiss.IDSelectorBitmap.n.fget, faiss.IDSelectorBitmap.bitmap.fget

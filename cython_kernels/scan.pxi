@@ -100,6 +100,9 @@ def rescore(CodeView view, QueryBlock queries, const int64_t[:, ::1] candidates,
 cdef enum:
     MOST_RESULTS = 1 << 20  # of a search without checks: more may not fit in memory
     COPIED = 8  # vectors beside one that a mask lets through, at least, where what it lets through is copied
+    MOST_LISTED = 1 << 14  # vectors that a bitmap lets through, which are listed and scored one after the other
+    MOST_LISTED_BY_BINS = 1 << 11  # the same where terms are not stored
+    SPARSE = 12  # vectors beside one that takes part, at most, where codes are scanned in their order
     SLICED = 2  # vectors beside one of a slice, at least, where it is scanned by itself, without the order of all
     WORK_OF_ONE = 8  # vectors that are scanned in the time that one of few takes that take part
 
@@ -200,10 +203,9 @@ cdef class OneQueryCodeScan(OneQueryScan):
         return OneQueryScan.is_good(self) and (self.countdown is None or self.countdown.left > 0)
 
     cdef search(self, cnp.ndarray x, size_t k, SelectorMask selected):
-        cdef Mask mask = selected
         cdef const float *query = query_of(x, self.tables.d)
         cdef dpq_database db = self.view.db
-        if query == NULL or not self.unchanged.holds() or (mask is not None and mask.n != db.n):
+        if query == NULL or not self.unchanged.holds() or (selected is not None and selected.n != db.n):
             return None
         if self.countdown is not None:
             if self.countdown.left <= 0:
@@ -212,6 +214,14 @@ cdef class OneQueryCodeScan(OneQueryScan):
         cdef const int64_t[::1] copied = None
         cdef CodeView copies = None  # held, since another thread's search may let go of them
         cdef int64_t begin = 0
+        cdef MaskMemory listed = None
+        cdef Mask mask = None
+        if isinstance(selected, BitmapInPlace):
+            listed = self.apply_in_place(<BitmapInPlace>selected, &db)
+            if db.listed == NULL and db.allowed == NULL:
+                mask = (<BitmapInPlace>selected).copied()
+        else:
+            mask = selected
         if mask is not None and mask.is_slice() and (db.order == NULL or SLICED * mask.admitted <= db.n):
             begin = mask.first
             take_slice(&db, begin, mask.admitted)
@@ -240,10 +250,28 @@ cdef class OneQueryCodeScan(OneQueryScan):
             for i in range(k):
                 labels[i] = -1 if ids[i] == UINT32_MAX else copied[ids[i]] if copied is not None else begin + ids[i]
         count_scan(&counters, &counted.single_scans)
-        if distances[0] < self.share * (sqrt(norm) + self.length) ** 2:
+        if self.share and distances[0] < self.share * (sqrt(norm) + self.length) ** 2:
             return None
         counted.direct += 1
         return results
+
+    cdef MaskMemory apply_in_place(self, BitmapInPlace bitmap, dpq_database *db):
+        """Let only what a bitmap lets through be searched: of few a list, which is returned, or the bitmap itself where
+        codes are scanned in their order. Otherwise it leaves db alone."""
+        cdef size_t found, most = min(MOST_LISTED, db.n // SPARSE), estimated = dpq_estimated_bits(bitmap.bits, db.n)
+        if estimated > 2 * most:
+            if (
+                db.order != NULL and db.order.n == db.n and db.levels <= kernels.most_ordered
+                and SPARSE * estimated >= db.n
+            ):
+                db.allowed, db.allowed_before = <const uint64_t *>bitmap.bits, NULL
+            return None
+        if db.terms == NULL and db.cross != NULL:
+            most = min(most, MOST_LISTED_BY_BINS)
+        cdef MaskMemory listed = bitmap.listed(most, &found)
+        if listed is not None:
+            db.listed, db.n_listed = <const uint32_t *>listed.memory, found
+        return listed
 
     cdef bint has_copies(self, Mask mask) except -1:
         """Whether there are copies of what a mask lets through: they are made when a mask of few comes again."""

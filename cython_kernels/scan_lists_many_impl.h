@@ -122,7 +122,9 @@ static lists_part lists_chunk_of(const dpq_lists *lists, const lists_scan *s, co
     chunk.db.n -= v;
     if (chunk.db.terms)
         chunk.db.terms += v;
-    if (chunk.db.allowed)
+    if (chunk.db.ids)
+        chunk.db.ids += v;
+    else if (chunk.db.allowed)
         chunk.db.allowed += v / 64;
     chunk.db.columns = s->columns;
     chunk.db.column_bytes = lists_code_bytes(lists);

@@ -17,153 +17,14 @@
 #define DPQ_SCAN_SINGLE_IMPL_H
 
 #include "scan_sample.h"
+#include "single_few_impl.h"
 #include "single_ordered_impl.h"
 
-#define SINGLE_SAMPLE_PIECE 128u     /* of the sample, that a thread takes at a time */
-#define SINGLE_AHEAD 16u             /* sampled vectors that are fetched before their turn */
 #define SINGLE_MIN_SAMPLED_N 8192u   /* smaller databases are scanned in float, without a sample */
 #define SINGLE_PIECE 16384u          /* vectors that a thread takes at a time */
 /* Where fewer than one in so many vectors of a chunk take part, they are put together. */
 #define SINGLE_GATHERED 7u
 #define SINGLE_SHARE 4096u           /* a thread's share is a multiple of so many vectors */
-
-/* ---- rescoring ---- */
-
-/* Takes over the threshold that all threads together have reached. */
-static inline void single_follow(const single_search *search, single_worker *s)
-{
-    float distance = dpq_key_distance(atomic_load_explicit(&search->limit, memory_order_relaxed));
-    s->threshold = dpq_sum_within(distance, search->constant);
-    if (search->has_many_levels)
-        s->many.limit = many_limit(&search->many.bound, s->threshold);
-    else
-        s->look.limit = dpq_bound_limit(&search->bound, s->threshold);
-}
-
-/* The sum of vector v. */
-static float single_sum(const single_search *search, uint32_t v)
-{
-    uint16_t code[DPQ_MAX_LEVELS];
-    dpq_unpack(search->db, v, code);
-    return table_sum(search->db, search->table, 1, code, dpq_term(search->db, v, code));
-}
-
-/* The sums of n <= TABLE_TOGETHER pending vectors from number `first` on. */
-static void single_pending_sums(const single_search *search, const single_worker *s, size_t first, size_t n,
-                                float *sums)
-{
-    int has_terms = dpq_has_terms(search->db);
-    for (size_t i = 0; i < n; i++) {
-        uint32_t v = s->pending[first + i];
-        sums[i] = has_terms ? dpq_stored_term(search->db, v) : single_sum(search, v);
-    }
-    if (has_terms)
-        table_vector_sums(search->db, search->table, s->pending + first, n, sums);
-}
-
-/* Computes the distances of pending vectors. */
-static void single_rescore_pending(single_search *search, single_worker *s)
-{
-    uint64_t limit = atomic_load_explicit(&search->limit, memory_order_relaxed);
-    size_t n = 0;
-    for (size_t h = 0; h < s->pendings; h += TABLE_TOGETHER) {
-        float sums[TABLE_TOGETHER];
-        size_t some = dpq_min(s->pendings - h, TABLE_TOGETHER);
-        single_pending_sums(search, s, h, some, sums);
-        for (size_t i = 0; i < some; i++) {
-            float distance = dpq_distance(sums[i], search->constant, search->inner_product);
-            s->keys[n] = dpq_result_key(distance, s->pending[h + i]);
-            n += s->keys[n] < limit;
-        }
-    }
-    s->pendings = 0;
-    if (n) {
-        single_offer(search, s->keys, n);
-        single_follow(search, s);
-    }
-}
-
-/* Finishes the hits of the chunk before, and looks at the lower bounds in float of this one's. Those within the
- * threshold become pending: the next chunk is scanned while their cross terms are fetched. */
-static void single_rescore(single_search *search, single_worker *s, size_t hits)
-{
-    const dpq_database *db = search->db;
-    single_rescore_pending(search, s);
-    for (size_t h = 0; h < hits; h++) {
-        uint16_t code[DPQ_MAX_LEVELS];
-        uint32_t v = s->look.hits[h];
-        if (!dpq_is_allowed(db, v))
-            continue;
-        if (dpq_has_terms(db)) {
-            dpq_prefetch_vector(db, v);
-            s->pending[s->pendings++] = v;
-            continue;
-        }
-        if (!(table_vector_sum(db, search->table, v, dpq_term_bound(db, v, 0)) <= s->threshold))
-            continue;
-        dpq_unpack(db, v, code);
-        dpq_prefetch_term(db, v, code);
-        s->pending[s->pendings++] = v;
-    }
-}
-
-/* ---- the sample ---- */
-
-/* Upper bounds of n sampled vectors from number `first` on. */
-DPQ_INLINE void single_upper_of_shape(uint32_t nbits, uint32_t levels, dpq_database db, single_search *search,
-                                      size_t first, size_t n)
-{
-    db.nbits = nbits;
-    db.levels = levels;
-    for (size_t i = first; i < first + n; i++) {
-        uint16_t code[DPQ_MAX_LEVELS];
-        dpq_prefetch_vector(&db, search->sampled[dpq_min(i + SINGLE_AHEAD, search->n_sampled - 1)]);
-        dpq_unpack(&db, search->sampled[i], code);
-        search->upper[i] = table_sum(&db, search->table, 1, code, dpq_term_bound(&db, search->sampled[i], 1));
-    }
-}
-
-static void single_sample_pieces(void *context, size_t thread)
-{
-    single_search *search = context;
-    const dpq_database *db = search->db;
-    for (size_t n, first; (n = single_take(search, thread, SINGLE_SAMPLE_PIECE, &first));)
-        DPQ_BY_SHAPE(single_upper_of_shape, db->nbits, db->levels, *db, search, first, n);
-}
-
-/* Samples n of the vectors from search->begin on: SINGLE_SAMPLE, or all of few that take part. Returns the greatest
- * upper bound. Begins search->top with the upper bound of a rank as threshold, unless it has one by vectors before. */
-static float single_sample(single_search *search, size_t n, size_t rank)
-{
-    const dpq_database *db = search->db;
-    size_t stride = (db->n - search->begin) / n, k = search->top.k;
-    float high = -INFINITY, limit = search->begin ? -INFINITY : INFINITY; /* pushes are in vain from here on */
-    search->n_sampled = n;
-    if (!db->allowed)
-        for (size_t i = 0; i < n; i++)
-            search->sampled[i] = (uint32_t)(search->begin + dpq_sampled(i, stride));
-    else if (n == SINGLE_SAMPLE)
-        mask_sample(db, SINGLE_SAMPLE, search->sampled);
-    else
-        mask_all(db, search->sampled);
-    single_share(search, n, SINGLE_SAMPLE_PIECE);
-    dpq_run_together(search->n_threads, single_sample_pieces, search);
-    if (!search->begin)
-        dpq_topk_begin(&search->top, search->top.keys, rank, INFINITY);
-    for (size_t i = 0; i < n; i++) {
-        float upper = search->upper[i];
-        high = upper > high ? upper : high;
-        if (upper < limit && dpq_topk_push(&search->top, dpq_key(upper, search->sampled[i])))
-            limit = dpq_topk_threshold(&search->top);
-    }
-    if (search->begin)
-        return high;
-    float threshold = INFINITY;
-    if (dpq_topk_end(&search->top) == rank)
-        threshold = dpq_distance(dpq_key_distance(search->top.keys[rank - 1]), search->constant, search->inner_product);
-    dpq_topk_begin(&search->top, search->top.keys, k, threshold);
-    return high;
-}
 
 /* ---- byte tables ---- */
 
@@ -202,7 +63,7 @@ static void single_begin_worker(const single_search *search, single_worker *s)
 {
     const dpq_lookups *built = &search->workers[0].look;
     s->pendings = 0;
-    if (search->db->allowed)
+    if (search->db->allowed_before)
         gather_begin(&s->gathered, search->db, search->bytes && !search->has_many_levels,
                      atomic_load(&search->limit) < dpq_key(INFINITY, 0) ? LOOKUPS_AT_ONCE : GATHER_FIRST);
     if (search->has_many_levels)
@@ -300,36 +161,16 @@ static void single_work(void *context, size_t thread)
     single_begin_worker(search, s);
     for (size_t n, first; (n = single_take(search, thread, SINGLE_PIECE, &first));) {
         first += search->begin;
-        if (search->db->allowed)
+        if (search->db->allowed_before)
             single_masked_scan(search, s, first, first + n);
         else if (search->bytes)
             single_byte_scan(search, s, first, first + n);
         else
             single_float_scan(search, s, first, first + n);
     }
-    if (search->db->allowed)
+    if (search->db->allowed_before)
         single_gathered_scan(search, s, 1);
     single_rescore_pending(search, s);
-}
-
-/* Few vectors, none of which has been looked at: by the upper bounds of all, hardly any but results are rescored. */
-static void single_scan_few(single_search *search, size_t n)
-{
-    single_worker *s = search->workers;
-    search->has_many_levels = search->bytes = 0;
-    search->bound = (dpq_bound){0, 0, 0};
-    if (n)
-        single_sample(search, n, search->top.k);
-    atomic_store(&search->limit, search->top.limit);
-    s->pendings = 0;
-    single_follow(search, s);
-    for (size_t at = 0; at < n; at += SINGLE_CHUNK) {
-        size_t hits = dpq_min(n - at, SINGLE_CHUNK);
-        memcpy(s->look.hits, search->sampled + at, hits * sizeof *s->look.hits);
-        single_rescore(search, s, hits);
-    }
-    single_rescore_pending(search, s);
-    s->counters.floated += n;
 }
 
 /* ---- a call ---- */
@@ -345,8 +186,10 @@ static void single_scan_rest(single_search *search, const dpq_queries *qs, size_
                     && (search->has_many_levels
                         || (DPQ_LOOKS_UP && lookups_know(db->nbits, db->code_size, db->levels) && !many_is_known(db)));
     search->bound = (dpq_bound){0, 0, 0};
-    if (taking_part >= SINGLE_MIN_SAMPLED_N)
-        high = single_sample(search, SINGLE_SAMPLE, rank);
+    if (taking_part >= SINGLE_MIN_SAMPLED_N) {
+        single_choose_sample(search, SINGLE_SAMPLE);
+        high = single_sample(search, rank);
+    }
     if (search->bytes && search->has_many_levels)
         search->bytes = single_build_many(search);
     else if (search->bytes)
@@ -356,15 +199,27 @@ static void single_scan_rest(single_search *search, const dpq_queries *qs, size_
     single_run(search, single_work, counters);
 }
 
+/* Scans all codes in float, by a mask that is not counted. */
+static void single_scan_uncounted(single_search *search, dpq_counters *counters)
+{
+    search->has_many_levels = search->bytes = 0;
+    search->bound = (dpq_bound){0, 0, 0};
+    atomic_store(&search->limit, search->top.limit);
+    single_share(search, search->db->n, SINGLE_SHARE);
+    single_run(search, single_work, counters);
+}
+
 static void single_scan_query(single_search *search, const dpq_queries *qs, size_t q, dpq_counters *counters)
 {
     const dpq_database *db = search->db;
     size_t k = search->top.k;
     for (size_t t = 0; t < search->n_threads; t++)
         search->workers[t].counters = (dpq_counters){0}; /* of threads that do not come */
-    search->begin = single_scan_ordered(search, counters);
-    size_t n = db->n - search->begin, taking_part = n && db->allowed ? dpq_allowed_of(db) : n;
-    if (taking_part <= SINGLE_FEW && !search->begin)
+    search->begin = db->listed ? 0 : single_scan_ordered(search, counters);
+    size_t n = db->n - search->begin, taking_part = n ? dpq_min(n, dpq_allowed_of(db)) : 0;
+    if (n && !dpq_is_counted(db))
+        single_scan_uncounted(search, counters);
+    else if (db->listed || (taking_part <= SINGLE_FEW && !search->begin))
         single_scan_few(search, taking_part);
     else if (n) {
         /* By vectors before there is a proven threshold, and nothing to guess. */

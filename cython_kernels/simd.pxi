@@ -35,6 +35,10 @@ cdef extern from "kernels.h" nogil:
         float radius
         const uint64_t *allowed
         const uint32_t *allowed_before
+        const int64_t *ids
+        size_t allowed_size
+        const uint32_t *listed
+        size_t n_listed
         int wide
         const uint8_t *columns
         size_t column, column_bytes
@@ -54,6 +58,9 @@ cdef extern from "kernels.h" nogil:
         const uint64_t *bins
         const uint64_t *terms
         const uint64_t *allowed
+        const uint8_t *bitmap
+        size_t bitmap_size
+        const uint64_t *ids
         const int64_t *admitted
         const int64_t *sizes
         const float *term_min
@@ -175,6 +182,10 @@ cdef extern from "kernels.h" nogil:
             uint64_t *keys, float *distances, uint32_t *positions,
         ) noexcept nogil
         void (*mask_count)(const uint64_t *bits, size_t n, uint32_t *before) noexcept nogil
+        size_t (*mask_of_ids)(
+            const uint8_t *bitmap, size_t size, const int64_t *ids, size_t n, uint64_t *bits
+        ) noexcept nogil
+        size_t (*mask_list)(const uint8_t *bitmap, size_t n, size_t most, uint32_t *vectors) noexcept nogil
         size_t most_ordered
         size_t batch_width
         size_t least_batch

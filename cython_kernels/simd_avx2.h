@@ -1,4 +1,5 @@
 /* AVX2 and FMA: 32 bytes in a register, 16 floats in two. */
+#include "bits_of_ids.h"
 #include "nonzero8.h"
 #include <immintrin.h>
 #ifdef __clang__

@@ -141,6 +141,25 @@ static inline size_t dpq_places(uint64_t bits, uint32_t first, uint32_t *places)
     return n;
 }
 
+#define DPQ_LOADS_FAR
+#include "bits_of_ids.h"
+/* As in bits_of_ids.h. Four bytes are loaded at once, and the last ones of a bitmap that are fewer one by one. */
+static inline uint32_t dpq_bits_of_ids(const uint8_t *bitmap, size_t size, const int64_t *ids)
+{
+    __m512i low = _mm512_loadu_si512(ids), high = _mm512_loadu_si512(ids + 8);
+    __m512i end = _mm512_set1_epi64((long long)(size / 4 * 32));
+    __mmask16 far = (__mmask16)(_mm512_cmplt_epu64_mask(low, end) | _mm512_cmplt_epu64_mask(high, end) << 8);
+    __m512i place = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(_mm512_srli_epi64(low, 5))),
+                                       _mm512_cvtepi64_epi32(_mm512_srli_epi64(high, 5)), 1);
+    __m512i id = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(low)), _mm512_cvtepi64_epi32(high), 1);
+    __m512i words = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), far, place, (const int *)bitmap, 4);
+    __m512i bit = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_and_si512(id, _mm512_set1_epi32(31)));
+    uint32_t bits = _mm512_test_epi32_mask(words, bit);
+    for (uint32_t i = 0; far != 0xffff && size % 4 && i < DPQ_TESTED; i++)
+        bits |= far >> i & 1 ? 0 : dpq_bit_of_id(bitmap, size, ids[i]) << i;
+    return bits;
+}
+
 typedef __m512 dpq_f32s;
 static inline dpq_f32s dpq_f32_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void dpq_f32_store(float *p, dpq_f32s a) { _mm512_storeu_ps(p, a); }

@@ -1,5 +1,6 @@
 /* No instruction set in particular: plain loops over lanes, of which the compiler makes what it can. Always there, and
  * always tested beside the others. */
+#include "bits_of_ids.h"
 #include "nonzero8.h"
 #include <math.h>
 #include <string.h>

@@ -1,4 +1,5 @@
 /* NEON of AArch64: 32 bytes in two registers, 16 floats in four. */
+#include "bits_of_ids.h"
 #include "nonzero8.h"
 #include <arm_neon.h>
 #include <string.h>

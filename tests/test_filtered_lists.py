@@ -121,6 +121,32 @@ def test_one_query_with_a_selector_goes_to_the_kernels_at_once(simd, indexes, M)
                 np.testing.assert_array_equal(I, these[1])
 
 
+@pytest.mark.parametrize("M", [5, 20])
+def test_bits_of_ids_of_any_size(simd, M):
+    """Ids that are negative, that lie behind a bitmap's end, and in its last bytes; bitmaps of every length."""
+    rng = np.random.default_rng(M)
+    index, _ = filled(rng, 900, 6, 3, M, 8 if M == 5 else 4)
+    codes = index.sa_encode(normal(rng, 900, 6))
+    index.reset()
+    ids = np.r_[-(2**62), -1, 2**40, 2**62, rng.permutation(2000)[:896] - 20]
+    index.add_sa_codes(codes, ids)
+    xq = normal(rng, 20, 6)
+    index.search(xq[:1], 5, params=faiss.SearchParametersIVF(nprobe=3))
+    for size in (*range(10), 63, 64, 65, 66, 67, 250):
+        for share in (0.02, 0.5):  # masks of the lists, and bits that are read of hits
+            bits = np.packbits(rng.random(8 * size) < share, bitorder="little")
+            allowed = {int(i) for i in ids if 0 <= i < 8 * size and bits[i >> 3] >> (i & 7) & 1}
+            params = faiss.SearchParametersIVF(nprobe=3, sel=faiss.IDSelectorBitmap(bits))
+            before = index.memory_usage()["masks"]
+            D, I, counts = one_by_one(index, xq[:3], 900, params)
+            assert counts["direct_lists"] == 3 and index.memory_usage()["masks"] == before
+            assert counts["masked_lists"] == (9 if share < 0.1 or size < 8 else 0)
+            assert all(set(row[row != -1].tolist()) == allowed for row in I)
+            together = index.search(np.resize(xq, (200, 6)), 900, params=params)
+            np.testing.assert_array_equal(D, together[0][:3])
+            np.testing.assert_array_equal(I, together[1][:3])
+
+
 def test_what_parameters_say_is_heeded_at_once(indexes):
     """Parameters that were searched with before are not taken for others."""
     index, model, xq = indexes[faiss.METRIC_L2, 5]

@@ -190,19 +190,21 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
 
     # ---- search ------------------------------------------------------------------------------------------------
 
-    def _plain(self, params: faiss.SearchParameters) -> tuple[int | None, _kernels.Mask | None]:
+    def _plain(self, params: faiss.SearchParameters) -> tuple[int | None, _kernels.SelectorMask | None]:
         if type(params) is SearchParametersDPQ and not params.coarse_levels:
-            return params.levels or self._levels, self._mask(params)
-        return (self._levels, self._mask(params)) if type(params) is faiss.SearchParameters else (None, None)
+            return params.levels or self._levels, self._mask(params, in_place=True)
+        if type(params) is faiss.SearchParameters:
+            return self._levels, self._mask(params, in_place=True)
+        return None, None
 
-    def _mask(self, params: faiss.SearchParameters | None) -> _kernels.Mask | None:
+    def _mask(self, params: faiss.SearchParameters | None, in_place: bool = False) -> _kernels.SelectorMask | None:
         """Which vectors a search with these parameters looks at; None for all."""
         selector = selector_of(params)
         if selector is None:
             return None
         if self._masks is None:
             self._masks = Masks()
-        return self._masks.of(selector, self.ntotal, self._version)
+        return self._masks.of(selector, self.ntotal, self._version, in_place)
 
     def _search_finite(self, x: Floats, k: int, params: faiss.SearchParameters | None) -> tuple[Floats, Labels]:
         derived, view, mask = self._searched(params)

@@ -99,8 +99,14 @@ class ListsSearched(Quantized):
         # Of those with a selector, only what it admits counts towards max_codes.
         return (None if mask is not None and max_codes else (levels, nprobe, max_codes)), mask
 
-    def _mask(self, selector: faiss.IDSelector | None) -> _kernels.ListsMask | None:
-        """What lists are masked by; None if all that they hold takes part."""
+    def _mask(self, selector: faiss.IDSelector | None) -> _kernels.SelectorMask | None:
+        """What a search of few lists is masked by; None if all that they hold takes part."""
+        if type(selector) is faiss.IDSelectorBitmap:
+            return _kernels.ListsBitmap(selector, self.nlist)
+        return self._kept_mask(selector)
+
+    def _kept_mask(self, selector: faiss.IDSelector | None) -> Any:
+        """The same, for other searches of this selector too."""
         if admits_all(selector):
             return None
         if self._list_masks is None:
@@ -262,7 +268,7 @@ class ListsSearched(Quantized):
     def _opened(self, keys: Labels, derived: scan.DerivedLists, asked: ListSearch) -> Iterator[_kernels.OpenLists]:
         """The lists that `keys` name, with what the selector admits of them."""
         with scan.opened(self._lists(), keys) as lists:
-            mask = self._mask(asked.selector)
+            mask = self._kept_mask(asked.selector)
             if mask is not None:
                 derived.update(lists)
                 mask.apply(asked.selector, lists, derived.digests[:, 0])

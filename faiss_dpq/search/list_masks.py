@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels
-from .masks import KEPT, Recent
-from .selection import Labels, bits_of, unpacked
+from .masks import Recent
+from .selection import Labels, array_at, bits_of, unpacked
 
 Digests = npt.NDArray[np.uint64]
 
@@ -23,8 +23,8 @@ Digests = npt.NDArray[np.uint64]
 class _ListsOfSelector(_kernels.ListsMask):
     """The masks of one selector."""
 
-    def __init__(self, *arguments: int) -> None:
-        super().__init__(*arguments)
+    def __init__(self, nlist: int) -> None:
+        super().__init__(nlist)
         self._lock = threading.Lock()
 
     def apply(self, selector: faiss.IDSelector, lists: _kernels.OpenLists, digests: Digests) -> None:
@@ -43,13 +43,17 @@ class _ListsOfSelector(_kernels.ListsMask):
 
     def _make(self, selector: faiss.IDSelector, lists: _kernels.OpenLists, numbers: Labels, digests: Digests) -> None:
         sizes = lists.sizes[numbers]
-        ids = np.empty(int(sizes.sum()), np.int64)
-        if len(ids):
-            _kernels.list_ids(numbers, lists, ids)
         words = -(-sizes // 64)
         begins = np.cumsum(words) - words
-        masks, admitted = np.zeros(int(words.sum()), np.uint64), np.empty(len(numbers), np.int64)
-        _kernels.list_masks(bits_of(selector, len(ids), ids), sizes, begins, masks, admitted)
+        masks, admitted = np.empty(int(words.sum()), np.uint64), np.empty(len(numbers), np.int64)
+        if type(selector) is faiss.IDSelectorBitmap:
+            bitmap = array_at(selector.bitmap, selector.n, np.uint8)
+            _kernels.masks_of_bitmap(bitmap, numbers, lists, begins, masks, admitted)
+        else:
+            ids = np.empty(int(sizes.sum()), np.int64)
+            if len(ids):
+                _kernels.list_ids(numbers, lists, ids)
+            _kernels.list_masks(bits_of(selector, len(ids), ids), sizes, begins, masks, admitted)
         self.enter(numbers, sizes, np.ascontiguousarray(digests), masks, begins, admitted)
 
 
@@ -57,19 +61,16 @@ class ListMasks:
     """Masks of an index's lists, of the selectors that it was searched with last."""
 
     def __init__(self) -> None:
-        self._bitmaps = _kernels.RecentBitmaps(KEPT, lambda address, size, n: _ListsOfSelector(n, address, size))
         self._recent: Recent[_ListsOfSelector] = Recent()
 
     def of(self, selector: faiss.IDSelector, nlist: int, version: int) -> _ListsOfSelector:
         """The masks of a selector, for as many lists of an index of this version."""
-        if type(selector) is faiss.IDSelectorBitmap:
-            return self._bitmaps.of(selector, nlist, version)
         return self._recent.of(selector, (nlist, version), lambda: _ListsOfSelector(nlist))
 
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return self._recent.nbytes + sum(masks.nbytes for _, masks in list(self._bitmaps.kept))
+        return self._recent.nbytes
 
 
 def admitted_members(lists: _kernels.OpenLists) -> npt.NDArray[np.bool_]:

@@ -244,7 +244,7 @@ def search_few(
     keys: Labels,
     max_codes: int,
     k: int,
-    mask: _kernels.ListsMask | None = None,
+    mask: _kernels.SelectorMask | None = None,
 ) -> Found | None:
     """`search` with less overhead around it, for a few queries of lists in memory that have not changed; else None."""
     if keys.size > _FEW_PROBES or not keys.size:

@@ -144,15 +144,22 @@ class Masks:
     """Masks over the vectors 0, 1, ... of an index, of the selectors that it was searched with last."""
 
     def __init__(self) -> None:
-        self._bitmaps = _kernels.RecentBitmaps(KEPT, _kernels.Mask.of_bitmap)
+        self._bitmaps = _kernels.RecentBitmaps(KEPT)
         self._recent: Recent[_kernels.Mask] = Recent()
 
-    def of(self, selector: faiss.IDSelector | None, n: int, version: int) -> _kernels.Mask | None:
-        """Which of n vectors of an index of this version are searched; None for all."""
+    def of(
+        self, selector: faiss.IDSelector | None, n: int, version: int, in_place: bool = False
+    ) -> _kernels.SelectorMask | None:
+        """Which of n vectors of an index of this version are searched; None for all.
+
+        in_place : whether a BitmapInPlace will do for a Mask.
+        """
         if admits_all(selector):
             return None
         if type(selector) is faiss.IDSelectorBitmap:
-            mask = self._bitmaps.of(selector, n, version)
+            mask = self._bitmaps.of(selector, n, version, in_place)
+            if in_place and type(mask) is not _kernels.Mask:
+                return mask
         else:
             mask = self._recent.of(selector, (n, version), lambda: _kernels.Mask(bits_of(selector, n), n))
         return None if mask.admitted == n else mask
@@ -160,4 +167,4 @@ class Masks:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return self._recent.nbytes + sum(mask.nbytes for _, mask in list(self._bitmaps.kept))
+        return self._recent.nbytes + self._bitmaps.nbytes

@@ -52,7 +52,9 @@ def selector_of(params: faiss.SearchParameters | None) -> faiss.IDSelector | Non
     """
     if params is None:
         return None
-    return getattr(params, "_sp_field_refs", {}).get("sel", params.sel)
+    objects = getattr(params, "_sp_field_refs", None)
+    # As SWIG's own object only where there is none: making that takes as long as all else.
+    return objects["sel"] if objects and "sel" in objects else params.sel
 
 
 def is_member(selector: faiss.IDSelector, ids: Labels) -> npt.NDArray[np.bool_]:
