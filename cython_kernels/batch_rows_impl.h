@@ -27,6 +27,18 @@ typedef struct {
     float *least; /* [level][DPQ_QW]: the least entry of the level's table */
 } batch_many;
 
+/* Of codes whose terms are stored: the hits of each query that are still to be scored. Codes and terms are copied while
+ * they are in the cache: when a query's table is read, they are not any more. */
+typedef struct {
+    uint32_t n[DPQ_QW];
+    uint32_t at_once; /* hits of a query that are scored together */
+    uint32_t room;    /* the most */
+    uint32_t stride;  /* bytes of a copied code */
+    uint32_t *vector; /* [DPQ_QW][room] */
+    float *term;      /* [DPQ_QW][room] */
+    uint8_t *code;    /* [DPQ_QW][room][stride] */
+} batch_noted;
+
 /* A group of queries and what has been found for them. Query `first` + i has lane i. */
 typedef struct {
     uint8_t limit[DPQ_QW];
@@ -42,7 +54,7 @@ typedef struct {
     int has_many_levels; /* then bytes are those of `many`, and limits of 16 bits */
     batch_many many;
     const float *tables; /* of query `first`, one after the other */
-    uint32_t noted_at_once; /* hits that are scored together */
+    batch_noted noted;
     uint32_t hits_in_span[BATCH_STRIPS];
     uint32_t float_spans[BATCH_STRIPS]; /* > 0: so many more spans of the strip are scanned in float */
     float *rows32;

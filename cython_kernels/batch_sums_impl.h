@@ -12,7 +12,6 @@
 #include "dpq_mask.h"
 #include "scan_sample.h"
 
-#define BATCH_MOST_NOTED 64u /* hits of a query that are scored together */
 #define BATCH_CHUNK 256u /* vectors between two updates of the limits */
 
 /* Vectors, and the queries that they may be near to: a bit a lane. */
@@ -28,8 +27,6 @@ typedef struct {
     uint16_t grid[BATCH_CHUNK];                  /* of many levels: what many_grid says; 0 without terms */
     batch_hits hits, pending; /* pending: hits of an earlier chunk, whose distances are to be computed */
     size_t pendings;
-    uint32_t noted[DPQ_QW * BATCH_MOST_NOTED]; /* of codes whose terms are stored: a query's hits to be scored */
-    uint32_t n_noted[DPQ_QW];
 } batch_workspace;
 
 /* Unpacks n sampled vectors from number `first` on. upper: sums begin with the upper edges of the terms' bins. */

@@ -9,7 +9,7 @@
  *
  *     entry of a level    e = min(255, floor((T[k] - m) scale)),        m = the least entry of the level's table
  *     entry of the term   floor(g slope / 65536),                       g = min(65535, floor((term - term_min) / step))
- *     S                   the sum of all, at most 65535
+ *     S                   the sum of all, at most 65535; what some levels add to it, at most 255
  *
  * Why the result is exact. Let u = 2^-24. T - m >= 0 is rounded once, and once more times the scale: so e is at most
  * (T - m) scale (1 + u)^2. g is at most (term - term_min) / step (1 + u)^3, and slope / 65536 at most step scale (1 -
@@ -41,6 +41,10 @@
 
 #define MANY_UNITS 4.0      /* of the quartiles' distance, a level; measured */
 #define MANY_MOST 60000.0   /* what sums that may be near should not exceed */
+/* What the greatest entries of the levels whose bytes are added up may come to: a sum of bytes stops at 255, and those
+ * of near vectors are far below the greatest. Measured. */
+#define MANY_ROOM_OF_ONE 380u /* of one query's levels */
+#define MANY_ROOM 510u        /* of the greatest of many queries' */
 #define MANY_AT_ONCE 4u     /* registers, or vectors, summed side by side */
 #define MANY_QUARTILES 64u  /* sampled sums whose quartiles are taken */
 
@@ -164,13 +168,13 @@ static inline double many_median(double a, double b, double c)
     return fmax(fmin(a, b), fmin(fmax(a, b), c));
 }
 
-/* Packs levels into groups whose byte entries do not add up to more than 255: most[l] is the greatest of level l.
+/* Packs levels into groups whose greatest byte entries do not add up to more than `room`: most[l] is that of level l.
  * ends[g]: the level behind group g. Returns how many groups there are. */
-static inline uint32_t many_pack(const uint8_t *most, uint32_t levels, uint16_t *ends)
+static inline uint32_t many_pack(const uint8_t *most, uint32_t levels, uint32_t room, uint16_t *ends)
 {
     uint32_t groups = 0, sum = 0;
     for (uint32_t l = 0; l < levels; l++) {
-        if (l && sum + most[l] > 255) {
+        if (l && sum + most[l] > room) {
             ends[groups++] = (uint16_t)l;
             sum = 0;
         }

@@ -72,7 +72,7 @@ static void many_build(const dpq_database *db, const float *table, const float *
     many_seen seen = many_look_at_table(table, K, db->levels, table_magnitude(table, K, db->levels), least);
     query->bound = many_bound_choose(db, &seen, sums, threshold);
     many_table_bytes(table, K, db->levels, least, query->bound.scale, look->table8, 256, most);
-    query->groups = many_pack(most, db->levels, query->ends);
+    query->groups = many_pack(most, db->levels, MANY_ROOM_OF_ONE, query->ends);
     lookups_finish(look, db->nbits, db->levels);
 }
 
@@ -96,7 +96,7 @@ DPQ_INLINE void many_look_up(uint32_t nbits, const many_query *query, const dpq_
                 __builtin_prefetch(column + ahead, 0, 2); /* to L2: few lines can be on their way to L1 */
                 if (nbits == 4)
                     codes = dpq_u8_and(l % 2 ? dpq_u32_shr(codes, 4) : codes, dpq_u8_all(15));
-                sum[j] = dpq_u8_add(sum[j], nbits == 8 ? dpq_lookup256(table, codes) : dpq_lookup16(table, codes));
+                sum[j] = dpq_u8_add_saturating(sum[j], nbits == 8 ? dpq_lookup256(table, codes) : dpq_lookup16(table, codes));
             }
         DPQ_UNROLL
         for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {

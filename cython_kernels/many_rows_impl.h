@@ -5,9 +5,9 @@
  *
  *   rows8  [level][codeword][DPQ_QW]    byte 2 i is of query i, byte 2 i + 1 of query DPQ_QW / 2 + i
  *
- * One load a level serves all queries. Levels are taken in groups whose entries add up to 255 at most; a group's sum is
- * made of bytes, and only then split into words of 16 bits, even bytes and odd ones. So in structured codes the first,
- * large levels make a group each, and of the small ones many share one. MANY_AT_ONCE vectors are summed side by side.
+ * One load a level serves all queries. Levels are taken in groups (many_pack); a group's sum is made of bytes, stops at
+ * 255, and is only then split into words of 16 bits, even bytes and odd ones. So in structured codes two of the first,
+ * large levels make a group, and of the small ones many share one. MANY_AT_ONCE vectors are summed side by side.
  */
 #ifndef DPQ_MANY_ROWS_IMPL_H
 #define DPQ_MANY_ROWS_IMPL_H
@@ -37,7 +37,7 @@ static void many_pack_rows(many_rows *rows, uint32_t levels, size_t K)
         for (uint32_t i = 0; i < DPQ_QW; i++)
             most[l] = lane[i] > most[l] ? lane[i] : most[l];
     }
-    rows->groups = many_pack(most, levels, rows->ends);
+    rows->groups = many_pack(most, levels, MANY_ROOM, rows->ends);
 }
 
 /* Adds the entries of MANY_AT_ONCE vectors, whose codes begin at `row`; where these are not read in place, unpacked at
@@ -59,7 +59,7 @@ DPQ_INLINE void many_add(uint32_t nbits, const dpq_database *db, const many_rows
             for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
                 size_t number = nbits == 8 || nbits == 4 ? dpq_code(row + j * code_size, nbits, l)
                                                          : code[j * db->levels + l];
-                sum[j] = dpq_u8_add(sum[j], dpq_u8_load(rows8 + number * DPQ_QW));
+                sum[j] = dpq_u8_add_saturating(sum[j], dpq_u8_load(rows8 + number * DPQ_QW));
             }
         DPQ_UNROLL
         for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {

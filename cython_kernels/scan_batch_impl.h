@@ -18,10 +18,8 @@
 #ifndef DPQ_SCAN_BATCH_IMPL_H
 #define DPQ_SCAN_BATCH_IMPL_H
 
-#include "batch_rows_impl.h"
-#include "batch_sums_impl.h"
+#include "batch_rescore_impl.h"
 #include "kernels.h"
-#include "many_batch_impl.h"
 
 #define BATCH_SPAN 4096u           /* vectors between two choices of byte or float scan */
 #define BATCH_MIN_SAMPLED_N 16384u /* smaller databases are scanned in float, without a sample */
@@ -39,132 +37,6 @@
 static inline uint64_t batch_lane_mask(uint32_t lanes)
 {
     return lanes >= 64 ? ~0ull : (1ull << lanes) - 1;
-}
-
-/* ---- rescoring ---- */
-
-/* Takes over the threshold that the k best have reached. Not inlined: few hits get here, and the loops over hits need the
- * registers. */
-static __attribute__((noinline)) void batch_follow(batch_group *g, uint32_t q)
-{
-    g->threshold[q] = dpq_sum_within(dpq_topk_threshold(&g->top[q]), g->constant[q]);
-    if (g->has_many_levels)
-        g->many.rows.limit[q] = many_limit(&g->many.bound[q], g->threshold[q]);
-    else
-        g->limit[q] = dpq_bound_limit(&g->bound[q], g->threshold[q]);
-}
-
-static inline void batch_offer(batch_group *g, uint32_t q, float sum, size_t v)
-{
-    uint64_t key = dpq_result_key(dpq_distance(sum, g->constant[q], g->inner_product), (uint32_t)v);
-    if (key < g->top[q].limit && dpq_topk_push(&g->top[q], key))
-        batch_follow(g, q);
-}
-
-/* The float sum of an unpacked code for the query of one lane. */
-DPQ_INLINE float batch_lane_sum(const dpq_database *db, const batch_group *g, uint32_t q, const uint16_t *code,
-                                float start)
-{
-    return table_sum(db, batch_strip(db, g, q / DPQ_FW) + q % DPQ_FW, DPQ_FW, code, start);
-}
-
-/* Hits whose lower bound in float is within the threshold become pending, and the cross terms that their distances
- * need are fetched. Those are spread over megabytes: so the next chunk is scanned before they are read. */
-DPQ_INLINE void batch_rescore_bounds(const dpq_database *db, batch_group *g, batch_workspace *w, size_t n)
-{
-    uint16_t code[DPQ_MAX_LEVELS];
-    for (size_t h = 0; h < n; h++) {
-        size_t v = w->hits.vector[h];
-        uint64_t near = 0;
-        if (!dpq_is_allowed(db, v))
-            continue;
-        dpq_unpack(db, v, code);
-        float start = dpq_term_bound(db, v, 0);
-        for (uint64_t queries = w->hits.queries[h]; queries; queries &= queries - 1) {
-            uint32_t q = (uint32_t)__builtin_ctzll(queries);
-            near |= (uint64_t)(batch_lane_sum(db, g, q, code, start) <= g->threshold[q]) << q;
-            g->hits_in_span[q / DPQ_FW]++;
-        }
-        w->pending.vector[w->pendings] = (uint32_t)v;
-        w->pending.queries[w->pendings] = near;
-        w->pendings += near != 0;
-    }
-    for (size_t h = 0; h < w->pendings; h++) {
-        dpq_unpack(db, w->pending.vector[h], code);
-        dpq_prefetch_term(db, w->pending.vector[h], code);
-    }
-}
-
-/* Computes the distances of pending vectors. */
-DPQ_INLINE void batch_rescore_pending(const dpq_database *db, batch_group *g, batch_workspace *w)
-{
-    uint16_t code[DPQ_MAX_LEVELS];
-    for (size_t h = 0; h < w->pendings; h++) {
-        size_t v = w->pending.vector[h];
-        dpq_unpack(db, v, code);
-        float term = dpq_term(db, v, code);
-        for (uint64_t queries = w->pending.queries[h]; queries; queries &= queries - 1) {
-            uint32_t q = (uint32_t)__builtin_ctzll(queries);
-            batch_offer(g, q, batch_lane_sum(db, g, q, code, term), v);
-        }
-    }
-    w->pendings = 0;
-}
-
-DPQ_INLINE void batch_rescore_of_shape(uint32_t nbits, uint32_t levels, dpq_database db, batch_group *g,
-                                       batch_workspace *w, size_t hits)
-{
-    db.nbits = nbits;
-    db.levels = levels;
-    batch_rescore_pending(&db, g, w);
-    batch_rescore_bounds(&db, g, w, hits);
-}
-
-/* Scores the vectors noted for a query, whose terms are stored or zero: float sums are exact at once. A query's own
- * table takes fewer lines of the cache than the interleaved one, and the more vectors are noted, the more of its lines
- * serve several. */
-static void batch_score_noted(const dpq_database *db, batch_group *g, batch_workspace *w, uint32_t q)
-{
-    const float *table = g->tables + q * batch_rows(db);
-    const uint32_t *noted = w->noted + q * BATCH_MOST_NOTED;
-    for (uint32_t h = 0; h < w->n_noted[q]; h += TABLE_TOGETHER) {
-        float sums[TABLE_TOGETHER];
-        uint32_t some = (uint32_t)dpq_min(w->n_noted[q] - h, TABLE_TOGETHER);
-        for (uint32_t i = 0; i < some; i++)
-            sums[i] = dpq_stored_term(db, noted[h + i]);
-        table_vector_sums(db, table, noted + h, some, sums);
-        for (uint32_t i = 0; i < some; i++)
-            if (sums[i] <= g->threshold[q])
-                batch_offer(g, q, sums[i], noted[h + i]);
-    }
-    w->n_noted[q] = 0;
-}
-
-/* Notes hits, and scores a query's when they are g->noted_at_once. */
-static void batch_note(const dpq_database *db, batch_group *g, batch_workspace *w, size_t hits)
-{
-    for (size_t h = 0; h < hits; h++) {
-        size_t v = w->hits.vector[h];
-        if (!dpq_is_allowed(db, v))
-            continue;
-        for (uint64_t queries = w->hits.queries[h]; queries; queries &= queries - 1) {
-            uint32_t q = (uint32_t)__builtin_ctzll(queries);
-            g->hits_in_span[q / DPQ_FW]++;
-            w->noted[q * BATCH_MOST_NOTED + w->n_noted[q]++] = (uint32_t)v;
-            if (w->n_noted[q] == g->noted_at_once)
-                batch_score_noted(db, g, w, q);
-        }
-    }
-}
-
-/* Finishes the hits of the chunk before, and begins those of this one. */
-static void batch_rescore(const dpq_database *db, batch_group *g, batch_workspace *w, size_t hits)
-{
-    if (dpq_has_terms(db)) {
-        batch_note(db, g, w, hits);
-        return;
-    }
-    DPQ_BY_SHAPE(batch_rescore_of_shape, db->nbits, db->levels, *db, g, w, hits);
 }
 
 /* ---- scanning ---- */
@@ -247,7 +119,7 @@ static void batch_finish(const dpq_database *db, batch_group *g, batch_workspace
 {
     batch_rescore(db, g, w, 0);
     for (uint32_t q = 0; q < g->lanes; q++)
-        batch_score_noted(db, g, w, q);
+        batch_score_noted(db, g, q);
 }
 
 /* ---- the sample ---- */
@@ -368,9 +240,8 @@ static void batch_scan_group(const dpq_database *db, const dpq_queries *qs, batc
     batch_interleave(db, qs, g);
     w->pendings = 0;
     memset(w->grid, 0, sizeof w->grid);
-    memset(w->n_noted, 0, sizeof w->n_noted);
-    /* Thresholds follow later where more are noted, which matters less where results are many. */
-    g->noted_at_once = (uint32_t)dpq_min(k / 16 * TABLE_TOGETHER + TABLE_TOGETHER, BATCH_MOST_NOTED);
+    memset(g->noted.n, 0, sizeof g->noted.n);
+    g->noted.at_once = batch_noted_at_once(&g->noted, k);
     for (uint32_t q = 0; q < DPQ_QW; q++) {
         dpq_topk_begin(&g->top[q], g->keys + q * dpq_topk_capacity(k), k, INFINITY);
         g->threshold[q] = INFINITY;
@@ -414,6 +285,7 @@ static uintptr_t batch_layout(const dpq_database *db, size_t k, uintptr_t at, ba
     g->keys = dpq_take(&at, dpq_topk_capacity(k) * DPQ_QW * sizeof *g->keys);
     g->least = dpq_take(&at, buckets * DPQ_QW * sizeof *g->least);
     g->order = dpq_take(&at, buckets * sizeof *g->order);
+    batch_layout_noted(db, &at, &g->noted);
     g->many.least = dpq_take(&at, many_is_known(db) ? db->levels * DPQ_QW * sizeof *g->many.least : 0);
     return at;
 }

@@ -94,7 +94,7 @@ static void lists_many_build(const dpq_lists *lists, const lists_scan *s, lists_
         return;
     q->scale = many_scale(lists->levels, &q->seen, lists_many_spread(lists, q, first), near, step);
     many_table_bytes(q->table, K, lists->levels, least, q->scale, q->table8, K, most);
-    q->many.groups = many_pack(most, lists->levels, q->many.ends);
+    q->many.groups = many_pack(most, lists->levels, MANY_ROOM_OF_ONE, q->many.ends);
 }
 
 /* Copies a query's byte tables to where the look-ups read them. */

@@ -78,3 +78,25 @@ def test_neighbours_that_all_stand_in_early_chunks(simd, metric, M, threads):
     assert counts["bounded"] + counts["floated"] == 2 * NQ * N
     for row in found if metric == faiss.METRIC_L2 else -found:
         np.testing.assert_allclose(row, nearest, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("M", "nbits"), [(8, 8), (17, 5), (30, 8)])
+def test_hits_are_noted_again_and_again(simd, metric, M, nbits, threads):
+    """A query has room for some hundred hits, whose codes are copied; here there are several times as many."""
+    threads(1)
+    rng = np.random.default_rng(M)
+    codebooks = rng.standard_normal((M, 1 << nbits, D)).astype(np.float32)
+    codes = rng.integers(0, 1 << nbits, (N, M))
+    index = faiss_dpq.IndexDPQ.from_codebooks(codebooks, metric)
+    index.add_sa_codes(naive.pack(codes, nbits))
+    x = naive.decode(codebooks, codes).astype(np.float64)
+    xq = 3 * rng.standard_normal((NQ, D)).astype(np.float32)
+    products = xq.astype(np.float64) @ x.T
+    l2 = (x**2).sum(axis=1) - 2 * products + (xq.astype(np.float64) ** 2).sum(axis=1)[:, None]
+    distances = l2 if metric == faiss.METRIC_L2 else -products
+    for k in (40, 1200):
+        found, I = index.search(xq, k)
+        sign = 1 if metric == faiss.METRIC_L2 else -1
+        np.testing.assert_allclose(sign * found, np.sort(distances, axis=1)[:, :k], rtol=1e-4, atol=1e-2)
+        np.testing.assert_allclose(np.take_along_axis(distances, I, 1), sign * found, rtol=1e-4, atol=1e-2)

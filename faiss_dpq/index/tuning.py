@@ -13,7 +13,7 @@ from .parameters import searched_within
 from .quantized import Quantized
 
 _ROUNDS = 3
-_STEP = 1.25  # between two factors that are tried, about
+_STEP = 1.125  # between two factors that are tried, about
 
 
 @dataclass(frozen=True)
