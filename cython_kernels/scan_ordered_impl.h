@@ -195,16 +195,15 @@ DPQ_INLINE uint64_t ordered_within(uint32_t levels, uint32_t known, const ordere
 }
 
 /* Writes the places of the vectors of a block that `within` names, and begins to fetch what rescoring needs of them
- * besides the planes, or only their ids. Returns how many there are. */
-static inline size_t ordered_note(const dpq_order *order, size_t block, uint64_t within, int fetch_terms,
-                                  uint32_t *places)
+ * besides the planes. Returns how many there are. */
+static inline size_t ordered_note(const dpq_order *order, size_t block, uint64_t within, uint32_t *places)
 {
     size_t found = 0;
     for (; within; within &= within - 1) {
         size_t place = block * DPQ_ORDER_BLOCK + (size_t)__builtin_ctzll(within);
         places[found++] = (uint32_t)place;
         __builtin_prefetch(order->ids + place);
-        if (order->terms && fetch_terms)
+        if (order->terms)
             __builtin_prefetch(order->terms + place);
     }
     return found;

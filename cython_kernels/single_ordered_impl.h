@@ -3,7 +3,7 @@
  * Three steps, each by the threshold of those before: the first blocks of the nearest buckets in float32; a sixteenth
  * of the buckets, the nearest, by look-ups; all others likewise, shared among threads. A better threshold not only
  * leaves less to rescore: the bytes' scale follows it. What scan_ordered_impl.h finds within the threshold is noted, and
- * scored some buckets later: its term and id, which only few vectors need, have been fetched by then.
+ * scored when the bucket ends: its term and id, which only few vectors need, have been fetched by then.
  */
 #ifndef DPQ_SINGLE_ORDERED_IMPL_H
 #define DPQ_SINGLE_ORDERED_IMPL_H
@@ -11,8 +11,6 @@
 #include "single_search_impl.h"
 
 #define SINGLE_FIRST 512u  /* vectors scored in float32 first, and two a result */
-#define SINGLE_FIRST_MASKED 16u /* times as many are looked at for so many that take part, at most */
-#define SINGLE_NOTED 32u   /* places that are scored together, at least */
 #define SINGLE_BUCKETS 16u /* that a thread takes at a time */
 #define SINGLE_BLOCKS_AHEAD 12u   /* blocks whose codes are fetched meanwhile */
 
@@ -22,42 +20,17 @@ static inline void single_ordered_follow(const single_search *search, single_wor
     s->threshold = dpq_sum_within(distance, search->constant);
 }
 
-/* Keeps those of the noted places whose vectors take part, and begins to fetch their terms. */
-static void single_keep_allowed(const dpq_database *db, single_worker *s)
-{
-    const dpq_order *order = db->order;
-    size_t kept = 0;
-    for (size_t h = 0; h < s->pendings; h++) {
-        uint32_t place = s->pending[h], v = order->ids[place];
-        s->pending[kept] = place;
-        s->buckets[kept] = s->buckets[h];
-        kept += v != DPQ_ORDER_NOBODY && dpq_is_allowed(db, v);
-    }
-    for (size_t h = 0; order->terms && h < kept; h++)
-        __builtin_prefetch(order->terms + s->pending[h]);
-    s->pendings = kept;
-    s->admitted += kept;
-}
-
-/* Scores the noted places, and offers what is near. */
-DPQ_INLINE void single_score_places_of(uint32_t levels, uint32_t known, single_search *search, single_worker *s)
+/* Scores the noted places of a bucket, and offers what is near. */
+DPQ_INLINE void single_score_places(uint32_t levels, single_search *search, single_worker *s)
 {
     const dpq_order *order = search->db->order;
-    ordered_bucket in = s->in;
-    uint32_t bucket = UINT32_MAX;
     uint64_t limit = atomic_load_explicit(&search->limit, memory_order_relaxed);
     size_t n = 0;
-    if (search->db->allowed)
-        single_keep_allowed(search->db, s);
-    else
-        s->admitted += s->pendings;
     for (size_t h = 0; h < s->pendings; h++) {
         uint32_t place = s->pending[h], v = order->ids[place];
-        if (s->buckets[h] != bucket)
-            ordered_enter(order, &search->ordered, bucket = s->buckets[h], 0, known, &in);
-        float sum = ordered_sum(levels, order, &in, place);
+        float sum = ordered_sum(levels, order, &s->in, place);
         s->keys[n] = dpq_result_key(dpq_distance(sum, search->constant, search->inner_product), v);
-        n += (s->keys[n] < limit) & (v != DPQ_ORDER_NOBODY);
+        n += (s->keys[n] < limit) & (v != DPQ_ORDER_NOBODY) && dpq_is_allowed(search->db, v);
     }
     s->counters.rescored += s->pendings;
     s->pendings = 0;
@@ -67,14 +40,8 @@ DPQ_INLINE void single_score_places_of(uint32_t levels, uint32_t known, single_s
     }
 }
 
-static void single_score_places(single_search *search, single_worker *s)
-{
-    const dpq_order *order = search->db->order;
-    ORDERED_BY_LEVELS(single_score_places_of, order->levels, order->known, search, s);
-}
-
 /* Scans blocks of a bucket, from block number `first` to before number `end` of it: by look-ups if search->bytes says
- * so, or in float32. What is near is noted, and scored once so many are that most have been fetched. */
+ * so, or in float32. What is near is scored in the end, when it has been fetched. */
 DPQ_INLINE void single_blocks_of(uint32_t levels, uint32_t known, single_search *search, single_worker *s,
                                  uint32_t bucket, size_t first, size_t end)
 {
@@ -93,17 +60,13 @@ DPQ_INLINE void single_blocks_of(uint32_t levels, uint32_t known, single_search 
         if (limit < 255)
             within = ordered_within(levels, known, &s->in, order->planes + block * DPQ_ORDER_BLOCK * levels,
                                     (uint8_t)limit);
-        if (within) {
-            size_t noted = s->pendings;
-            s->pendings += ordered_note(order, block, within, !search->db->allowed, s->pending + noted);
-            for (size_t h = noted; h < s->pendings; h++)
-                s->buckets[h] = bucket;
-        }
+        if (within)
+            s->pendings += ordered_note(order, block, within, s->pending + s->pendings);
         if (s->pendings > SINGLE_CHUNK - DPQ_ORDER_BLOCK)
-            single_score_places_of(levels, known, search, s);
+            single_score_places(levels, search, s);
     }
-    if (s->pendings >= SINGLE_NOTED)
-        single_score_places_of(levels, known, search, s);
+    if (s->pendings)
+        single_score_places(levels, search, s);
 }
 
 static void single_blocks(single_search *search, single_worker *s, uint32_t bucket, size_t first, size_t end)
@@ -125,7 +88,6 @@ static void single_ordered_work(void *context, size_t thread)
                 single_ordered_follow(search, s);
                 single_blocks(search, s, (uint32_t)b, 0, dpq_order_blocks(order, b));
             }
-    single_score_places(search, s);
 }
 
 /* Scores the first blocks of the nearest buckets in float32, for a first threshold. Returns the bucket that was not
@@ -133,23 +95,19 @@ static void single_ordered_work(void *context, size_t thread)
 static uint32_t single_first_blocks(single_search *search, single_worker *s, size_t *first)
 {
     const dpq_order *order = search->db->order;
-    size_t wanted = SINGLE_FIRST + 2 * search->top.k, most = wanted / DPQ_ORDER_BLOCK * SINGLE_FIRST_MASKED, left = 1;
+    size_t wanted = (SINGLE_FIRST + 2 * search->top.k + DPQ_ORDER_BLOCK - 1) / DPQ_ORDER_BLOCK;
     float bound;
-    s->admitted = 0;
     for (;;) {
         uint32_t bucket = ordered_nearest(order, &search->ordered, &bound);
         size_t blocks = bound < INFINITY ? dpq_order_blocks(order, bucket) : 0;
-        for (*first = 0; left && *first < blocks; *first += left) {
-            left = wanted > s->admitted ? (wanted - s->admitted + DPQ_ORDER_BLOCK - 1) / DPQ_ORDER_BLOCK : 0;
-            left = most ? dpq_min(left, most) : 0;
-            if (!left && search->top.size < search->top.k)
-                left = 1; /* one by one */
-            left = dpq_min(left, blocks - *first);
-            most -= dpq_min(most, left);
-            single_blocks(search, s, bucket, *first, *first + left);
-            single_score_places(search, s);
-        }
-        if (!blocks || !left)
+        *first = 0;
+        do {
+            size_t n = dpq_min(blocks - *first, wanted);
+            single_blocks(search, s, bucket, *first, *first + n);
+            *first += n;
+            wanted = wanted > n ? wanted - n : search->top.size < search->top.k; /* one by one, with a selector */
+        } while (wanted && *first < blocks);
+        if (!blocks || !wanted)
             return bucket;
         search->ordered.lows[bucket] = INFINITY;
     }
@@ -196,7 +154,6 @@ static size_t single_scan_ordered(single_search *search, dpq_counters *counters)
                 single_blocks(search, s, b, 0, dpq_order_blocks(order, b));
                 q->lows[b] = INFINITY;
             }
-        single_score_places(search, s);
         ordered_nearest(order, q, &bound);
     }
     if (bound < INFINITY) {

@@ -26,10 +26,8 @@
 typedef struct {
     dpq_lookups look;
     uint32_t pending[SINGLE_CHUNK]; /* hits of an earlier chunk, whose distances are to be computed */
-    uint32_t buckets[SINGLE_CHUNK]; /* theirs, of codes in their order */
     uint64_t keys[SINGLE_CHUNK];    /* their keys, for dpq_topk */
     size_t pendings;
-    size_t admitted; /* hits among codes in their order that take part */
     float threshold; /* of float sums */
     many_query many; /* where levels are many */
     gathered gathered;
