@@ -15,8 +15,8 @@
 #include "batch_sums_impl.h"
 #include "many_batch_impl.h"
 
-/* Of codes that a query notes: those of all queries fit the L2 cache. An odd number of lines, so that the queries do not
- * compete for the same places of the L1 cache. */
+/* Of codes that a query notes: those of all queries fit the L2 cache. An odd number of lines, so that the queries do
+ * not compete for the same places of the L1 cache. */
 #define BATCH_NOTED_BYTES (133u * 64u)
 #define BATCH_LEAST_NOTED 64u   /* but so many there is room for */
 #define BATCH_CACHED_ROWS 2048u /* floats of a query's table; half a megabyte for 64 queries */
@@ -33,11 +33,12 @@ static void batch_layout_noted(const dpq_database *db, uintptr_t *at, batch_note
     noted->code = dpq_take(at, DPQ_QW * noted->room * noted->stride + sizeof(uint32_t)); /* dpq_code reads ahead */
 }
 
-/* How many hits of a query are scored together. Thresholds follow later where more are; but beyond DPQ_HEAP_MAX_K results
- * they follow only after k more anyway (dpq_topk.h). */
+/* How many hits of a query are scored together. Thresholds follow later where more are; but beyond DPQ_HEAP_MAX_K
+ * results they follow only after k more anyway (dpq_topk.h). */
 static uint32_t batch_noted_at_once(const batch_noted *noted, size_t k)
 {
-    return (uint32_t)dpq_min(noted->copies && k > DPQ_HEAP_MAX_K ? k : k / 16 * TABLE_TOGETHER + TABLE_TOGETHER, noted->room);
+    size_t few = k / 16 * TABLE_TOGETHER + TABLE_TOGETHER;
+    return (uint32_t)dpq_min(noted->copies && k > DPQ_HEAP_MAX_K ? k : few, noted->room);
 }
 
 /* Copies a code by words, since a call of memcpy takes longer. */
@@ -50,8 +51,8 @@ static inline void batch_copy_code(uint8_t *to, const uint8_t *from, size_t byte
         to[b] = from[b];
 }
 
-/* Takes over the threshold that the k best have reached. Not inlined: few hits get here, and the loops over hits need the
- * registers. */
+/* Takes over the threshold that the k best have reached. Not inlined: few hits get here, and the loops over hits need
+ * the registers. */
 static __attribute__((noinline)) void batch_follow(batch_group *g, uint32_t q)
 {
     g->threshold[q] = dpq_sum_within(dpq_topk_threshold(&g->top[q]), g->constant[q]);

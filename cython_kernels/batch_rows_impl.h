@@ -27,8 +27,8 @@ typedef struct {
     float *least; /* [level][DPQ_QW]: the least entry of the level's table */
 } batch_many;
 
-/* Of codes whose terms are stored: the hits of each query that are still to be scored. Terms, and codes where that pays,
- * are copied while they are in the cache. */
+/* Of codes whose terms are stored: the hits of each query that are still to be scored. Terms, and codes where that
+ * pays, are copied while they are in the cache. */
 typedef struct {
     uint32_t n[DPQ_QW];
     uint32_t at_once; /* hits of a query that are scored together */
