@@ -6,7 +6,7 @@
  * Where terms are stored or zero, a query's hits are noted, and scored some at a time. A scan of hundreds of thousands
  * of vectors comes back to a query when neither its table nor the codes that it noted are in the L2 cache any more.
  * So codes are copied when they are noted, side by side, and the more are noted, the more of them a table that has been
- * fetched serves.
+ * fetched serves. Where the tables of all queries stay in the cache, that does not pay.
  */
 #ifndef DPQ_BATCH_RESCORE_IMPL_H
 #define DPQ_BATCH_RESCORE_IMPL_H
@@ -15,12 +15,16 @@
 #include "batch_sums_impl.h"
 #include "many_batch_impl.h"
 
-#define BATCH_NOTED_BYTES 8192u /* of codes that a query notes: those of all queries fit the L2 cache */
+/* Of codes that a query notes: those of all queries fit the L2 cache. An odd number of lines, so that the queries do
+ * not compete for the same places of the L1 cache. */
+#define BATCH_NOTED_BYTES (133u * 64u)
 #define BATCH_LEAST_NOTED 64u   /* but so many there is room for */
+#define BATCH_CACHED_ROWS 2048u /* floats of a query's table; half a megabyte for 64 queries */
 
 /* Cuts what hits are noted in from address *at on. */
 static void batch_layout_noted(const dpq_database *db, uintptr_t *at, batch_noted *noted)
 {
+    noted->copies = batch_rows(db) > BATCH_CACHED_ROWS;
     noted->stride = (db->levels * db->nbits + 7) / 8;
     noted->room = BATCH_NOTED_BYTES / noted->stride;
     noted->room = noted->room < BATCH_LEAST_NOTED ? BATCH_LEAST_NOTED : noted->room;
@@ -29,11 +33,12 @@ static void batch_layout_noted(const dpq_database *db, uintptr_t *at, batch_note
     noted->code = dpq_take(at, DPQ_QW * noted->room * noted->stride + sizeof(uint32_t)); /* dpq_code reads ahead */
 }
 
-/* How many hits of a query are scored together. Thresholds follow later where more are; but beyond DPQ_HEAP_MAX_K results
- * they follow only after k more anyway (dpq_topk.h). */
+/* How many hits of a query are scored together. Thresholds follow later where more are; but beyond DPQ_HEAP_MAX_K
+ * results they follow only after k more anyway (dpq_topk.h). */
 static uint32_t batch_noted_at_once(const batch_noted *noted, size_t k)
 {
-    return (uint32_t)dpq_min(k > DPQ_HEAP_MAX_K ? k : k / 16 * TABLE_TOGETHER + TABLE_TOGETHER, noted->room);
+    size_t few = k / 16 * TABLE_TOGETHER + TABLE_TOGETHER;
+    return (uint32_t)dpq_min(noted->copies && k > DPQ_HEAP_MAX_K ? k : few, noted->room);
 }
 
 /* Copies a code by words, since a call of memcpy takes longer. */
@@ -46,8 +51,8 @@ static inline void batch_copy_code(uint8_t *to, const uint8_t *from, size_t byte
         to[b] = from[b];
 }
 
-/* Takes over the threshold that the k best have reached. Not inlined: few hits get here, and the loops over hits need the
- * registers. */
+/* Takes over the threshold that the k best have reached. Not inlined: few hits get here, and the loops over hits need
+ * the registers. */
 static __attribute__((noinline)) void batch_follow(batch_group *g, uint32_t q)
 {
     g->threshold[q] = dpq_sum_within(dpq_topk_threshold(&g->top[q]), g->constant[q]);
@@ -130,18 +135,20 @@ static void batch_score_noted(const dpq_database *db, batch_group *g, uint32_t q
 {
     const float *table = g->tables + q * batch_rows(db), *term = g->noted.term + q * g->noted.room;
     const uint32_t *vector = g->noted.vector + q * g->noted.room;
-    dpq_database copies = *db;
-    copies.codes = g->noted.code + (size_t)q * g->noted.room * g->noted.stride;
-    copies.code_size = g->noted.stride;
-    copies.n = g->noted.room + 1; /* so that all are read in place */
+    dpq_database codes = *db;
+    if (g->noted.copies) {
+        codes.codes = g->noted.code + (size_t)q * g->noted.room * g->noted.stride;
+        codes.code_size = g->noted.stride;
+        codes.n = g->noted.room + 1; /* so that all are read in place */
+    }
     for (uint32_t h = 0; h < g->noted.n[q]; h += TABLE_TOGETHER) {
         float sums[TABLE_TOGETHER];
         uint32_t some = (uint32_t)dpq_min(g->noted.n[q] - h, TABLE_TOGETHER), numbers[TABLE_TOGETHER];
         for (uint32_t i = 0; i < some; i++) {
-            numbers[i] = h + i;
+            numbers[i] = g->noted.copies ? h + i : vector[h + i];
             sums[i] = term[h + i];
         }
-        table_vector_sums(&copies, table, numbers, some, sums);
+        table_vector_sums(&codes, table, numbers, some, sums);
         for (uint32_t i = 0; i < some; i++)
             if (sums[i] <= g->threshold[q])
                 batch_offer(g, q, sums[i], vector[h + i]);
@@ -163,7 +170,8 @@ static void batch_note(const dpq_database *db, batch_group *g, batch_workspace *
             g->hits_in_span[q / DPQ_FW]++;
             noted->vector[at] = (uint32_t)v;
             noted->term[at] = dpq_stored_term(db, v);
-            batch_copy_code(noted->code + at * noted->stride, dpq_row(db, v), noted->stride);
+            if (noted->copies)
+                batch_copy_code(noted->code + at * noted->stride, dpq_row(db, v), noted->stride);
             if (noted->n[q] == noted->at_once)
                 batch_score_noted(db, g, q);
         }

@@ -27,12 +27,13 @@ typedef struct {
     float *least; /* [level][DPQ_QW]: the least entry of the level's table */
 } batch_many;
 
-/* Of codes whose terms are stored: the hits of each query that are still to be scored. Codes and terms are copied while
- * they are in the cache: when a query's table is read, they are not any more. */
+/* Of codes whose terms are stored: the hits of each query that are still to be scored. Terms, and codes where that
+ * pays, are copied while they are in the cache. */
 typedef struct {
     uint32_t n[DPQ_QW];
     uint32_t at_once; /* hits of a query that are scored together */
     uint32_t room;    /* the most */
+    int copies;       /* whether codes are copied */
     uint32_t stride;  /* bytes of a copied code */
     uint32_t *vector; /* [DPQ_QW][room] */
     float *term;      /* [DPQ_QW][room] */

@@ -96,7 +96,8 @@ DPQ_INLINE void many_look_up(uint32_t nbits, const many_query *query, const dpq_
                 __builtin_prefetch(column + ahead, 0, 2); /* to L2: few lines can be on their way to L1 */
                 if (nbits == 4)
                     codes = dpq_u8_and(l % 2 ? dpq_u32_shr(codes, 4) : codes, dpq_u8_all(15));
-                sum[j] = dpq_u8_add_saturating(sum[j], nbits == 8 ? dpq_lookup256(table, codes) : dpq_lookup16(table, codes));
+                dpq_u8s entries = nbits == 8 ? dpq_lookup256(table, codes) : dpq_lookup16(table, codes);
+                sum[j] = dpq_u8_add_saturating(sum[j], entries);
             }
         DPQ_UNROLL
         for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
