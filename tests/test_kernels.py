@@ -130,6 +130,24 @@ def test_encode_is_beam_search(
     np.testing.assert_allclose(errors(codebooks, x, codes)[same], errors(codebooks, x, expected)[same])
 
 
+@given(seed=st.integers(0, 1000), nbits=st.integers(2, 7), beam_size=st.integers(1, 70), span=st.sampled_from([1, 30]))
+def test_of_equal_prefixes_the_first_are_kept(simd, seed, nbits, beam_size, span):
+    # Numbers so small that float32 holds all sums of them; every codeword has its opposite, so that they stay centred.
+    rng = np.random.default_rng(seed)
+    half = rng.integers(-span, span + 1, (3, 1 << (nbits - 1), 3))
+    codebooks = np.concatenate([half, -half], axis=1)
+    x = rng.integers(-2 * span, 2 * span + 1, (9, 3))
+    codes = ProgressiveQuantizer(codebooks.astype(np.float32)).encode(x.astype(np.float32), beam_size)
+    for vector, code in zip(x, codes, strict=True):
+        prefixes, left = np.zeros((1, 0), int), vector[None]
+        for level, codewords in enumerate(codebooks):
+            longer = left[:, None] - codewords
+            order = np.argsort((longer**2).sum(-1), axis=None, kind="stable")
+            parent, k = np.divmod(np.sort(order[: 1 if level == 2 else beam_size]), len(codewords))
+            prefixes, left = np.column_stack([prefixes[parent], k]), longer[parent, k]
+        np.testing.assert_array_equal(code, prefixes[0])
+
+
 @pytest.mark.parametrize("beam_size", [1, 5, 40])
 def test_a_code_does_not_depend_on_the_vectors_encoded_before(simd, beam_size):
     # The encoder guesses from earlier vectors how good the best prefixes will be: here it is misled both ways.
