@@ -27,7 +27,7 @@ FILTERS, FILTERED_LISTS = "tests/test_filters.py", "tests/test_filtered_lists.py
 FILTERED = "tests/test_filtered_queries.py"
 SHARDS, INPUTS = "tests/test_shards.py", "tests/test_shards_inputs.py"
 ORDERED, DELETION = "tests/test_ordered.py", "tests/test_deletion.py"
-NEAR, KERNELS = "tests/test_near.py", "tests/test_kernels.py"
+NEAR = "tests/test_near.py"
 NEAR_LISTS = "tests/test_near_lists.py"
 ODD, WRITING = "tests/test_odd_queries.py", "tests/test_writing.py"
 
@@ -111,10 +111,6 @@ MUTATIONS = [
     _py("all terms anew", "search/derived.py", "range(len(before), len(packed)", "range(0, len(packed)", MANY),
     _c("never direct", "scan.pxi", "if scan is None or this", "if True or this", PATHS),
     _py("never in order", "search/derived.py", "if not self.lacks_order(view):", "if True:", ORDERED),
-    # Ties.
-    _c(
-        "equal prefixes", "encode_impl.h", "& (score <= found.high) & (between > 0)", "& (score <= found.high)", KERNELS
-    ),
     # Removals and replacements.
     _py("none is removed by itself", "index/removal.py", "return n * _FEW < ntotal", "return False", DELETION),
     _py("masks outlive moves", "index/flat.py", "self._direct = self._masks = None", "pass", DELETION),

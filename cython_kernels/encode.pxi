@@ -44,7 +44,7 @@ cdef size_t lay_out_encoding(const encoding *by, uint8_t *memory, encoding_work 
     work.step.rows = <const float **>take(&at, by.M * sizeof(float *))
     work.step.partial = <float *>take(&at, by.M * K * sizeof(float))
     work.step.slots = <uint32_t *>take(&at, (width + width * K + 16) * sizeof(uint32_t))
-    work.step.scores = <float *>take(&at, (width * K + 16) * sizeof(float))
+    work.step.scores = <float *>take(&at, (width * K + 16 + 4 * (width + 16)) * sizeof(float))
     return at - memory + 64
 
 
@@ -249,7 +249,7 @@ def encode_level_from_residuals(
     """
     cdef size_t extensions = codes_in.shape[1] * K, beam_out = codes_out.shape[1]
     cdef uint32_t[::1] slots = np.empty(beam_out + extensions + 16, np.uint32)
-    cdef float[::1] scores = aligned_empty(extensions + 16)
+    cdef float[::1] scores = aligned_empty(extensions + 16 + 4 * (beam_out + 16))
     cdef float[::1] products = aligned_empty(K)
     cdef dpq_encode_step step
     cdef dpq_guesses guesses

@@ -9,12 +9,11 @@
  *   1. A limit is guessed from the vectors before, such that somewhat more than beam_out scores should be within it.
  *      Scores are compared with it as they are computed, and those within it are kept: the scores are all stored, and
  *      the places of those within it are noted, which takes no branch that would be guessed wrong.
- *   2. If too many are kept, the limit is lowered to a value that at least beam_out of them are still within. It is
- *      found by counting how many are within some value, then within a value in between, and so on.
+ *   2. If too many are kept, the limit is lowered to a value that at least beam_out of them are still within. This
+ *      value is the beam_out-th least of some minima of the kept.
  *   3. If fewer than beam_out are kept, which happens to one vector in thirty, the vector is done again without a
  *      limit.
- *   4. In the same way a value is found that just beam_out of the kept are within, so that nothing is sorted. Of equal
- *      scores, those of the lowest places are taken.
+ *   4. The kept are put in order by counting, for each, how many come before it.
  * So the guess decides how fast the best are found, and never which.
  *
  * Prefixes. If the prefix weight is above 0, the score of an entry is its error plus this weight times its errors at
@@ -29,7 +28,6 @@
 
 #include <float.h>
 #include <math.h>
-#include <string.h>
 
 #include "dpq_base.h"
 #include "dpq_pairs.h"
@@ -45,6 +43,7 @@ enum {
 typedef struct {
     float *scores;    /* [beam_in * K + DPQ_FW]: of the kept; while an entry is extended, its own begin at its place */
     uint32_t *places; /* [beam_in * K + DPQ_FW] */
+    float *minima;    /* scratch [4 * (beam_out + DPQ_FW)] */
     size_t count;
     float limit;
 } candidates;
@@ -129,112 +128,70 @@ DPQ_INLINE void gather(candidates *kept, size_t first)
         kept->scores[i] = kept->scores[kept->places[i]];
 }
 
-/* Floats in their order as integers: between any two of these there is one in the middle. */
-DPQ_INLINE int64_t order_of(float score)
-{
-    int32_t bits;
-    memcpy(&bits, &score, sizeof bits);
-    return bits ^ (bits >> 31 & INT32_MAX);
-}
-
-DPQ_INLINE float score_of(int64_t order)
-{
-    const int32_t bits = (int32_t)order ^ ((int32_t)order >> 31 & INT32_MAX);
-    float score;
-    memcpy(&score, &bits, sizeof score);
-    return score;
-}
-
-/* As many as are wanted of the kept, or more, are within `high`; `of_low`, which are fewer, are within `low`. */
-typedef struct {
-    float low, high;
-    size_t of_low;
-} bracket;
-
-DPQ_INLINE size_t count_within(const candidates *kept, float limit)
-{
-    size_t within = 0;
-    for (size_t i = 0; i < kept->count; i += DPQ_FW)
-        within += (size_t)__builtin_popcount(dpq_f32_le(dpq_f32_load(kept->scores + i), dpq_f32_all(limit)));
-    return within;
-}
-
-/* Infinities follow the scores. */
-DPQ_INLINE float least_of(const float *scores, size_t n)
-{
-    float lane[DPQ_FW];
-    dpq_f32s least = dpq_f32_load(scores);
-    for (size_t i = DPQ_FW; i < n; i += DPQ_FW)
-        least = dpq_f32_min(least, dpq_f32_load(scores + i));
-    dpq_f32_store(lane, least);
-    for (size_t i = 1; i < DPQ_FW; i++)
-        lane[0] = lane[i] < lane[0] ? lane[i] : lane[0];
-    return lane[0];
-}
-
-/* A bracket so narrow that at most `most` of the kept are within `high`, or that no float is between `low` and `high`:
- * then all the kept that are only within `high` are equal. */
-static bracket bracket_of(candidates *kept, size_t wanted, size_t most)
-{
-    dpq_f32_store(kept->scores + kept->count, dpq_f32_all(INFINITY));
-    const float least = least_of(kept->scores, kept->count);
-    size_t of_low = count_within(kept, least), of_high = kept->count;
-    if (of_low >= wanted)
-        return (bracket){.low = -INFINITY, .high = least, .of_low = 0};
-    int64_t low = order_of(least), high = order_of(kept->limit);
-    for (int step = 0; of_high > most && high - low > 1; step++) {
-        /* As if they were spread evenly between the two; every second time in the middle, because they are not. */
-        const float share = step % 2 ? 0.5f : (float)(wanted + most - 2 * of_low) / (float)(2 * (of_high - of_low));
-        const int64_t more = (int64_t)(share * (float)(high - low)), middle = low + (more ? more : 1);
-        const size_t of_middle = count_within(kept, score_of(middle));
-        if (of_middle < wanted) {
-            low = middle;
-            of_low = of_middle;
-        } else {
-            high = middle;
-            of_high = of_middle;
-        }
-    }
-    return (bracket){.low = score_of(low), .high = score_of(high), .of_low = of_low};
-}
-
-/* Lowers the limit to a value that at least `wanted` of the kept are within, and drops the others. */
+/* Lowers the limit to a value that at least `wanted` of the kept are within, and drops the others. The kept scores are
+ * dealt to n >= 2 * wanted minima; with so many, about 1.4 times the wanted are left. */
 static void tighten(candidates *kept, size_t wanted)
 {
+    size_t n = DPQ_FW;
+    while (n < 2 * wanted)
+        n *= 2;
+    for (size_t i = 0; i < n; i++)
+        kept->minima[i] = INFINITY;
+    for (size_t i = 0; i < DPQ_FW; i++)
+        kept->scores[kept->count + i] = INFINITY;
+    for (size_t i = 0; i < kept->count; i += DPQ_FW) {
+        float *slot = kept->minima + (i & (n - 1));
+        dpq_f32_store(slot, dpq_f32_min(dpq_f32_load(slot), dpq_f32_load(kept->scores + i)));
+    }
+    float limit = kept->limit;
+    for (size_t i = 0; i < n; i++) {
+        size_t not_above = 0;
+        for (size_t j = 0; j < n; j += DPQ_FW)
+            not_above += (size_t)__builtin_popcount(
+                dpq_f32_le(dpq_f32_load(kept->minima + j), dpq_f32_all(kept->minima[i])));
+        if (not_above >= wanted && kept->minima[i] < limit)
+            limit = kept->minima[i];
+    }
     const size_t count = kept->count;
-    kept->limit = bracket_of(kept, wanted, wanted + wanted / 2).high;
+    kept->limit = limit;
     kept->count = 0;
     for (size_t i = 0; i < count; i++) { /* no branch depends on the scores */
         const float score = kept->scores[i];
         kept->scores[kept->count] = score;
         kept->places[kept->count] = kept->places[i];
-        kept->count += score <= kept->limit;
+        kept->count += score <= limit;
     }
 }
 
-/* Writes the `wanted` best of the kept, in the order of their places: places to `slots`, and their scores. Returns a
- * limit that would have been right. */
-DPQ_INLINE float select_best(candidates *kept, size_t wanted, uint32_t *slots, float *scores_out)
+/* How many of the n scores come before number i, in the order of (score, place). Infinity follows them. */
+DPQ_INLINE size_t rank_of(const float *scores, size_t n, size_t i)
+{
+    const dpq_f32s score = dpq_f32_all(scores[i]);
+    size_t rank = 0;
+    for (size_t j = 0; j < n; j += DPQ_FW) {
+        const unsigned less = dpq_f32_lt(dpq_f32_load(scores + j), score);
+        const unsigned not_above = dpq_f32_le(dpq_f32_load(scores + j), score);
+        const unsigned earlier = i >= j + DPQ_FW ? ~0u : i <= j ? 0u : (1u << (i - j)) - 1;
+        rank += (size_t)__builtin_popcount((not_above & earlier) | (less & ~earlier));
+    }
+    return rank;
+}
+
+/* Writes the `wanted` best of the kept, in the order of their places: places to `slots`, and their scores. */
+DPQ_INLINE void select_best(candidates *kept, size_t wanted, uint32_t *slots, float *scores_out)
 {
     size_t chosen = 0;
-    if (kept->count < wanted) { /* x with NaN, or that overflows, gets a valid code too */
-        for (; chosen < wanted; chosen++) {
-            scores_out[chosen] = chosen < kept->count ? kept->scores[chosen] : FLT_MAX;
-            slots[chosen] = chosen < kept->count ? kept->places[chosen] : (uint32_t)chosen;
-        }
-        return INFINITY;
-    }
-    const bracket found = bracket_of(kept, wanted, wanted);
-    size_t between = wanted - found.of_low; /* which are equal, if there are more */
-    for (size_t i = 0; chosen < wanted; i++) {
-        const float score = kept->scores[i];
-        const int is_low = score <= found.low, is_between = !is_low & (score <= found.high) & (between > 0);
-        scores_out[chosen] = score;
+    for (size_t j = 0; j < DPQ_FW; j++)
+        kept->scores[kept->count + j] = INFINITY;
+    for (size_t i = 0; i < kept->count && chosen < wanted; i++) {
+        scores_out[chosen] = kept->scores[i];
         slots[chosen] = kept->places[i];
-        chosen += (size_t)(is_low | is_between);
-        between -= (size_t)is_between;
+        chosen += rank_of(kept->scores, kept->count, i) < wanted;
     }
-    return found.high;
+    for (; chosen < wanted; chosen++) { /* x with NaN, or that overflows, gets a valid code too */
+        scores_out[chosen] = FLT_MAX;
+        slots[chosen] = (uint32_t)chosen;
+    }
 }
 
 DPQ_INLINE size_t common_prefix(const uint16_t *a, const uint16_t *b, size_t length)
@@ -324,10 +281,18 @@ DPQ_INLINE float mean_of(const float *x, size_t n)
     return sum / (float)n;
 }
 
+DPQ_INLINE float greatest_of(const float *x, size_t n)
+{
+    float greatest = x[0];
+    for (size_t i = 1; i < n; i++)
+        greatest = x[i] > greatest ? x[i] : greatest;
+    return greatest;
+}
+
 static void encode_level(const dpq_encode_step *step)
 {
-    const size_t K = step->K, code_stride = step->code_stride, wanted = step->beam_out;
-    candidates kept = {.scores = step->scores, .places = step->slots + wanted};
+    const size_t K = step->K, code_stride = step->code_stride, n = step->beam_in * K, wanted = step->beam_out;
+    candidates kept = {.scores = step->scores, .places = step->slots + wanted, .minima = step->scores + n + DPQ_FW};
     dpq_limit_guess none = {0}, *guess = step->guess ? step->guess : &none;
     for (size_t v = 0; v < step->n; v++) {
         const uint16_t *codes_in = step->codes_in + v * step->beam_in * code_stride;
@@ -344,8 +309,8 @@ static void encode_level(const dpq_encode_step *step)
             kept.limit = INFINITY;
             extend_beam(step, v, codes_in, &kept);
         }
-        const float right = select_best(&kept, wanted, step->slots, scores_out);
-        learn(guess, (right + norm) / error);
+        select_best(&kept, wanted, step->slots, scores_out);
+        learn(guess, (greatest_of(scores_out, wanted) + norm) / error);
         for (size_t b = 0; b < wanted; b++) {
             uint16_t *code = step->codes_out + (v * wanted + b) * code_stride;
             const size_t parent = step->slots[b] / K;

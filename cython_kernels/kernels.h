@@ -51,7 +51,7 @@ typedef struct {
     const float **rows;       /* scratch [level] */
     float *partial;           /* scratch [level][K] */
     uint32_t *slots;          /* scratch [beam_out + beam_in * K + 16] */
-    float *scores;            /* scratch [beam_in * K + 16] */
+    float *scores;            /* scratch [beam_in * K + 16 + 4 * (beam_out + 16)] */
     dpq_limit_guess *guess;   /* of vectors before, at this level; brought up to date; NULL: begin without */
     dpq_guesses *guesses;     /* added to */
 } dpq_encode_step;
