@@ -271,6 +271,7 @@ cdef class OneQueryCodeScan(OneQueryScan):
         cdef MaskMemory listed = bitmap.listed(most, &found)
         if listed is not None:
             db.listed, db.n_listed = <const uint32_t *>listed.memory, found
+            counted.listed += found
         return listed
 
     cdef bint has_copies(self, Mask mask) except -1:

@@ -98,6 +98,7 @@ def test_a_bitmap_that_comes_once_is_read_in_place(simd, metric, M):
             assert counts["direct"] == 1 or share in (0, 1)
             if few:
                 assert (counts["floated"], counts["bounded"], counts["ordered"]) == (members.sum(), 0, 0)
+                assert counts["listed"] == members.sum()
             if share > 0.1 and in_order:
                 assert counts["ordered"] == n
             if few or (share > 0.1 and in_order):

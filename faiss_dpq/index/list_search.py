@@ -105,7 +105,7 @@ class ListsSearched(Quantized):
             return _kernels.ListsBitmap(selector, self.nlist)
         return self._kept_mask(selector)
 
-    def _kept_mask(self, selector: faiss.IDSelector | None) -> Any:
+    def _kept_mask(self, selector: faiss.IDSelector | None) -> _kernels.ListsMask | None:
         """The same, for other searches of this selector too."""
         if admits_all(selector):
             return None
