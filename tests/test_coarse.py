@@ -180,7 +180,7 @@ WRAPPERS = {
     "PreTransform": (
         lambda leaf: faiss_dpq.IndexPreTransform(rotated(), leaf),
         lambda params: faiss.SearchParametersPreTransform(index_params=params),
-        lambda outer, leaf, x, *coarse: by_hand(leaf, rotated().apply(x), K, *coarse),
+        lambda outer, leaf, x, *coarse: by_hand(leaf, outer._apply(x, "search"), K, *coarse),
     ),
     "Refine": (
         refining,

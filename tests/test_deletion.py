@@ -12,6 +12,7 @@ import faiss_dpq
 from bench.stacks import Interruption, interrupted_at
 from faiss_dpq import _kernels
 from faiss_dpq.index.wrappers import places as id_places
+from faiss_dpq.index.wrappers.linear import Products
 from faiss_dpq.search.derived import DerivedCodes
 from faiss_dpq.search.lists import DerivedLists
 
@@ -159,11 +160,11 @@ class Model:
         inner = self.index
         while isinstance(inner, faiss.IndexIDMap | faiss.IndexPreTransform):
             inner = inner.index
-        xq = ROTATION.apply(xq) if "rotated" in self.name else xq
+        xq = Products().apply(0, ROTATION, xq) if "rotated" in self.name else xq
         for row in range(len(xq)):
             found = [i for i in I[row].tolist() if i in self.vectors][:3]
             x = np.array([self.vectors[i] for i in found], np.float32).reshape(-1, D)
-            x = ROTATION.apply(x) if "rotated" in self.name else x
+            x = Products().apply(0, ROTATION, x) if "rotated" in self.name else x
             decoded = inner.sa_decode(inner.sa_encode(x)).astype(np.float64) if len(x) else np.empty((0, D))
             query = xq[row].astype(np.float64)
             expected = ((decoded - query) ** 2).sum(1) if self.metric == faiss.METRIC_L2 else decoded @ query

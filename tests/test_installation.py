@@ -173,7 +173,7 @@ def test_extracted_lists_are_ours():
     lists = faiss_dpq.downcast_index(faiss.extract_index_ivf(index))
     assert type(lists) is faiss_dpq.IndexIVFDPQ and lists.ntotal == len(X)
     lists.nprobe = 8
-    xq = index.chain.at(0).apply(X[:9])
+    xq = index._apply(X[:9], "search")
     np.testing.assert_array_equal(lists.search(xq, 3)[0], index.search(X[:9], 3)[0])
     assert faiss_dpq.downcast_index(index) is index
     assert faiss_dpq.downcast_index(None) is None

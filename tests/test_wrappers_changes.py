@@ -98,7 +98,7 @@ class Model(RuleBasedStateMachine):
         self.next_id += n
         wrapper.add_with_ids(x, ids)
         packed = self.leaf._packed_codes()[len(self.ids) :]
-        expected = encoded_by(self.index.index.chain.at(0).apply(x))
+        expected = encoded_by(self.index.index._apply(x, "add"))
         np.testing.assert_array_equal(packed, expected)
         self.ids += ids.tolist()
         self.codes = np.concatenate([self.codes, naive_unpacked(packed)])
@@ -166,7 +166,7 @@ class Model(RuleBasedStateMachine):
             found_D, _, all_D = naive.search(
                 CODEBOOKS_10[:levels],
                 self.codes[:, :levels],
-                self.index.index.chain.at(0).apply(xq),
+                self.index.index._apply(xq, "search"),
                 k,
                 self.metric == faiss.METRIC_INNER_PRODUCT,
                 members,

@@ -11,7 +11,6 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from ..codec import Floats
 from ..index import IndexDPQ, IndexIVFDPQ
 from ..index.io import deserialize_index, serialize_index
 from ..index.registry import downcast_index
@@ -77,13 +76,6 @@ def read_trained(path: str, codec: str) -> faiss.Index:
 
 #: `read_trained` of the last few, for tasks that encode one part after the other in one process.
 shared_trained = functools.lru_cache(2)(read_trained)
-
-
-def encode(index: faiss.Index, x: Floats) -> Bytes:
-    """Codes of vectors, which do not depend on how many there are."""
-    if len(x) == 1:  # a product of one row by BLAS has other last bits than the same row in a product of several
-        return index.sa_encode(np.repeat(x, 2, axis=0))[:1]
-    return index.sa_encode(x)
 
 
 class Filling:

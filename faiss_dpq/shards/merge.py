@@ -84,7 +84,7 @@ def search_shard(
         return merged  # a search of so many codes ends within a list, which the lists by themselves do not tell
     outer, within = shard, x[shared]
     while isinstance(outer, IndexPreTransform):
-        within, outer, params = _transformed(outer, within), outer.index, _of_lists(params)
+        within, outer, params = outer._apply(within, "search"), outer.index, _of_lists(params)
     keys = leaf.probed_lists(within, **if_any(params))
     for row, query, lists in zip(shared, within, keys, strict=True):
         D_of_lists, I_of_lists = leaf.search_preassigned(
@@ -93,13 +93,6 @@ def search_shard(
         best = merge_results([D_of_lists.reshape(1, -1)], [I_of_lists.reshape(1, -1)], k, shard.metric_type)
         merged[0][row], merged[1][row] = best[0][0], best[1][0]
     return merged
-
-
-def _transformed(index: IndexPreTransform, x: Floats) -> Floats:
-    """Vectors as `index.search` transforms them."""
-    for i in range(index.chain.size()):
-        x = index.chain.at(i).apply(x)
-    return x
 
 
 def _of_lists(params: faiss.SearchParameters | None) -> faiss.SearchParameters | None:

@@ -54,7 +54,7 @@ def encode_part(folder: BuildFolder, part: Part) -> dict[str, Any]:
     codes = np.empty((len(part), index.sa_code_size()), np.uint8)
     at = 0
     for x in part.source.blocks(part.start, part.stop):
-        codes[at : at + len(x)] = codec.encode(index, x)
+        codes[at : at + len(x)] = index.sa_encode(x)
         at += len(x)
     # Under a name of its own: whoever else encodes this part writes the same bytes to another file.
     name = f"part-{part.number:07d}-{secrets.token_hex(8)}.codes"

@@ -14,6 +14,7 @@ from ..changes import completed
 from ..registry import downcast_index, stands_for
 from ..removal import require_removal
 from ..tensors import accepts_tensors, if_any
+from .linear import Products
 from .selectors import selected
 from .wrapper import Wrapper, WrapperOfOne, inner_parameters, stand_in_of
 
@@ -30,12 +31,18 @@ class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
     """
 
     _settings = ("_untrained_rotations",)
+    _products: Products | None = None
 
     def __init__(self, *args: Any) -> None:
         if args:
             require_index(args[-1], f"{type(self).__name__}: index")
         super().__init__(*args)
         self._keep(args[-1])
+
+    def invalidate(self) -> None:
+        """Tell the index that codes, codebooks or a transform's matrix were overwritten in place, as `Base` says."""
+        self._products = None
+        super().invalidate()
 
     def _transforms(self) -> list[faiss.VectorTransform]:
         return [self.chain.at(i) for i in range(self.chain.size())]
@@ -85,9 +92,14 @@ class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
 
     def _apply(self, x: Floats, method: str) -> Floats:
         self._require_trained(method)
-        for transform in self._transforms():
-            x = transform.apply(x)
+        for place, transform in enumerate(self._transforms()):
+            x = self._product(place, transform, x)
         return x
+
+    def _product(self, place: int, transform: faiss.VectorTransform, x: Floats) -> Floats:
+        if self._products is None:
+            self._products = Products()
+        return self._products.apply(place, transform, x)
 
     @accepts_tensors()
     def train(
@@ -118,8 +130,8 @@ class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
                 break
             if not trained[i]:
                 transform.train(x)
-            x = transform.apply(x)
-            queries = None if queries is None else transform.apply(queries)
+            x = self._product(i, transform, x)
+            queries = None if queries is None else self._product(i, transform, queries)
         if not trained[-1]:
             inner.train(x, **options, **({} if queries is None else {"xq_train": queries}))
         self.is_trained = True
