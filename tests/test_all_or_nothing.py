@@ -178,8 +178,8 @@ def test_signals_at_any_moment(description):
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         for turn in range(60):
-            signal.setitimer(signal.ITIMER_REAL, 0.0002 + 0.00025 * turn)
             try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0002 + 0.00025 * turn)
                 if "IDMap" in description:
                     index.add_with_ids(x, np.arange(turn * 2000, turn * 2000 + len(x)))
                 else:
