@@ -95,6 +95,8 @@ DPQ_INLINE void dpq_prefetch_term(const dpq_database *db, size_t v, const uint16
 static inline void dpq_prefetch_vector(const dpq_database *db, size_t v)
 {
     __builtin_prefetch(dpq_row(db, v));
+    if (db->code_size > 16)
+        __builtin_prefetch(dpq_row(db, v) + db->code_size - 1);
     if (db->term_bins)
         __builtin_prefetch(db->term_bins + v);
     else if (db->terms)

@@ -111,12 +111,30 @@ DPQ_INLINE void single_upper_of_shape(uint32_t nbits, uint32_t levels, dpq_datab
     }
 }
 
+/* The same, where they are the sums themselves: side by side. */
+static void single_upper_of_terms(single_search *search, size_t first, size_t n)
+{
+    for (size_t i = first; i < first + n; i += TABLE_TOGETHER) {
+        size_t some = dpq_min(first + n - i, TABLE_TOGETHER);
+        float sums[TABLE_TOGETHER];
+        for (size_t j = 0; j < some; j++) {
+            dpq_prefetch_vector(search->db, search->sampled[dpq_min(i + j + SINGLE_AHEAD, search->n_sampled - 1)]);
+            sums[j] = dpq_stored_term(search->db, search->sampled[i + j]);
+        }
+        table_vector_sums(search->db, search->table, search->sampled + i, some, sums);
+        memcpy(search->upper + i, sums, some * sizeof *sums);
+    }
+}
+
 static void single_sample_pieces(void *context, size_t thread)
 {
     single_search *search = context;
     const dpq_database *db = search->db;
     for (size_t n, first; (n = single_take(search, thread, SINGLE_SAMPLE_PIECE, &first));)
-        DPQ_BY_SHAPE(single_upper_of_shape, db->nbits, db->levels, *db, search, first, n);
+        if (!db->term_bins && dpq_has_terms(db))
+            single_upper_of_terms(search, first, n);
+        else
+            DPQ_BY_SHAPE(single_upper_of_shape, db->nbits, db->levels, *db, search, first, n);
 }
 
 /* Chooses the n vectors from search->begin on that are sampled: SINGLE_SAMPLE, or all of few that take part. */

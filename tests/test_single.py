@@ -17,6 +17,7 @@ from one_query import KINDS, assert_equal, flat, is_short, one_by_one
 import faiss_dpq
 from faiss_dpq.codec import levels as levels_module
 from faiss_dpq.search import flat as _scan
+from faiss_dpq.search.derived import DerivedCodes
 
 # ---- results --------------------------------------------------------------------------------------------------------
 
@@ -231,6 +232,21 @@ def test_a_search_under_way_owns_what_it_reads(kind):
         other.search(xq, 12)
     assert_equal(one_by_one(index, xq, 12), expected)
     assert index._direct is direct
+
+
+def test_another_thread_may_derive_what_it_needs_while_memory_is_counted(monkeypatch):
+    index = KINDS["flat"](np.random.default_rng(1), 500, 24, 4, 8)
+    xq, nbytes = normal(np.random.default_rng(2), 2, 24), DerivedCodes.nbytes.fget
+
+    def counted(derived):
+        index._derived[len(index._derived) + 10] = derived  # as a search by another number of levels does
+        return nbytes(derived)
+
+    for levels in (1, 2):
+        index.search(xq, 3, params=faiss_dpq.SearchParametersDPQ(levels=levels))
+    monkeypatch.setattr(DerivedCodes, "nbytes", property(counted))
+    index.search(xq, 3, params=faiss_dpq.SearchParametersDPQ(levels=3))
+    assert index.memory_usage()["derived"] > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

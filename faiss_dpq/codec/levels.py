@@ -65,5 +65,5 @@ class Levels:
 
     def derived_bytes(self) -> int:
         """Memory of what has been derived so far."""
-        arrays = (value for name, value in vars(self).items() if name != "values")
+        arrays = (value for name, value in list(vars(self).items()) if name != "values")
         return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))

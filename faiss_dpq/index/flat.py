@@ -244,7 +244,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
     def _derived_codes(self, quantizer: ProgressiveQuantizer, levels: int, stores_terms: bool = False) -> DerivedCodes:
         if self._derived is None:
             self._derived = {}
-        others = sum(each.nbytes for at, each in self._derived.items() if at != levels)
+        others = sum(each.nbytes for at, each in list(self._derived.items()) if at != levels)
         room = self.derived_bytes_per_vector - others / max(self.ntotal, 1)
         kept = self._derived.get(levels)
         if (
@@ -298,11 +298,11 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
             the 4 bytes less); "masks" of the selectors searched with last, a bit a vector each, and copies of the codes
             that one lets through, if these are few.
         """
-        scans = self._direct.scans.values() if self._direct else ()
+        scans = list(self._direct.scans.values()) if self._direct else ()
         return {
             "codes": self.codes.size(),
             **self._memory_of_codebooks(),
-            "derived": sum(each.nbytes for each in (self._derived or {}).values()),
+            "derived": sum(each.nbytes for each in list((self._derived or {}).values())),
             "masks": (self._masks.nbytes if self._masks else 0) + sum(scan.nbytes for scan in scans if scan),
         }
 
