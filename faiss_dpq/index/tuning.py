@@ -1,6 +1,7 @@
 """Which coarse-to-fine search is the fastest that keeps enough of the exact results."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ _ROUNDS = 3
 _STEP = 1.125  # between two factors that are tried, about
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class CoarsePoint:
     """One measured search.
 
@@ -115,13 +116,23 @@ class _Tuner:
 
     def tune(self) -> CoarseTuning:
         exact = CoarsePoint(0, 1.0, 1.0, self.seconds(0, 1.0))
-        points = []
-        for coarse_levels in _prefixes(min(leaf.levels for leaf in self.leaves)):
+        levels = min(leaf.levels for leaf in self.leaves)
+        step = 8 if levels > 16 else 4  # since few more levels cost little
+        points = self.points(range(step, levels, step))
+        if points:
+            best = _fastest(points).coarse_levels
+            points += self.points(n for n in (best - step // 2, best + step // 2) if n < levels)
+        return CoarseTuning(_fastest([exact, *points]), exact, sorted(points))
+
+    def points(self, prefixes: Iterable[int]) -> list[CoarsePoint]:
+        """Of those prefix lengths that reach the target."""
+        found = []
+        for coarse_levels in prefixes:
             k_factor = self.least_factor(coarse_levels)
             if k_factor is not None:
                 share = self.share(coarse_levels, k_factor)
-                points.append(CoarsePoint(coarse_levels, k_factor, share, self.seconds(coarse_levels, k_factor)))
-        return CoarseTuning(min([exact, *points], key=lambda point: point.seconds), exact, points)
+                found.append(CoarsePoint(coarse_levels, k_factor, share, self.seconds(coarse_levels, k_factor)))
+        return found
 
     def least_factor(self, coarse_levels: int) -> float | None:
         """The least factor, in steps, that reaches the target; None if that is half of all vectors."""
@@ -164,9 +175,8 @@ def _leaves(index: faiss.Index) -> list[Quantized]:
     return [leaf for inner in searched_within(index) for leaf in _leaves(inner)]
 
 
-def _prefixes(levels: int) -> list[int]:
-    """Prefix lengths in question: multiples of 8, since few more levels cost little, and of 4 where levels are few."""
-    return list(range(8 if levels > 16 else 4, levels, 8 if levels > 16 else 4))
+def _fastest(points: list[CoarsePoint]) -> CoarsePoint:
+    return min(points, key=lambda point: point.seconds)
 
 
 def _shared(found: Labels, exact: Labels) -> int:
