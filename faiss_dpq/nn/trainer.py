@@ -1,5 +1,6 @@
 """Training: two phases, two optimisers, checkpoints that continue bit for bit."""
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable
@@ -148,7 +149,7 @@ class Trainer:
         if epoch == self.config.first_joint_epoch:
             self._start_codebooks(train_set)
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(devices), _repeatable():
             torch.manual_seed(_seed(self.config.seed, epoch, 0))
             record = self._train_epoch(epoch, train_set, quantize, reporter)
         since_start = epoch - self.config.first_joint_epoch
@@ -393,6 +394,12 @@ def place(model: DeepQuantizer, config: TrainConfig) -> torch.device:
     model.to(device)
     model.autocast = _autocast_type(device) if config.amp else None
     return device
+
+
+def _repeatable() -> contextlib.AbstractContextManager[None]:
+    """On a GPU, convolutions with the same results every time; all else that training does has them anyway."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32)
 
 
 def device_name(device: str) -> str:
