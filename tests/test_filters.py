@@ -121,6 +121,18 @@ def test_a_batch_is_read_or_asked(share):
         np.testing.assert_array_equal(is_member(batch, numbers), np.isin(numbers, admitted))
 
 
+def test_ids_of_an_array_near_and_far():
+    """A bitmap is made of the array or of what is asked about, whichever is shorter, unless its numbers lie far apart."""
+    rng = np.random.default_rng(0)
+    near, far = np.arange(-300, 900), np.r_[-(2**62), 3, 2**40, 2**62]
+    for admitted in (near[::7], near[:9], far, np.r_[near[::5], far], far[:0]):
+        for asked in (near, near[::90], far, np.r_[near, far], near[:0]):
+            numbers = rng.permutation(asked)
+            for kind in (faiss.IDSelectorArray, faiss.IDSelectorBatch):
+                found = is_member(kind(rng.permutation(admitted)), numbers)
+                np.testing.assert_array_equal(found, np.isin(numbers, admitted))
+
+
 def test_ids_within_a_range(simd):
     rng = np.random.default_rng(0)
     ends = np.r_[-(2**63), -(2**62), -7, 0, 40, 2**40, 2**63 - 1]

@@ -173,7 +173,9 @@ def _bits_of_translated(selector: faiss.IDSelectorTranslated, n: int, ids: Label
         if len(names) < n:
             bits &= _packed(np.arange(n) < len(names))
         return bits
-    known = (ids >= 0) & (ids < len(names))
+    known = ids.view(np.uint64) < len(names)  # a negative number is a large one there
+    if known.all():
+        return bits_of(within, n, names[ids])
     translated = np.zeros(n, np.int64)
     translated[known] = names[ids[known]]
     return bits_of(within, n, translated) & _packed(known)
