@@ -122,7 +122,7 @@ def test_a_batch_is_read_or_asked(share):
 
 
 def test_ids_of_an_array_near_and_far():
-    """A bitmap is made of the array or of what is asked about, whichever is shorter, unless its numbers lie far apart."""
+    """A bitmap is made of the array or of what is asked about, the shorter one, unless its numbers lie far apart."""
     rng = np.random.default_rng(0)
     near, far = np.arange(-300, 900), np.r_[-(2**62), 3, 2**40, 2**62]
     for admitted in (near[::7], near[:9], far, np.r_[near[::5], far], far[:0]):
