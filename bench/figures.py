@@ -92,6 +92,9 @@ FIGURES = {
     "instructions": Figure(("bench/aarch64.sh count",), measures_speed=False),
     "encode": Figure(("python -m bench.encode --clock cpu --beams 1 5 16 32 64",)),
     "filters": Figure((f"python -m bench.filters --rounds 5 --calls 60 --clock cpu {_CACHE}",)),
+    "selectors": Figure(
+        (f"python -m bench.filters --selectors --nq 1 --shares 0.01 0.1 --rounds 5 --calls 60 --clock cpu {_CACHE}",)
+    ),
     "deletion": Figure(("python -m bench.deletion --clock cpu",)),
     "large": Figure((f"{_ALONE} -m bench.large --M 48 --beam-size 24 --rounds 3",)),
     "large-384": Figure((f"{_ALONE} -m bench.large_tables wordnet --train 35000",)),

@@ -4,10 +4,11 @@ An IDSelectorBitmap lets through vectors drawn at random. "kept" is the same sel
 queries have one filter; "new" is a bitmap that no search of the last ones had, as where every query has its own.
 FAISS's objects for it are made before the clock runs: they take as long whatever is searched with them.
 Searches with and without take turns; ratios are medians over the rounds, with their range. The last table says how many
-results filtered lists have.
+results filtered lists have. `--selectors` has other classes of selectors instead, which let the same shares through.
 """
 
 import argparse
+import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ _NLIST, _NPROBE = 4096, 8
 _NEW = 24  # bitmaps that take turns: more than an index keeps masks
 
 Parameters = Callable[[], faiss.SearchParameters | None]
+Selectors = Callable[[int, float, int], faiss.IDSelector]  # of n ids, a share, a seed
 
 
 def bitmap(n: int, share: float, seed: int = 0) -> np.ndarray:
@@ -32,11 +34,61 @@ def bitmap(n: int, share: float, seed: int = 0) -> np.ndarray:
     return np.packbits(np.random.default_rng(seed).random(n) < share, bitorder="little")
 
 
-def parameters_of(kind: type, n: int, share: float, **more: int) -> dict[str, Parameters]:
-    """Parameters with one selector for all searches, and with one for each."""
-    kept = kind(sel=faiss.IDSelectorBitmap(bitmap(n, share)), **more)
-    new = itertools.cycle([kind(sel=faiss.IDSelectorBitmap(bitmap(n, share, i)), **more) for i in range(1, _NEW)])
-    return {"kept": lambda: kept, "new": lambda: next(new)}
+def of_bitmap(n: int, share: float, seed: int) -> faiss.IDSelector:
+    """An IDSelectorBitmap."""
+    return faiss.IDSelectorBitmap(bitmap(n, share, seed))
+
+
+def of_range(n: int, share: float, seed: int) -> faiss.IDSelector:
+    """An IDSelectorRange that begins anywhere."""
+    first = int(np.random.default_rng(seed).integers(n - int(share * n) + 1))
+    return faiss.IDSelectorRange(first, first + int(share * n))
+
+
+def of_array(n: int, share: float, seed: int) -> faiss.IDSelector:
+    """An IDSelectorArray."""
+    return faiss.IDSelectorArray(np.flatnonzero(np.random.default_rng(seed).random(n) < share))
+
+
+def of_batch(n: int, share: float, seed: int) -> faiss.IDSelector:
+    """An IDSelectorBatch."""
+    return faiss.IDSelectorBatch(np.flatnonzero(np.random.default_rng(seed).random(n) < share))
+
+
+@functools.cache
+def names_of(n: int) -> faiss.Int64Vector:
+    """The ids of n places, as an IndexIDMap has them: the same in every search."""
+    names = faiss.Int64Vector()
+    faiss.copy_array_to_vector(np.random.default_rng(0).permutation(n), names)
+    return names
+
+
+#: By name. Two that are combined let sqrt(share), share / 2 or 1 - share through, so that `share` is left.
+SELECTORS: dict[str, Selectors] = {
+    "Bitmap": of_bitmap,
+    "Range": of_range,
+    "Array": of_array,
+    "Batch": of_batch,
+    "Not of Bitmap": lambda n, share, seed: faiss.IDSelectorNot(of_bitmap(n, 1 - share, seed)),
+    "And of Range, Bitmap": lambda n, share, seed: faiss.IDSelectorAnd(
+        of_range(n, share**0.5, seed), of_bitmap(n, share**0.5, seed)
+    ),
+    "Or of Array, Range": lambda n, share, seed: faiss.IDSelectorOr(
+        of_array(n, share / 2, seed), of_range(n, share / 2, seed)
+    ),
+    "XOr of Batch, Range": lambda n, share, seed: faiss.IDSelectorXOr(
+        of_batch(n, share / 2, seed), of_range(n, share / 2, seed)
+    ),
+    "Translated, Range": lambda n, share, seed: faiss.IDSelectorTranslated(names_of(n), of_range(n, share, seed)),
+    "Filter of Batch": lambda n, share, seed: faiss_dpq.Filter(of_batch(n, share, seed)),
+}
+
+
+def parameters_of(how: str, kind: type, selectors: Selectors, n: int, share: float, **more: int) -> Parameters:
+    """Parameters with one selector for all searches, "kept", or with one for each, "new"."""
+    seeds = range(1) if how == "kept" else range(1, _NEW)
+    turns = itertools.cycle([kind(sel=selectors(n, share, seed), **more) for seed in seeds])
+    return lambda: next(turns)
 
 
 def job(index: faiss.Index, queries: Vectors, nq: int, k: int, parameters: Parameters, calls: int) -> timing.Job:
@@ -51,23 +103,32 @@ def job(index: faiss.Index, queries: Vectors, nq: int, k: int, parameters: Param
 
 
 def measured(
-    name: str, index: faiss.Index, kind: type, queries: Vectors, nq: int, args: argparse.Namespace, **more: int
+    name: str,
+    index: faiss.Index,
+    kind: type,
+    queries: Vectors,
+    nq: int,
+    args: argparse.Namespace,
+    selectors: Selectors,
+    **more: int,
 ) -> list[list[object]]:
     """Rows of the table, one a share."""
     calls = args.calls if nq == 1 else max(1, args.calls // 64)
     everything = kind(**more)
-    jobs = {"all": job(index, queries, nq, args.k, lambda: everything, calls)}
-    for share in args.shares:
-        for how, parameters in parameters_of(kind, index.ntotal, share, **more).items():
-            jobs[f"{how} {share}"] = job(index, queries, nq, args.k, parameters, calls)
-    for each in jobs.values():
-        each.run()
-    times = timing.interleave(jobs, args.rounds, args.clock)
-    unfiltered = f"{1e6 * np.median(times['all']):.1f}"
+    times = {}
+    for how in ("kept", "new"):  # apart, as an index forgets a selector after some new ones
+        jobs = {"all": job(index, queries, nq, args.k, lambda: everything, calls)}
+        for share in args.shares:
+            parameters = parameters_of(how, kind, selectors, index.ntotal, share, **more)
+            jobs[f"{share}"] = job(index, queries, nq, args.k, parameters, calls)
+        for each in jobs.values():
+            each.run()
+        times[how] = timing.interleave(jobs, args.rounds, args.clock)
+    unfiltered = f"{1e6 * np.median(times['kept']['all']):.1f}"
     return [
         [
             *(name, nq, f"{100 * share:g} %", unfiltered),
-            *(timing.ratios(times["all"], times[f"{how} {share}"]) for how in ("kept", "new")),
+            *(timing.ratios(each["all"], each[f"{share}"]) for each in times.values()),
         ]
         for share in args.shares
     ]
@@ -109,6 +170,13 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--nq", type=int, nargs="+", default=[1, 256], help="queries of a search")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the vectors, let through")
+    parser.add_argument(
+        "--selectors",
+        nargs="*",
+        choices=SELECTORS,
+        metavar="NAME",
+        help=f"of {', '.join(SELECTORS)}; all without a name",
+    )
     parser.add_argument("--calls", type=int, default=100, help="searches of one query a round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
@@ -122,13 +190,19 @@ def main() -> None:
     dataset = data.load("clustered", args.n)
     flat = search.indexes(dataset, args.M, ["ours"], args.cache)["ours"]
     lists = lists_of(flat, dataset)
-    rows = []
-    for nq in args.nq:
-        rows += measured("IndexDPQ", flat, faiss.SearchParameters, dataset.queries, nq, args)
-        rows += measured("IndexIVFDPQ", lists, faiss.SearchParametersIVF, dataset.queries, nq, args, nprobe=_NPROBE)
-    timing.print_table(
-        ["index", "queries", "let through", "us a query, unfiltered", "times faster, kept", "times faster, new"], rows
-    )
+    header = ["index", "queries", "let through", "us a query, unfiltered", "times faster, kept", "times faster, new"]
+    kinds = [("IndexDPQ", flat, faiss.SearchParameters, {})]
+    kinds += [("IndexIVFDPQ", lists, faiss.SearchParametersIVF, {"nprobe": _NPROBE})]
+    names = ["Bitmap"] if args.selectors is None else args.selectors or list(SELECTORS)
+    rows = [
+        [*([] if args.selectors is None else [selector]), *row]
+        for nq, (name, index, kind, more), selector in itertools.product(args.nq, kinds, names)
+        for row in measured(name, index, kind, dataset.queries, nq, args, SELECTORS[selector], **more)
+    ]
+    if args.selectors is not None:
+        timing.print_table(["IDSelector", *header], rows)
+        return
+    timing.print_table(header, rows)
     print()
     timing.print_table(
         ["let through", f"results found, nprobe {_NPROBE}", "with ensure_topk_full"],

@@ -7,7 +7,7 @@ cdef struct record:
     uint64_t refined  # candidates of coarse-to-fine searches that were scored by all levels
     uint64_t few_probes, direct, direct_lists  # calls of ListScan.search_few, OneQueryCodeScan, OneQueryListScan
     uint64_t listed  # vectors that a bitmap let through, few of all, and that were listed for one query
-    uint64_t masked_lists  # lists that a mask was made of, by a bitmap, for one search of few queries
+    uint64_t masked_lists  # lists that masks were made of by searches of few queries
     uint64_t most_threads  # of threads.c, the caller among them, that took part in the scan of one query
     uint64_t added_directly  # calls of DirectAddition
     uint64_t grown  # vectors that were added to what is derived from a list, in place of deriving all of it anew

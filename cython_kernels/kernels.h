@@ -105,6 +105,7 @@ typedef struct {
     /* How many of n vectors a mask lets through before every chunk, and which: see mask_impl.h. */
     void (*mask_count)(const uint64_t *bits, size_t n, uint32_t *before);
     size_t (*mask_of_ids)(const uint8_t *bitmap, size_t size, const int64_t *ids, size_t n, uint64_t *bits);
+    size_t (*mask_of_range)(int64_t first, uint64_t span, const int64_t *ids, size_t n, uint64_t *bits);
     size_t (*mask_list)(const uint8_t *bitmap, size_t n, size_t most, uint32_t *vectors);
     size_t most_ordered;     /* levels of codes that scan_single is faster with an order of */
     size_t batch_width;      /* queries that scan_batch takes together */

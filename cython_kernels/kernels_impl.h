@@ -30,6 +30,7 @@ const dpq_kernels DPQ_KERNELS = {
     .mask_count = mask_count,
     .mask_list = mask_list,
     .mask_of_ids = mask_of_ids,
+    .mask_of_range = mask_of_range,
     .batch_width = DPQ_QW,
     .most_ordered = DPQ_MOST_ORDERED,
     .least_batch = DPQ_LEAST_BATCH,

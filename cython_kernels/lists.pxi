@@ -19,6 +19,7 @@ cdef struct query_work:
 
 cdef struct few_work:
     int64_t *counts  # [nq][nprobe]
+    int64_t *numbers  # [nq][nprobe]
     uint64_t *codes  # [nlist]
     uint64_t *ids  # [nlist]
     int64_t *sizes  # [nlist]
@@ -199,8 +200,10 @@ cdef class ListScan:
 
         max_codes : as faiss.IndexIVF.max_codes; 0 where there is a mask.
 
-        Returns False, and the results say nothing, if a list is not what all, or its mask, is derived from, or if
-        something is to be compared again.
+        mask : a ListsSelector.
+
+        Returns False, and the results say nothing, if a list is not what all is derived from, or if something is to be
+        compared again.
         """
         cdef size_t nq = xq.shape[0], nprobe = keys.shape[1], k = distances.shape[1]
         cdef Scratch scratch = scratch_of_thread(self.few_size(reader, nq, nprobe, k))
@@ -242,29 +245,39 @@ cdef class ListScan:
         lists.codes, lists.sizes, lists.code_size = own.codes, own.sizes, reader.code_size
         probes.keys, probes.counts, probes.nprobe, probes.queries.nq = keys, own.counts, nprobe, nq
         # With the GIL, under which another thread enters lists that it has derived everything of.
-        cdef ListsMask kept = mask if isinstance(mask, ListsMask) else None
-        cdef ListsBitmap bitmap = mask if isinstance(mask, ListsBitmap) else None
-        cdef MaskMemory masks = None
-        if not self.count(&lists, &probes, own.ids, max_codes, own.counts, kept):
+        if not self.count(&lists, &probes, own.ids, max_codes, own.counts):
             return False
-        if kept is not None:
-            lists.allowed, lists.admitted = &kept.address_of[0], &kept.admitted_of[0]
-        elif bitmap is not None and bitmap.lets_many_through():
+        cdef ListsSelector selector = mask
+        cdef ListsBitmap bitmap = mask if isinstance(mask, ListsBitmap) else None
+        cdef ListsMask kept = None
+        cdef MaskMemory masks = None
+        cdef size_t n_masks = 0
+        if bitmap is not None and bitmap.lets_many_through():
             lists.bitmap, lists.bitmap_size, lists.ids = bitmap.bits, bitmap.size, own.ids
-        elif bitmap is not None:
-            masks = bitmap.memory(keys, nq * nprobe, own.sizes)
-            lists.allowed, lists.admitted = own.allowed, own.admitted
+        elif selector is not None:
+            n_masks = distinct(keys, nq * nprobe, own.allowed, own.numbers)
+            lists.allowed, lists.admitted, kept = own.allowed, own.admitted, selector.kept()
+        if kept is not None:
+            n_masks = kept.lacked(own.numbers, n_masks, own.sizes, self.digests)
+            if n_masks:
+                kept.keep(
+                    selector, own.numbers, n_masks, own.ids, own.sizes, self.digests, own.allowed, own.admitted
+                )
+            lists.allowed, lists.admitted = &kept.address_of[0], &kept.admitted_of[0]
+        elif n_masks:
+            selector.ask(own.numbers, n_masks, own.ids, own.sizes)
+            masks = MaskMemory(words_of(own.numbers, n_masks, own.sizes) * sizeof(uint64_t))
         with nogil:
             if masks is not None:
-                bitmap.fill(
-                    keys, nq * nprobe, own.ids, own.sizes, <uint64_t *>masks.memory, own.allowed, own.admitted
+                selector.fill(
+                    own.numbers, n_masks, own.ids, own.sizes, <uint64_t *>masks.memory, own.allowed, own.admitted
                 )
             self.scan(xq, &lists, &probes, own.ids, k, &work, scratch, distances, labels, NULL, &counters)
         if self.share and self.has_near(distances, nq, k, work.norms):
             return False
         count_lists(&counters)
         count_searches(nq, nprobe, own.counts)
-        counted.masked_lists += nq * nprobe if masks is not None else 0
+        counted.masked_lists += n_masks
         return True
 
     cdef bint has_near(self, const float *distances, size_t nq, size_t k, const float *norms) noexcept nogil:
@@ -279,9 +292,8 @@ cdef class ListScan:
         return False
 
     cdef bint count(self, const dpq_lists *lists, const dpq_probes *probes, const uint64_t *ids, size_t max_codes,
-                    int64_t *counts, ListsMask mask) except -1:
-        """How many vectors a query scans of each of its lists; False if a list has changed or `mask` lacks one, or they
-        are too many."""
+                    int64_t *counts) except -1:
+        """How many vectors a query scans of each of its lists; False if a list has changed, or they are too many."""
         cdef size_t q, p, i, size, left, total
         cdef int64_t key
         cdef uint64_t digests[2]
@@ -299,8 +311,6 @@ cdef class ListScan:
                     key, size, lists.codes[key], ids[key], lists.code_size, MOST_ADDED, digests
                 ):
                     return False
-                if mask is not None and not mask.has(key, size, digests[0]):
-                    return False
                 counts[i] = min(size, left)
                 left -= counts[i]
                 total += counts[i]
@@ -312,6 +322,7 @@ cdef class ListScan:
         """As `lay_out`."""
         cdef uint8_t *at = memory
         work.counts = <int64_t *>take(&at, nq * nprobe * sizeof(int64_t))
+        work.numbers = <int64_t *>take(&at, nq * nprobe * sizeof(int64_t))
         work.codes = <uint64_t *>take(&at, self.lists.nlist * sizeof(uint64_t))
         work.ids = <uint64_t *>take(&at, self.lists.nlist * sizeof(uint64_t))
         work.sizes = <int64_t *>take(&at, self.lists.nlist * sizeof(int64_t))
@@ -390,6 +401,20 @@ cdef class ListScan:
         if place < 0:
             return -FLT_MAX if self.tables.inner_product else FLT_MAX
         return -distance if self.tables.inner_product else distance
+
+
+cdef size_t distinct(const int64_t *keys, size_t n, uint64_t *marks, int64_t *numbers) noexcept nogil:
+    """The lists among n keys, -1 for none, each once; returns how many there are. marks : (nlist,), to work with."""
+    cdef size_t i, found = 0
+    for i in range(n):
+        if keys[i] >= 0:
+            marks[keys[i]] = 0
+    for i in range(n):
+        if keys[i] >= 0 and not marks[keys[i]]:
+            marks[keys[i]] = 1
+            numbers[found] = keys[i]
+            found += 1
+    return found
 
 
 cdef int64_t place_of(uint32_t position, const int64_t *keys, const int64_t *counts) noexcept nogil:

@@ -62,6 +62,23 @@ static size_t mask_of_ids(const uint8_t *bitmap, size_t size, const int64_t *ids
     return admitted;
 }
 
+/* bits = whether each of n ids is one of first, first + 1, ..., first + span - 1. Returns how many are. */
+static size_t mask_of_range(int64_t first, uint64_t span, const int64_t *ids, size_t n, uint64_t *bits)
+{
+    size_t admitted = 0;
+    for (size_t begin = 0; begin < n; begin += 64) {
+        uint64_t word = 0;
+        size_t some = dpq_min(n - begin, 64), whole = some / DPQ_TESTED * DPQ_TESTED;
+        for (size_t i = 0; i < whole; i += DPQ_TESTED)
+            word |= (uint64_t)dpq_ids_within(first, span, ids + begin + i) << i;
+        for (size_t i = whole; i < some; i++)
+            word |= (uint64_t)dpq_id_is_within(first, span, ids[begin + i]) << i;
+        bits[begin / 64] = word;
+        admitted += (size_t)__builtin_popcountll(word);
+    }
+    return admitted;
+}
+
 /* The words of chunk c that are not 0, and the number of the first vector of each. Returns how many there are. */
 DPQ_INLINE size_t mask_words_of(const dpq_database *db, size_t c, uint64_t *words, uint32_t *firsts)
 {

@@ -12,13 +12,7 @@ cdef extern from "dpq_bitmap.h" nogil:
 
 MASK_CHUNK = DPQ_MASK_CHUNK
 
-ctypedef bint (*member_function)(const void *selector, int64_t id) noexcept nogil
-
-# faiss::IDSelectorBatch::is_member: of its ids Python sees none.
-cdef member_function exported_is_member = <member_function>exported("_ZNK5faiss15IDSelectorBatch9is_memberEl")
-
-
-def mask_words(size_t n):
+cpdef size_t mask_words(size_t n) noexcept nogil:
     """How many 64-bit words have a bit for each of n vectors."""
     return (n + 63) // 64
 
@@ -179,9 +173,11 @@ cdef extern from *:
     """
     #define lowest_bit(word) ((size_t)__builtin_ctzll(word))
     #define highest_bit(word) (63u - (size_t)__builtin_clzll(word))
+    #define bits_set(word) ((size_t)__builtin_popcountll(word))
     """
     size_t lowest_bit(uint64_t word) noexcept nogil
     size_t highest_bit(uint64_t word) noexcept nogil
+    size_t bits_set(uint64_t word) noexcept nogil
 
 
 def set_bits(const int64_t[::1] ids, int64_t first, size_t n, uint64_t[::1] out):
@@ -206,19 +202,15 @@ def test_bits(const uint8_t[::1] bitmap, int64_t first, const int64_t[::1] ids, 
                 out[i >> 6] |= <uint64_t>(bitmap[at >> 3] >> (at & 7) & 1) << (i & 63)
 
 
-def knows_batches():
-    """Whether FAISS's library exports what `batch_bits` calls."""
-    return exported_is_member != NULL
+cdef uint64_t span_of(int64_t begin, int64_t end) noexcept nogil:
+    """How many ids are in a range."""
+    return <uint64_t>end - <uint64_t>begin if begin < end else 0
 
 
-def batch_bits(size_t selector, const int64_t[::1] ids, size_t n, uint64_t[::1] out):
-    """Bit i of out = whether a faiss.IDSelectorBatch admits ids[i], or i < n where ids is None. out : zeros."""
-    cdef size_t i
-    cdef const void *batch = <const void *><uintptr_t>selector
+def range_bits(int64_t begin, int64_t end, const int64_t[::1] ids, uint64_t[::1] out):
+    """Bit i of out = whether begin <= ids[i] < end."""
     with nogil:
-        for i in range(n):
-            if exported_is_member(batch, ids[i] if ids is not None else <int64_t>i):
-                out[i >> 6] |= <uint64_t>1 << (i & 63)
+        kernels.mask_of_range(begin, span_of(begin, end), &ids[0], ids.shape[0], &out[0])
 
 
 cdef class RecentBitmaps:
@@ -283,9 +275,29 @@ def same_bytes(const uint8_t[::1] these, const uint8_t[::1] those):
     return these.shape[0] == 0 or not memcmp(&these[0], &those[0], <size_t>these.shape[0])
 
 
+def digest(const uint8_t[::1] contents):
+    """Of a sample of an array."""
+    cdef size_t n = contents.shape[0] // sizeof(int64_t)
+    return digest_of_sample(&contents[0], n, sizeof(int64_t), EVENLY, SIZE_MAX) if n else 0
+
+
 def ids_digest(size_t address, size_t n):
     """Of a sample of n int64 at an address: evenly spaced ones, and some near the end."""
     return digest_of_sample(<const uint8_t *><uintptr_t>address, n, sizeof(int64_t), EVENLY, SIZE_MAX)
+
+
+cdef size_t cut_mask(const uint64_t[::1] bits, size_t begin, size_t n, uint64_t *out) noexcept nogil:
+    """out = bits `begin` to begin + n - 1, with zeros behind. Returns how many are set."""
+    cdef size_t w, word, shift = begin % 64, admitted = 0
+    for w in range((n + 63) // 64):
+        word = begin // 64 + w
+        out[w] = bits[word] >> shift
+        if shift and word + 1 < <size_t>bits.shape[0]:
+            out[w] |= bits[word + 1] << (64 - shift)
+        if n - 64 * w < 64:
+            out[w] &= (<uint64_t>1 << n % 64) - 1
+        admitted += bits_set(out[w])
+    return admitted
 
 
 def list_masks(const uint64_t[::1] bits, const int64_t[::1] sizes, const int64_t[::1] begins, uint64_t[::1] out,
@@ -295,21 +307,7 @@ def list_masks(const uint64_t[::1] bits, const int64_t[::1] sizes, const int64_t
     sizes : (n,), of the lists. begins : (n,), where each list's mask begins in `out`, mask_words(size) words.
     admitted : (n,), written: how many each list has.
     """
-    cdef size_t i, w, at = 0, word, shift, n
-    cdef uint32_t[::1] before = np.empty(dpq_mask_chunks(np.max(sizes, initial=0)) + 1, np.uint32)
-    cdef uint64_t *mask
+    cdef size_t i, at = 0
     for i in range(<size_t>sizes.shape[0]):
-        n, admitted[i] = sizes[i], 0
-        if n == 0:
-            continue
-        mask, shift = &out[begins[i]], at % 64
-        for w in range((n + 63) // 64):
-            word = at // 64 + w
-            mask[w] = bits[word] >> shift
-            if shift and word + 1 < <size_t>bits.shape[0]:
-                mask[w] |= bits[word + 1] << (64 - shift)
-        if n % 64:
-            mask[n // 64] &= (<uint64_t>1 << n % 64) - 1
-        kernels.mask_count(mask, n, &before[0])
-        admitted[i] = before[dpq_mask_chunks(n)]
-        at += n
+        admitted[i] = cut_mask(bits, at, sizes[i], &out[begins[i]]) if sizes[i] else 0
+        at += sizes[i]

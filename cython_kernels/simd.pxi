@@ -185,6 +185,9 @@ cdef extern from "kernels.h" nogil:
         size_t (*mask_of_ids)(
             const uint8_t *bitmap, size_t size, const int64_t *ids, size_t n, uint64_t *bits
         ) noexcept nogil
+        size_t (*mask_of_range)(
+            int64_t first, uint64_t span, const int64_t *ids, size_t n, uint64_t *bits
+        ) noexcept nogil
         size_t (*mask_list)(const uint8_t *bitmap, size_t n, size_t most, uint32_t *vectors) noexcept nogil
         size_t most_ordered
         size_t batch_width

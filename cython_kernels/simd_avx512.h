@@ -160,6 +160,14 @@ static inline uint32_t dpq_bits_of_ids(const uint8_t *bitmap, size_t size, const
     return bits;
 }
 
+static inline uint32_t dpq_ids_within(int64_t first, uint64_t span, const int64_t *ids)
+{
+    __m512i begin = _mm512_set1_epi64(first), size = _mm512_set1_epi64((long long)span);
+    __m512i low = _mm512_loadu_si512(ids), high = _mm512_loadu_si512(ids + 8);
+    return (uint32_t)_mm512_cmplt_epu64_mask(_mm512_sub_epi64(low, begin), size) |
+           (uint32_t)_mm512_cmplt_epu64_mask(_mm512_sub_epi64(high, begin), size) << 8;
+}
+
 typedef __m512 dpq_f32s;
 static inline dpq_f32s dpq_f32_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void dpq_f32_store(float *p, dpq_f32s a) { _mm512_storeu_ps(p, a); }

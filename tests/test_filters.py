@@ -11,7 +11,7 @@ from flat_index import assert_same_neighbours
 from naive import FLT_MAX, METRICS, normal
 
 import faiss_dpq
-from faiss_dpq import _kernels
+from faiss_dpq.search import selection
 from faiss_dpq.search.selection import bits_of, is_member, unpacked
 from faiss_dpq.shards.sending import pack, unpack
 
@@ -100,11 +100,48 @@ def test_what_has_no_place_in_a_map_is_not_admitted():
     np.testing.assert_array_equal(is_member(selector, NUMBERS), (NUMBERS >= 0) & (NUMBERS < MAPPED))
 
 
-def test_a_batch_without_its_function_is_asked_by_faiss(monkeypatch):
-    monkeypatch.setattr(_kernels, "knows_batches", lambda: False)
+def test_a_batch_whose_memory_is_not_known_is_asked_by_faiss(monkeypatch):
+    monkeypatch.setattr("faiss_dpq.search.selection._reads_batches", lambda: False)
     monkeypatch.setattr("faiss_dpq.search.selection._CHUNK", 64)
     selector = faiss.IDSelectorBatch(np.r_[0, 63, 64, 190])
     np.testing.assert_array_equal(np.flatnonzero(unpacked(bits_of(selector, 199), 199)), [0, 63, 64, 190])
+
+
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.04, 0.7])
+def test_a_batch_is_read_or_asked(share):
+    """What it has is listed if it is little; otherwise it is asked, some ids at a time."""
+    assert selection._reads_batches()
+    rng = np.random.default_rng(0)
+    for n in (1, 1023, 1024, 1025, 5000):
+        members = rng.random(n) < share
+        admitted = np.r_[np.flatnonzero(members), -1, 1 << 40, (1 << 40) + 3]  # which have bits of its bloom filter
+        batch = faiss.IDSelectorBatch(admitted)
+        np.testing.assert_array_equal(unpacked(bits_of(batch, n), n), members)
+        numbers = rng.permutation(np.r_[np.arange(n), -1, 1 << 40])
+        np.testing.assert_array_equal(is_member(batch, numbers), np.isin(numbers, admitted))
+
+
+def test_ids_of_an_array_near_and_far():
+    """A bitmap is made of the array or of what is asked about, the shorter one, unless its numbers lie far apart."""
+    rng = np.random.default_rng(0)
+    near, far = np.arange(-300, 900), np.r_[-(2**62), 3, 2**40, 2**62]
+    for admitted in (near[::7], near[:9], far, np.r_[near[::5], far], far[:0]):
+        for asked in (near, near[::90], far, np.r_[near, far], near[:0]):
+            numbers = rng.permutation(asked)
+            for kind in (faiss.IDSelectorArray, faiss.IDSelectorBatch):
+                found = is_member(kind(rng.permutation(admitted)), numbers)
+                np.testing.assert_array_equal(found, np.isin(numbers, admitted))
+
+
+def test_ids_within_a_range(simd):
+    rng = np.random.default_rng(0)
+    ends = np.r_[-(2**63), -(2**62), -7, 0, 40, 2**40, 2**63 - 1]
+    for n in (0, 1, 15, 16, 17, 63, 64, 65, 200):
+        numbers = rng.permutation(np.r_[ends, ends[1:] - 1, ends[:-1] + 1, np.arange(200)])[:n]
+        for imin in ends.tolist():
+            for imax in ends.tolist():
+                expected = (imin <= numbers) & (numbers < imax)
+                np.testing.assert_array_equal(is_member(faiss.IDSelectorRange(imin, imax), numbers), expected)
 
 
 def test_a_mask_knows_how_many_and_which():

@@ -99,19 +99,18 @@ class ListsSearched(Quantized):
         # Of those with a selector, only what it admits counts towards max_codes.
         return (None if mask is not None and max_codes else (levels, nprobe, max_codes)), mask
 
-    def _mask(self, selector: faiss.IDSelector | None) -> _kernels.SelectorMask | None:
+    def _mask(self, selector: faiss.IDSelector | None) -> _kernels.ListsSelector | None:
         """What a search of few lists is masked by; None if all that they hold takes part."""
-        if type(selector) is faiss.IDSelectorBitmap:
-            return _kernels.ListsBitmap(selector, self.nlist)
-        return self._kept_mask(selector)
+        return None if admits_all(selector) else self._masks_of_lists().of_few(selector, self.nlist, self._version)
 
     def _kept_mask(self, selector: faiss.IDSelector | None) -> _kernels.ListsMask | None:
         """The same, for other searches of this selector too."""
-        if admits_all(selector):
-            return None
+        return None if admits_all(selector) else self._masks_of_lists().of(selector, self.nlist, self._version)
+
+    def _masks_of_lists(self) -> ListMasks:
         if self._list_masks is None:
             self._list_masks = ListMasks()
-        return self._list_masks.of(selector, self.nlist, self._version)
+        return self._list_masks
 
     @accepts_tensors()
     def search_preassigned(

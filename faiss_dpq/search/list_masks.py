@@ -1,7 +1,8 @@
 """Masks of inverted lists: which vectors of each list a selector admits, by the ids that the lists hold.
 
 A list's mask is made when the list is first probed with a selector, and kept with the selector (`masks.Recent`) for as
-long as the list's size and a sample of its ids and codes stay the same.
+long as the list's size and a sample of its ids and codes stay the same. Searches of few lists keep masks of selectors
+that come again, and none of bitmaps and ranges.
 """
 
 # Annotations of nested functions would be evaluated at every call.
@@ -66,6 +67,15 @@ class ListMasks:
     def of(self, selector: faiss.IDSelector, nlist: int, version: int) -> _ListsOfSelector:
         """The masks of a selector, for as many lists of an index of this version."""
         return self._recent.of(selector, (nlist, version), lambda: _ListsOfSelector(nlist))
+
+    def of_few(self, selector: faiss.IDSelector, nlist: int, version: int) -> _kernels.ListsSelector:
+        """The same, for one search of few lists."""
+        if type(selector) is faiss.IDSelectorBitmap:
+            return _kernels.ListsBitmap(selector, nlist)
+        if type(selector) is faiss.IDSelectorRange:
+            return _kernels.ListsRange(selector, nlist)
+        kept = self._recent.again(selector, (nlist, version), lambda: _ListsOfSelector(nlist))
+        return _kernels.ListsAsked(selector, nlist, bits_of, kept)
 
     @property
     def nbytes(self) -> int:

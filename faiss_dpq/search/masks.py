@@ -104,6 +104,7 @@ class Recent(Generic[Derived]):
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[Any, ...], _Kept] = OrderedDict()
+        self._seen: OrderedDict[tuple[Any, ...], tuple[list[weakref.ref], list[int]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def of(self, selector: faiss.IDSelector, state: tuple[int, ...], derive: Callable[[], Derived]) -> Derived:
@@ -112,12 +113,39 @@ class Recent(Generic[Derived]):
         if signature is None:
             return derive()
         key = (*state, *signature.key)
+        kept = self._known(key, signature)
+        return self._keep(key, signature, derive) if kept is None else kept.value
+
+    def again(
+        self, selector: faiss.IDSelector, state: tuple[int, ...], derive: Callable[[], Derived]
+    ) -> Derived | None:
+        """The same of a Filter, or a selector that comes again; None of one that is new, of which a sample is kept."""
+        signature = Signature.of(selector)
+        if signature is None:
+            return None
+        key = (*state, *signature.key)
+        kept = self._known(key, signature)
+        if kept is not None:
+            return kept.value
+        if any(isinstance(each, Filter) for each in signature.objects):
+            return self._keep(key, signature, derive)
+        seen = [weakref.ref(each) for each in signature.objects], [_kernels.digest(a) for a in signature.contents]
+        with self._lock:
+            comes_again = self._seen.pop(key, None) == seen
+            if not comes_again:
+                self._seen[key] = seen
+                while len(self._seen) > KEPT:
+                    self._seen.popitem(last=False)
+        return self._keep(key, signature, derive) if comes_again else None
+
+    def _known(self, key: tuple[Any, ...], signature: Signature) -> _Kept | None:
         with self._lock:
             kept = self._kept.get(key)
             if kept is not None:
                 self._kept.move_to_end(key)
-        if kept is not None and kept.is_of(signature):
-            return kept.value
+        return kept if kept is not None and kept.is_of(signature) else None
+
+    def _keep(self, key: tuple[Any, ...], signature: Signature, derive: Callable[[], Derived]) -> Derived:
         # Copied before anything is derived: of what is written meanwhile, the next search sees that it changed.
         copies = [contents.copy() for contents in signature.contents]
         kept = _Kept([weakref.ref(each) for each in signature.objects], copies, derive())

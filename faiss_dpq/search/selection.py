@@ -1,12 +1,13 @@
 """Which vectors a FAISS IDSelector admits, as bits.
 
 FAISS asks a selector about one id after the other. Here its own data are turned into bits at once: a bitmap is copied,
-a range filled, the ids of an array are set, and selectors of selectors are operations on words. What is left, such as
-callbacks, is asked by FAISS itself.
+a range filled, the ids of an array or batch are set, and selectors of selectors are operations on words. What is left,
+such as callbacks, is asked by FAISS itself.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import faiss
@@ -15,8 +16,16 @@ import numpy.typing as npt
 
 from .. import _kernels
 
+try:
+    from .._rev_map import batch_bits, batch_ids, batch_is_as_expected, batch_size
+except ImportError:  # built without a compiler of C++
+    batch_is_as_expected = None  # type: ignore[assignment]
+
 _CHUNK = 1 << 18  # ids that FAISS is asked about at a time: 1 MiB of stand-in vectors
 _SPARSE_SPAN = 64  # times as many numbers between an array's ids as there are ids: beyond, these are sorted instead
+_SMALL_BATCH = (
+    8  # times as many ids to be asked about as an IDSelectorBatch has: from there on its own are read instead
+)
 _SMALL_SPAN = 1 << 20  # as long as a bitmap of the span is larger than this many bits
 
 Labels = npt.NDArray[np.int64]
@@ -102,8 +111,11 @@ def bits_of(selector: faiss.IDSelector, n: int, ids: Labels | None = None) -> Bi
         _kernels.test_bits(array_at(selector.bitmap, selector.n, np.uint8), 0, ids, bits)
     elif isinstance(selector, faiss.IDSelectorArray):
         _set_array(bits, array_at(selector.ids, selector.n, np.int64), n, ids)
-    elif isinstance(selector, faiss.IDSelectorBatch) and _kernels.knows_batches():
-        _kernels.batch_bits(int(selector.this), ids, n, bits)
+    elif isinstance(selector, faiss.IDSelectorBatch) and _reads_batches():
+        if _SMALL_BATCH * batch_size(int(selector.this)) <= n:
+            _set_array(bits, _ids_of_batch(selector), n, ids)
+        else:
+            batch_bits(int(selector.this), ids, n, bits)
     else:
         for start in range(0, n, _CHUNK):
             some = np.arange(start, min(start + _CHUNK, n)) if ids is None else ids[start : start + _CHUNK]
@@ -161,7 +173,9 @@ def _bits_of_translated(selector: faiss.IDSelectorTranslated, n: int, ids: Label
         if len(names) < n:
             bits &= _packed(np.arange(n) < len(names))
         return bits
-    known = (ids >= 0) & (ids < len(names))
+    known = ids.view(np.uint64) < len(names)  # a negative number is a large one there
+    if known.all():
+        return bits_of(within, n, names[ids])
     translated = np.zeros(n, np.int64)
     translated[known] = names[ids[known]]
     return bits_of(within, n, translated) & _packed(known)
@@ -169,7 +183,7 @@ def _bits_of_translated(selector: faiss.IDSelectorTranslated, n: int, ids: Label
 
 def _set_range(bits: Bits, imin: int, imax: int, n: int, ids: Labels | None) -> None:
     if ids is not None:
-        bits[:] = _packed((imin <= ids) & (ids < imax))
+        _kernels.range_bits(imin, imax, ids, bits)
         return
     begin, end = (min(max(bound, 0), n) for bound in (imin, imax))
     if begin < end:
@@ -182,15 +196,38 @@ def _set_range(bits: Bits, imin: int, imax: int, n: int, ids: Labels | None) -> 
 def _set_array(bits: Bits, admitted: Labels, n: int, ids: Labels | None) -> None:
     if ids is None:
         _kernels.set_bits(admitted, 0, n, bits)
-    elif len(admitted):
-        first, last = int(admitted.min()), int(admitted.max())
+        return
+    if not len(ids) or not len(admitted):
+        return
+    for fewer in sorted((ids, admitted), key=len):
+        first, last = int(fewer.min()), int(fewer.max())
         span = last - first + 1
-        if span > max(_SPARSE_SPAN * len(admitted), _SMALL_SPAN):
-            bits[:] = _packed(np.isin(ids, admitted))
+        if span <= max(_SPARSE_SPAN * len(admitted), _SMALL_SPAN):
+            of_span = np.zeros(_kernels.mask_words(span), np.uint64)
+            _kernels.set_bits(admitted, first, span, of_span)
+            _kernels.test_bits(of_span.view(np.uint8), first, ids, bits)
             return
-        of_span = np.zeros(_kernels.mask_words(span), np.uint64)
-        _kernels.set_bits(admitted, first, span, of_span)
-        _kernels.test_bits(of_span.view(np.uint8), first, ids, bits)
+    bits[:] = _packed(np.isin(ids, admitted))
+
+
+@functools.cache
+def _reads_batches() -> bool:
+    """Whether the ids of an IDSelectorBatch are where the module of C++ was compiled for; asked of small ones."""
+    if batch_is_as_expected is None:
+        return False
+    for ids in ([7], [-2, 7], [-2, 7, 70, 1 << 40]):
+        batch = faiss.IDSelectorBatch(np.array(ids))
+        if not batch_is_as_expected(int(batch.this), len(ids), batch.nbits, batch.mask):
+            return False
+        if sorted(_ids_of_batch(batch)) != ids:
+            return False
+    return True
+
+
+def _ids_of_batch(selector: faiss.IDSelectorBatch) -> Labels:
+    ids = np.empty(batch_size(int(selector.this)), np.int64)
+    batch_ids(int(selector.this), ids)
+    return ids
 
 
 def _asked_by_faiss(selector: faiss.IDSelector, ids: Labels) -> npt.NDArray[np.bool_]:
