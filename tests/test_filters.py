@@ -241,9 +241,9 @@ def widest(index, selector):
     return faiss.SearchParameters(sel=selector)
 
 
-def admitted(index, selector, n=500):
+def admitted(index, selector, n=500, nq=1):
     """The ids that a search finds."""
-    D, I = index.search(np.zeros((1, index.d), np.float32), n, params=widest(index, selector))
+    D, I = index.search(np.zeros((nq, index.d), np.float32), n, params=widest(index, selector))
     np.testing.assert_array_equal((I < 0), (np.abs(D) == FLT_MAX))
     return set(I[I >= 0].tolist())
 
@@ -275,6 +275,27 @@ def test_a_selector_is_asked_again_unless_it_is_a_filter(description):
         assert admitted(index, fixed) == {0, 2, 4, 8}
     else:
         assert admitted(index, fixed) == {0, 2, 4, 400 * step}
+
+
+@pytest.mark.parametrize("around", [lambda s: s, faiss.IDSelectorNot, faiss_dpq.Filter])
+@pytest.mark.parametrize("description", ["DPQ3x4", "IVF4,DPQ3x4", "IDMap2,DPQ3x4", "IDMap2,IVF4,DPQ3x4"])
+def test_what_a_callback_raises_is_raised(description, around):
+    """FAISS ends the process, where it asks selectors in several threads."""
+    x = normal(np.random.default_rng(0), 400, 4)
+    index = faiss_dpq.index_factory(4, description)
+    index.train(x, effort="fast")
+    index.add_with_ids(x, np.arange(400) + (1 << 32)) if "IDMap" in description else index.add(x)
+
+    def refuses(i):
+        raise ZeroDivisionError(i)
+
+    for nq in (1, 30):
+        # FAISS refuses to ask about ids beyond 32 bits.
+        with pytest.raises(RuntimeError if "IDMap" in description else ZeroDivisionError):
+            admitted(index, around(faiss.PyCallbackIDSelector(refuses)), nq=nq)
+    with pytest.raises((RuntimeError, ZeroDivisionError)):
+        index.remove_ids(around(faiss.PyCallbackIDSelector(refuses)))
+    assert index.ntotal == 400 and len(admitted(index, faiss.IDSelectorAll())) == 400
 
 
 @pytest.mark.parametrize("around", [lambda s: s, faiss.IDSelectorNot, lambda s: faiss.IDSelectorAnd(s, s)])

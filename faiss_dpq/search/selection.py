@@ -116,12 +116,20 @@ def bits_of(selector: faiss.IDSelector, n: int, ids: Labels | None = None) -> Bi
             _set_array(bits, _ids_of_batch(selector), n, ids)
         else:
             batch_bits(int(selector.this), ids, n, bits)
+    elif isinstance(selector, faiss.PyCallbackIDSelector):
+        asked = np.arange(n) if ids is None else ids[:n]
+        _set_bits(bits, np.fromiter(map(selector.is_member, asked.tolist()), bool, n), 0)
     else:
         for start in range(0, n, _CHUNK):
             some = np.arange(start, min(start + _CHUNK, n)) if ids is None else ids[start : start + _CHUNK]
-            packed = np.packbits(_asked_by_faiss(selector, some), bitorder="little")
-            bits.view(np.uint8)[start // 8 : start // 8 + len(packed)] = packed
+            _set_bits(bits, _asked_by_faiss(selector, some), start)
     return bits
+
+
+def _set_bits(bits: Bits, members: npt.NDArray[np.bool_], start: int) -> None:
+    """Set the bits from number `start` on, a multiple of 8."""
+    packed = np.packbits(members, bitorder="little")
+    bits.view(np.uint8)[start // 8 : start // 8 + len(packed)] = packed
 
 
 def selectors_within(selector: faiss.IDSelector) -> list[faiss.IDSelector]:
@@ -234,7 +242,7 @@ def _asked_by_faiss(selector: faiss.IDSelector, ids: Labels) -> npt.NDArray[np.b
     """Which of at most _CHUNK ids `selector` admits.
 
     FAISS has no call that applies a selector to many ids; a range search that finds every vector does so, for all
-    selector classes, at C++ speed.
+    selector classes, at C++ speed. Not for one that may raise an exception, which ends the process there.
     """
     members = np.zeros(len(ids), bool)
     stand_in = faiss.IndexFlatL2(1)
