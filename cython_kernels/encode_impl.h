@@ -167,13 +167,15 @@ static void tighten(candidates *kept, size_t wanted)
 DPQ_INLINE size_t rank_of(const float *scores, size_t n, size_t i)
 {
     const dpq_f32s score = dpq_f32_all(scores[i]);
+    const size_t own = i / DPQ_FW * DPQ_FW;
+    const unsigned earlier = (1u << (i - own)) - 1;
     size_t rank = 0;
-    for (size_t j = 0; j < n; j += DPQ_FW) {
-        const unsigned less = dpq_f32_lt(dpq_f32_load(scores + j), score);
-        const unsigned not_above = dpq_f32_le(dpq_f32_load(scores + j), score);
-        const unsigned earlier = i >= j + DPQ_FW ? ~0u : i <= j ? 0u : (1u << (i - j)) - 1;
-        rank += (size_t)__builtin_popcount((not_above & earlier) | (less & ~earlier));
-    }
+    for (size_t j = 0; j < own; j += DPQ_FW)
+        rank += (size_t)__builtin_popcount(dpq_f32_le(dpq_f32_load(scores + j), score));
+    rank += (size_t)__builtin_popcount((dpq_f32_le(dpq_f32_load(scores + own), score) & earlier)
+                                       | dpq_f32_lt(dpq_f32_load(scores + own), score));
+    for (size_t j = own + DPQ_FW; j < n; j += DPQ_FW)
+        rank += (size_t)__builtin_popcount(dpq_f32_lt(dpq_f32_load(scores + j), score));
     return rank;
 }
 

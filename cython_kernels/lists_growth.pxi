@@ -23,7 +23,7 @@ cdef class ListGrowth:
     cdef const float[::1] codeword_norms
     cdef const float[:, ::1] centres
     cdef uint64_t[::1] bins, terms
-    cdef float[::1] term_min, term_step, term_magnitude, radius, products
+    cdef float[::1] term_min, term_step, term_magnitude, radius, products, zeros
     cdef float error
     cdef bint has_terms
     cdef size_t nbits, levels
@@ -39,6 +39,7 @@ cdef class ListGrowth:
         self.bins, self.terms, self.radius, self.kept = bins, terms, radius, kept
         self.term_min, self.term_step, self.term_magnitude = term_min, term_step, term_magnitude
         self.products = aligned_empty(panels.shape[0] * DPQ_PANEL)
+        self.zeros = np.zeros(panels.shape[0] * DPQ_PANEL, np.float32)
         self.allowed = cross is not None
 
     cdef bint grow(self, int64_t number, uint64_t codes, size_t code_size, size_t before, size_t n) except -1:
@@ -89,21 +90,20 @@ cdef class ListGrowth:
 
     cdef void multiply(self, const float *centre, const dpq_database *db, size_t first) noexcept nogil:
         """Write the products 2<centre, c> of the panels that hold codewords of the vectors from `first` on."""
-        cdef float zeros[DPQ_PANEL]
         cdef uint16_t code[DPQ_MAX_LEVELS]
         cdef size_t v, l, panel, d = self.panels.shape[1]
-        memset(zeros, 0, sizeof(zeros))
         if (db.n - first) * self.levels >= <size_t>self.panels.shape[0]:
-            for panel in range(<size_t>self.panels.shape[0]):
-                self.multiply_by(centre, panel, d, zeros)
+            kernels.linear(
+                centre, 1, d, &self.panels[0, 0, 0], self.panels.shape[0], &self.zeros[0], 2.0, &self.products[0],
+                self.products.shape[0],
+            )
             return
         for v in range(first, db.n):
             unpack_code(db.codes + v * db.code_size, self.levels, self.nbits, code)
             for l in range(self.levels):
-                self.multiply_by(centre, ((l << self.nbits) + code[l]) // DPQ_PANEL, d, zeros)
-
-    cdef void multiply_by(self, const float *centre, size_t panel, size_t d, const float *zeros) noexcept nogil:
-        # By the same kernel as when all is derived anew, so that terms are the same to the last bit.
-        kernels.linear(
-            centre, 1, d, &self.panels[panel, 0, 0], 1, zeros, 2.0, &self.products[panel * DPQ_PANEL], DPQ_PANEL
-        )
+                panel = ((l << self.nbits) + code[l]) // DPQ_PANEL
+                # By the same kernel as all panels together, so that terms are the same to the last bit.
+                kernels.linear(
+                    centre, 1, d, &self.panels[panel, 0, 0], 1, &self.zeros[0], 2.0,
+                    &self.products[panel * DPQ_PANEL], DPQ_PANEL,
+                )

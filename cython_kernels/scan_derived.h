@@ -10,12 +10,15 @@
 #include "scan_bound.h"
 #include "scan_codes.h"
 
+enum { AHEAD_OF_TERMS = 2 }; /* vectors whose cross terms are fetched early: they are far apart in memory */
+
 /* Widens [*low, *high] so that it holds the terms of n vectors from `first` on; begin with [+inf, -inf]. */
 static void dpq_term_range(const dpq_database *db, size_t first, size_t n, float *low, float *high)
 {
     for (size_t v = first; v < first + n; v++) {
         uint16_t code[DPQ_MAX_LEVELS];
-        dpq_unpack(db, v, code);
+        if (!db->terms)
+            dpq_unpack(db, v, code);
         float term = dpq_term(db, v, code);
         *low = term < *low ? term : *low;
         *high = term > *high ? term : *high;
@@ -38,7 +41,8 @@ static void dpq_term_bins(const dpq_database *db, size_t first, size_t n, uint8_
     float per_step = db->term_step > 0 ? 1 / db->term_step : 0;
     for (size_t v = first; v < first + n; v++) {
         uint16_t code[DPQ_MAX_LEVELS];
-        dpq_unpack(db, v, code);
+        if (!db->terms)
+            dpq_unpack(db, v, code);
         float term = dpq_term(db, v, code);
         float guess = fminf(fmaxf((term - db->term_min) * per_step, 0.0f), 255.0f);
         uint32_t bin = (uint32_t)guess;
@@ -64,13 +68,18 @@ static float dpq_norms_and_terms(const dpq_database *db, const float *cross, con
     for (size_t v = first; v < first + n; v++) {
         uint16_t code[DPQ_MAX_LEVELS];
         double norm = 0, term = terms && !cross ? terms[v] : 0;
+        const float *table = cross; /* of the pair (i, l) */
+        if (cross && v + AHEAD_OF_TERMS < first + n) {
+            dpq_unpack(db, v + AHEAD_OF_TERMS, code);
+            dpq_prefetch_cross(cross, K, code, db->levels);
+        }
         dpq_unpack(db, v, code);
         for (uint32_t l = 0; l < db->levels; l++) {
             norm += codeword_norms[l * K + code[l]];
             if (terms)
                 term += products[l * K + code[l]];
-            for (uint32_t i = 0; cross && i < l; i++) {
-                double pair = dpq_pair_row(cross, K, i, l, code[i])[code[l]];
+            for (uint32_t i = 0; cross && i < l; i++, table += K * K) {
+                double pair = table[code[i] * K + code[l]];
                 norm += pair;
                 term += pair;
             }
