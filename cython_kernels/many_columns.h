@@ -12,6 +12,19 @@
 
 #define DPQ_COLUMN 256u
 
+/* Where vector number i of a block is in a column. */
+static inline size_t many_place(size_t i)
+{
+    return i / 64 * 64 + i % 32 * 2 + i % 64 / 32;
+}
+
+/* The first byte of the code of vector v; the others are DPQ_COLUMN apart. */
+static inline const uint8_t *many_first_column(const dpq_database *db, size_t v)
+{
+    size_t at = db->column + v;
+    return db->columns + at / DPQ_COLUMN * DPQ_COLUMN * db->column_bytes + many_place(at % DPQ_COLUMN);
+}
+
 /* Fills the blocks that hold n vectors from `first` on, a multiple of DPQ_COLUMN. */
 static inline void many_fill_columns(const dpq_database *db, size_t first, size_t n, uint8_t *columns)
 {
@@ -23,7 +36,7 @@ static inline void many_fill_columns(const dpq_database *db, size_t first, size_
             memset(to, 0, DPQ_COLUMN * bytes);
         for (size_t i = 0; i < some; i++) {
             const uint8_t *row = dpq_row(db, start + i);
-            size_t place = i / 64 * 64 + i % 32 * 2 + i % 64 / 32;
+            size_t place = many_place(i);
             for (size_t b = 0; b < bytes; b++)
                 to[b * DPQ_COLUMN + place] = row[b];
         }

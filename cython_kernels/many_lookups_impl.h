@@ -132,6 +132,26 @@ DPQ_INLINE void many_block(uint32_t nbits, const many_query *query, const dpq_lo
     }
 }
 
+/* The sums of n <= TABLE_TOGETHER vectors, whose codes are read from columns. */
+static void many_column_sums(const dpq_database *db, const float *table, const uint32_t *vectors, size_t n, float *sums)
+{
+    uint8_t codes[TABLE_TOGETHER][DPQ_MAX_LEVELS];
+    const uint8_t *rows[TABLE_TOGETHER];
+    const float *tables[TABLE_TOGETHER];
+    size_t bytes = (db->levels * db->nbits + 7) / 8;
+    for (size_t i = 0; i < TABLE_TOGETHER; i++) {
+        rows[i] = codes[i < n ? i : 0];
+        tables[i] = table;
+        sums[i] = i < n ? dpq_stored_term(db, vectors[i]) : 0;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const uint8_t *column = many_first_column(db, vectors[i]);
+        for (size_t b = 0; b < bytes; b++)
+            codes[i][b] = column[b * DPQ_COLUMN];
+    }
+    DPQ_BY_SHAPE(table_row_sums, db->nbits, db->levels, tables, rows, sums);
+}
+
 /* Writes look->hits, and returns how many there are, among n <= LOOKUPS_AT_ONCE vectors from `first` on. Blocks of
  * columns may begin before these, and end behind. */
 static size_t many_find(const dpq_database *db, const many_query *query, dpq_lookups *look, size_t first, size_t n)

@@ -91,11 +91,15 @@ static void single_byte_scan(single_search *search, single_worker *s, size_t fir
     const dpq_database *db = search->db;
     for (size_t n, v = first; v < end; v += n) {
         n = dpq_min(end - v, SINGLE_CHUNK);
-        size_t whole = search->has_many_levels ? n : n / DPQ_QW * DPQ_QW;
+        size_t found, whole = search->has_many_levels ? n : n / DPQ_QW * DPQ_QW;
         single_follow(search, s);
-        size_t found = search->has_many_levels ? many_find(db, &s->many, &s->look, v, n)
-                                               : lookups_find(db, &s->look, v, whole);
-        single_rescore(search, s, found);
+        if (search->has_many_levels) {
+            found = many_find(db, &s->many, &s->look, v, n);
+            single_rescore_columns(search, s, found);
+        } else {
+            found = lookups_find(db, &s->look, v, whole);
+            single_rescore(search, s, found);
+        }
         s->counters.bounded += whole;
         s->counters.rescored += found;
         if (whole < n)

@@ -49,26 +49,57 @@ static void single_pending_sums(const single_search *search, const single_worker
         table_vector_sums(search->db, search->table, s->pending + first, n, sums);
 }
 
+/* Appends those of n <= TABLE_TOGETHER vectors to s->keys that may be results. Returns how many keys there are. */
+static size_t single_keep(const single_search *search, single_worker *s, const uint32_t *vectors, const float *sums,
+                          size_t n, size_t keys)
+{
+    uint64_t limit = atomic_load_explicit(&search->limit, memory_order_relaxed);
+    for (size_t i = 0; i < n; i++) {
+        float distance = dpq_distance(sums[i], search->constant, search->inner_product);
+        s->keys[keys] = dpq_result_key(distance, vectors[i]);
+        keys += s->keys[keys] < limit;
+    }
+    return keys;
+}
+
+static void single_offer_kept(single_search *search, single_worker *s, size_t keys)
+{
+    if (!keys)
+        return;
+    single_offer(search, s->keys, keys);
+    single_follow(search, s);
+}
+
 /* Computes the distances of pending vectors. */
 static void single_rescore_pending(single_search *search, single_worker *s)
 {
-    uint64_t limit = atomic_load_explicit(&search->limit, memory_order_relaxed);
-    size_t n = 0;
+    size_t keys = 0;
     for (size_t h = 0; h < s->pendings; h += TABLE_TOGETHER) {
         float sums[TABLE_TOGETHER];
         size_t some = dpq_min(s->pendings - h, TABLE_TOGETHER);
         single_pending_sums(search, s, h, some, sums);
-        for (size_t i = 0; i < some; i++) {
-            float distance = dpq_distance(sums[i], search->constant, search->inner_product);
-            s->keys[n] = dpq_result_key(distance, s->pending[h + i]);
-            n += s->keys[n] < limit;
-        }
+        keys = single_keep(search, s, s->pending + h, sums, some, keys);
     }
     s->pendings = 0;
-    if (n) {
-        single_offer(search, s->keys, n);
-        single_follow(search, s);
+    single_offer_kept(search, s, keys);
+}
+
+/* Computes the distances of hits of codes of many levels at once, by their columns: these are still in the cache, where
+ * the codes themselves would have to be fetched. */
+static void single_rescore_columns(single_search *search, single_worker *s, size_t hits)
+{
+    size_t keys = 0, n = 0;
+    for (size_t h = 0; h < hits; h++) {
+        s->look.hits[n] = s->look.hits[h];
+        n += dpq_is_allowed(search->db, s->look.hits[h]);
     }
+    for (size_t h = 0; h < n; h += TABLE_TOGETHER) {
+        float sums[TABLE_TOGETHER];
+        size_t some = dpq_min(n - h, TABLE_TOGETHER);
+        many_column_sums(search->db, search->table, s->look.hits + h, some, sums);
+        keys = single_keep(search, s, s->look.hits + h, sums, some, keys);
+    }
+    single_offer_kept(search, s, keys);
 }
 
 /* Finishes the hits of the chunk before, and looks at the lower bounds in float of this one's. Those within the
