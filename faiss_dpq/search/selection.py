@@ -1,8 +1,8 @@
 """Which vectors a FAISS IDSelector admits, as bits.
 
 FAISS asks a selector about one id after the other. Here its own data are turned into bits at once: a bitmap is copied,
-a range filled, the ids of an array or batch are set, and selectors of selectors are operations on words. What is left,
-such as callbacks, is asked by FAISS itself.
+a range filled, the ids of an array or batch are set, and selectors of selectors are operations on words. What is left is
+asked by FAISS itself, callbacks about one id at a time.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ except ImportError:  # built without a compiler of C++
 
 _CHUNK = 1 << 18  # ids that FAISS is asked about at a time: 1 MiB of stand-in vectors
 _SPARSE_SPAN = 64  # times as many numbers between an array's ids as there are ids: beyond, these are sorted instead
-_SMALL_BATCH = (
-    8  # times as many ids to be asked about as an IDSelectorBatch has: from there on its own are read instead
-)
+_SMALL_BATCH = 8  # times as many ids asked about as an IDSelectorBatch has: from there on its own are read instead
 _SMALL_SPAN = 1 << 20  # as long as a bitmap of the span is larger than this many bits
 
 Labels = npt.NDArray[np.int64]
