@@ -1,7 +1,7 @@
 # Inverted lists: one query, from the centres to the results without Python in between.
 
 cdef class OneQueryListScan(OneQueryScan):
-    """One query's search of METRIC_L2 in the lists of a faiss.ArrayInvertedLists whose centres are nearest to it.
+    """One query's search in the lists of a faiss.ArrayInvertedLists whose centres are nearest to it.
 
     unchanged : all but the lists; each that is probed is compared beside.
     derived : what `lists` is of; it owns what the addresses in `lists` point to.

@@ -37,8 +37,8 @@ def counted():
     counts.update(_kernels.counters())
 
 
-def flat(rng, n=40_000, M=4, nbits=8):
-    index = faiss_dpq.IndexDPQ.from_codebooks(naive.random_codebooks(rng, M, 1 << nbits, D))
+def flat(rng, n=40_000, M=4, nbits=8, metric=faiss.METRIC_L2):
+    index = faiss_dpq.IndexDPQ.from_codebooks(naive.random_codebooks(rng, M, 1 << nbits, D), metric)
     index.add_sa_codes(naive.pack(rng.integers(0, 1 << nbits, (n, M)), nbits))
     return index
 
@@ -56,9 +56,10 @@ def inverted(rng, n=40_000, M=4, nbits=8, metric=faiss.METRIC_L2):
 # ---- one query, straight to the kernels ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("metric", [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT])
 @pytest.mark.parametrize(("make", "counter"), [(flat, "direct"), (inverted, "direct_lists")])
-def test_one_query_again_is_direct(make, counter, rng):
-    index, x = make(rng), normal(rng, 1, D)
+def test_one_query_again_is_direct(make, counter, metric, rng):
+    index, x = make(rng, metric=metric), normal(rng, 1, D)
     index.search(x, 4)
     with counted() as counts:
         for _ in range(5):

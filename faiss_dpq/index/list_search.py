@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .. import _kernels
 from ..codec import Floats
 from ..search import lists as scan
-from ..search.centres import Centres, NearestCentres
+from ..search.centres import Centres
 from ..search.coarse import search_lists
 from ..search.derived import Bytes
 from ..search.flat import MISSING
@@ -240,7 +240,7 @@ class ListsSearched(Quantized):
 
     def _probed(self, x: Floats, asked: ListSearch, known: KnownLists) -> Labels:
         """The lists nearest to every query, shape (n, nprobe)."""
-        nprobe, centres = min(asked.nprobe, len(known.centres)), self._plain_centres(known)
+        nprobe, centres = min(asked.nprobe, len(known.centres)), known.nearest
         if asked.quantizer_params is None and centres is not None:
             return centres.of(x, nprobe)
         return known.coarse.search(x, nprobe, **if_any(asked.quantizer_params))[1]
@@ -272,11 +272,6 @@ class ListsSearched(Quantized):
                 derived.update(lists)
                 mask.apply(asked.selector, lists, derived.digests[:, 0])
             yield lists
-
-    def _plain_centres(self, known: KnownLists) -> NearestCentres | None:
-        """What finds the lists to probe, where they are those of the nearest centres."""
-        distances = self.metric_type == known.coarse.metric_type == faiss.METRIC_L2
-        return known.nearest if distances else None
 
     def _search_lists(
         self, known: KnownLists, derived: scan.DerivedLists, x: Floats, keys: Labels, k: int, asked: ListSearch
@@ -398,7 +393,7 @@ class ListsSearched(Quantized):
     ) -> None:
         """Let later searches of one query, with the same parameters, go to the kernels at once."""
         kept = known.derived.get(asked.levels) is derived
-        centres = self._plain_centres(known)
+        centres = known.nearest
         if self._coarse_levels or not kept or known.reader is None or centres is None:
             return
         key = self._levels if params is None else self._plain(params)[0]

@@ -1,8 +1,8 @@
 """Which vectors a FAISS IDSelector admits, as bits.
 
 FAISS asks a selector about one id after the other. Here its own data are turned into bits at once: a bitmap is copied,
-a range filled, the ids of an array or batch are set, and selectors of selectors are operations on words. What is left is
-asked by FAISS itself, callbacks about one id at a time.
+a range filled, the ids of an array or batch are set, and selectors of selectors are operations on words. What is left
+is asked by FAISS itself; callbacks are, about one id at a time.
 """
 
 from __future__ import annotations
