@@ -182,14 +182,13 @@ class Quantized(KeepsDerived, Base):
 
     @coarse_levels.setter
     def coarse_levels(self, coarse_levels: int) -> None:
-        self._coarse_levels = self._checked_coarse(coarse_levels, self.levels, "coarse_levels")
+        # Not by `levels`, which may be lowered later, and would leave an index that no copy could be made of.
+        self._coarse_levels = self._checked_coarse(coarse_levels, self._M, "coarse_levels")
         self._direct = None
 
     def _checked_coarse(self, coarse_levels: int, levels: int, name: str) -> int:
         if not 0 <= coarse_levels <= levels:
-            raise ValueError(
-                f"{type(self).__name__}: {name} is {coarse_levels}, expected 0 to {levels}, the levels searched"
-            )
+            raise ValueError(f"{type(self).__name__}: {name} is {coarse_levels}, expected 0 to {levels} levels")
         return int(coarse_levels)
 
     @property
