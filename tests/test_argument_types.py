@@ -1,5 +1,7 @@
 """Every index and wrapper names class, method and argument where an argument is of a wrong type."""
 
+import itertools
+
 import faiss
 import numpy as np
 import pytest
@@ -135,3 +137,60 @@ def test_an_array_that_cannot_be_written_to_is_named(index):
 def test_integers_of_numpy_are_numbers_of_results(index, x):
     for k in (np.int64(3), np.array(3)):
         np.testing.assert_array_equal(index.search(x[:2], k)[1], index.search(x[:2], 3)[1])
+
+
+@pytest.mark.parametrize("kind", ["flat", "lists"])
+@pytest.mark.parametrize(
+    "name", ["levels", "coarse_levels", "beam_size", "k_factor", "prefix_weight", "parallel_weight"]
+)
+def test_a_setting_of_a_wrong_type_is_named(x, kind, name):
+    index = MAKERS[kind](x)
+    before = getattr(index, name)
+    for wrong in ("2", None, [1]):
+        with pytest.raises(TypeError, match=f"^{type(index).__name__}: {name} is a {type(wrong).__name__}, expected"):
+            setattr(index, name, wrong)
+    if name in ("levels", "coarse_levels", "beam_size"):
+        with pytest.raises(ValueError, match=rf"^{type(index).__name__}: {name} is 1\.5, expected a whole number"):
+            setattr(index, name, 1.5)
+    assert getattr(index, name) == before
+    setattr(index, name, np.float32(1))  # as ParameterSpace does
+    assert getattr(index, name) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("lists", "max_nprobe"), *itertools.product(("flat", "lists"), ("levels", "coarse_levels", "k_factor"))],
+)
+def test_a_wrong_number_within_parameters_is_named(x, kind, name):
+    given = {"coarse_levels": 1} if name == "k_factor" else {}
+    make = faiss_dpq.SearchParametersDPQ if kind == "flat" else faiss_dpq.SearchParametersIVFDPQ
+    index = MAKERS[kind](x)
+    index.add(x)
+    for queries in (x[:1], x[:5]):
+        for _ in range(2):  # the second may go to the kernels at once
+            with pytest.raises(TypeError, match=f"{name} is a str, expected a"):
+                index.search(queries, 2, params=make(**given, **{name: "1"}))
+            index.search(queries, 2)
+
+
+def test_a_truth_value_is_no_number_of_results(x):
+    with pytest.raises(TypeError, match=r"IndexDPQ\.search: k is a bool, expected an integer"):
+        _flat(x).search(x, True)
+
+
+@pytest.mark.parametrize("argument", ["d", "M", "nbits", "metric", "nlist"])
+@pytest.mark.parametrize("wrong", ["4", 4.0, None])
+def test_an_argument_of_a_constructor_of_a_wrong_type_is_named(argument, wrong):
+    given = {"d": D, "M": 2, "nbits": 3, "metric": faiss.METRIC_L2} | {argument: wrong}
+    with pytest.raises(TypeError, match=f"^IndexIVFDPQ: {argument} is a {type(wrong).__name__}, expected an integer"):
+        faiss_dpq.IndexIVFDPQ(faiss.IndexFlatL2(D), nlist=given.pop("nlist", 2), **given)
+    if argument != "nlist":
+        with pytest.raises(TypeError, match=f"^IndexDPQ: {argument} is a {type(wrong).__name__}, expected an integer"):
+            faiss_dpq.IndexDPQ(**given)
+
+
+def test_numbers_of_numpy_bound_what_is_derived(x):
+    index = _flat(x)
+    for value in (np.int64(3), np.float32(3)):
+        index.derived_bytes_per_vector = value
+        assert faiss_dpq.clone_index(index).derived_bytes_per_vector == 3

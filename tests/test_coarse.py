@@ -241,6 +241,24 @@ def test_bad_values_are_refused(lists, xq):
     assert (index.coarse_levels, index.k_factor) == (0, 1)
 
 
+@pytest.mark.parametrize("lists", [False, True])
+def test_coarse_levels_may_exceed_levels_in_every_copy(lists, xq, tmp_path):
+    index = filled(lists=lists)
+    index.coarse_levels, index.levels = 9, 4
+    faiss_dpq.write_index(index, str(tmp_path / "i.faiss"))
+    copies = [
+        faiss_dpq.clone_index(index),
+        copy.deepcopy(index),
+        faiss_dpq.deserialize_index(faiss_dpq.serialize_index(index)),
+        faiss_dpq.read_index(str(tmp_path / "i.faiss")),
+    ]
+    exact = index.search(xq, K, params=parameters(index, levels=4, coarse_levels=0))
+    for each in (index, *copies):
+        assert (each.levels, each.coarse_levels) == (4, 9)
+        for found, expected in zip(each.search(xq, K), exact, strict=True):  # of no more levels: all are compared
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_truncated_indexes_search_all():
     index = filled()
     index.coarse_levels, index.k_factor = 12, 3

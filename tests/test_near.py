@@ -127,6 +127,35 @@ def test_few_distinct_vectors_and_codewords():
         assert_is_the_loop(found, index, codebooks, codes, xq, most=1e-3)
 
 
+@pytest.mark.parametrize("lists", [False, True])
+@pytest.mark.parametrize("length", [1e-22, 1e-21, 1e-20, 1e-19])
+def test_lengths_whose_squares_leave_float32(simd, length, lists):
+    """The errors of such sums are 0 in float32, where the limits are not."""
+    rng = np.random.default_rng(0)
+    codebooks = (length * naive.random_codebooks(rng, 2, 16, 1)).astype(np.float32)
+    codes = rng.integers(0, 16, (500, 2)).astype(np.uint16)
+    packed = naive.pack(codes, 4)
+    if lists:
+        coarse = faiss.IndexFlatL2(1)
+        coarse.add(np.zeros((1, 1), np.float32))
+        index = faiss_dpq.IndexIVFDPQ.from_codebooks(coarse, codebooks)
+        packed = np.hstack([np.zeros((len(packed), index.coarse_code_size()), np.uint8), packed])
+    else:
+        index = faiss_dpq.IndexDPQ.from_codebooks(codebooks)
+    index.add_sa_codes(packed)
+    decoded = naive.decode(codebooks, codes)
+    xq = decoded[:30].astype(np.float32)
+    for k in (1, 5, 60, 500, 510):
+        for queries in (xq, xq[:1]):
+            D, I = index.search(queries, k)
+            loop = np.sort(exact_distances(queries, decoded), axis=1)[:, :k]
+            found = np.take_along_axis(exact_distances(queries, decoded), I[:, : loop.shape[1]], axis=1)
+            assert (I[:, 500:] == -1).all()
+            np.testing.assert_array_equal([len(set(row)) for row in I[:, :500].tolist()], min(k, 500))
+            for each in (D[:, :500], found):
+                np.testing.assert_allclose(each, loop, rtol=1e-5, atol=1e-43)  # some steps of float32 near 0
+
+
 def test_usual_distances_are_those_of_the_sums(monkeypatch):
     """No query of usual data is compared again."""
     rng = np.random.default_rng(3)

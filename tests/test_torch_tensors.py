@@ -257,3 +257,46 @@ def test_without_torch_utils_a_tensor_is_an_array_like():
     """,
         before=PREPARED,
     )
+
+
+def test_reconstructions_go_into_tensors_of_every_class():
+    run("""
+    def filled(description):
+        index = faiss_dpq.index_factory(12, description)
+        index.train(array)
+        index.add_with_ids(array, np.arange(400)) if "IDMap" in description else index.add(array)
+        if description.startswith("IVF"):
+            index.make_direct_map()
+        return index
+
+    for description in ("DPQ3x4", "IVF4,DPQ3x4", "IDMap2,DPQ3x4", "PCA8,DPQ3x4", "DPQ3x4,RFlat"):
+        index = filled(description)
+        vectors = index.reconstruct_n(0, 5, np.empty((5, 12), np.float32))
+        equal(index.reconstruct_n(0, 5), vectors, torch.float32)
+        calls = [(lambda out: index.reconstruct(3, out), vectors[3])]
+        calls.append((lambda out: index.reconstruct_n(0, 5, out), vectors))
+        if "IDMap" not in description:
+            codes = index.sa_encode(x[:5])
+            calls.append((lambda out: index.sa_decode(codes, out), index.sa_decode(codes.numpy())))
+        for call, expected in calls:
+            out = torch.empty(expected.shape)
+            assert call(out) is out
+            equal(out, expected, torch.float32)
+            fails(TypeError, lambda: call(torch.empty(expected.shape, dtype=torch.float64)))
+            fails(AssertionError, lambda: call(torch.empty(7)))
+    """)
+
+
+def test_vectors_are_replaced_by_tensors():
+    run("""
+    for description in ("IDMap2,DPQ3x4", "IDMap,IVF4,DPQ3x4", "IDMap,PCA8,DPQ3x4"):
+        by_arrays = faiss_dpq.index_factory(12, description)
+        by_arrays.train(array)
+        by_arrays.add_with_ids(array, np.arange(400) + 7)
+        by_tensors = faiss_dpq.clone_index(by_arrays)
+        by_arrays.update_vectors(np.array([9, 8]), array[100:102])
+        by_tensors.update_vectors(torch.tensor([9, 8]), x[100:102])
+        for found, expected in zip(by_tensors.search(array[:9], 5), by_arrays.search(array[:9], 5), strict=True):
+            np.testing.assert_array_equal(found, expected)
+        fails(AssertionError, lambda: by_tensors.update_vectors(torch.tensor([9, 8]), x[100:102].double()))
+    """)

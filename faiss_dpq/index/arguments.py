@@ -24,19 +24,30 @@ def require_parameters(params: Any, name: str) -> None:
 
 
 def require_integer(number: Any, name: str) -> None:
-    """Raise a TypeError for what Python takes for no integer."""
+    """Raise a TypeError for what Python takes for no integer, and for a truth value."""
     try:
+        if isinstance(number, bool):
+            raise TypeError
         operator.index(number)
     except TypeError:
         raise TypeError(f"{name} is a {type(number).__name__}, expected an integer") from None
 
 
 def require_number(number: Any, name: str) -> float:
-    """The number; a TypeError is raised for what Python takes for none."""
+    """The number; a TypeError is raised for what Python takes for none, and for text."""
     try:
+        if isinstance(number, str | bytes):
+            raise TypeError
         return float(number)
     except (TypeError, ValueError):
         raise TypeError(f"{name} is a {type(number).__name__}, expected a number") from None
+
+
+def require_whole(number: Any, name: str) -> int:
+    """The number, which may be a float as ParameterSpace gives it; a ValueError is raised if it has a fraction."""
+    if not require_number(number, name).is_integer():
+        raise ValueError(f"{name} is {number}, expected a whole number")
+    return int(number)
 
 
 def require_array(array: Any, name: str, shape: tuple[int | None, ...] | None = None) -> None:

@@ -1,6 +1,7 @@
 """How much of what searches derive from the codes an index keeps."""
 
 import faiss
+import numpy as np
 
 
 class KeepsDerived(faiss.Index):
@@ -20,10 +21,12 @@ class KeepsDerived(faiss.Index):
 
     @derived_bytes_per_vector.setter
     def derived_bytes_per_vector(self, value: float | None) -> None:
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value >= 0
+        ):
             name = f"{type(self).__name__}.derived_bytes_per_vector"
             raise ValueError(f"{name} is {value!r}, expected a number >= 0, or None")
-        self._most_derived = value
+        self._most_derived = None if value is None else float(value)
         self._let_go_of_derived()
 
     @property

@@ -11,7 +11,7 @@ from ..codec import Floats, Layout, ProgressiveQuantizer, threads
 from ..search import lists as scan
 from ..search.derived import Bytes
 from ..search.selection import Labels
-from .arguments import require_index
+from .arguments import require_index, require_integer
 from .base import Base
 from .changes import list_sizes, under_way
 from .io import clone_index
@@ -83,6 +83,7 @@ class IndexIVFDPQ(ListsChanged, faiss.IndexIVFResidualQuantizer):
         own_invlists: bool = True,
     ) -> None:
         self._check_shape("IndexIVFDPQ", d, M, nbits, metric)
+        require_integer(nlist, "IndexIVFDPQ: nlist")
         if nlist < 1:
             raise ValueError(f"IndexIVFDPQ: nlist is {nlist}, expected at least 1")
         require_index(coarse_quantizer, "IndexIVFDPQ: coarse_quantizer")

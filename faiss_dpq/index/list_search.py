@@ -19,6 +19,7 @@ from ..search.flat import MISSING
 from ..search.list_masks import ListMasks
 from ..search.masks import admits_all
 from ..search.selection import Labels, selector_of
+from .arguments import require_integer, require_number
 from .base import RangeResult, delivered
 from .finite import nearest_of_finite, range_of_finite
 from .list_known import KnownLists
@@ -157,7 +158,8 @@ class ListsSearched(Quantized):
         keys = self._checked_keys(Iq, "range_search_preassigned", len(x))
         asked = self._asked(params)
         derived = self._derived_lists(self._current(), asked.levels)
-        return range_of_finite(x, lambda x: self._range_search_lists(derived, x, float(thresh), keys, asked))
+        thresh = require_number(thresh, f"{self._call('range_search_preassigned')}: thresh")
+        return range_of_finite(x, lambda x: self._range_search_lists(derived, x, thresh, keys, asked))
 
     def _search_and_reconstruct_finite(
         self, x: Floats, k: int, params: faiss.SearchParameters | None
@@ -234,6 +236,7 @@ class ListsSearched(Quantized):
             )
         if asked.nprobe < 1:
             raise RuntimeError(f"IndexIVFDPQ: nprobe is {asked.nprobe}, expected at least 1")
+        require_integer(asked.max_nprobe, "IndexIVFDPQ: max_nprobe")
         if asked.max_nprobe < 0:
             raise ValueError(f"IndexIVFDPQ: max_nprobe is {asked.max_nprobe}, expected 0 (all lists) or more")
         return asked

@@ -18,6 +18,7 @@ from ..codec import (
 from ..search.coarse import Coarse
 from ..search.flat import MISSING
 from ..search.selection import Labels
+from .arguments import require_integer, require_number, require_whole
 from .base import Base, RangeResult
 from .derived_bytes import KeepsDerived
 from .finite import nearest_of_finite, range_of_finite
@@ -64,6 +65,8 @@ class Quantized(KeepsDerived, Base):
     @staticmethod
     def _check_shape(name: str, d: int, M: int, nbits: int, metric: int) -> None:
         """Raise ValueError unless an index of class `name` can be made of these."""
+        for argument, value in (("d", d), ("M", M), ("nbits", nbits), ("metric", metric)):
+            require_integer(value, f"{name}: {argument}")
         if d < 1:
             raise ValueError(f"{name}: d is {d}, expected at least 1")
         if not 1 <= M <= MAX_LEVELS:
@@ -161,7 +164,7 @@ class Quantized(KeepsDerived, Base):
         self._levels = self._checked_levels(levels, "levels")
 
     def _checked_levels(self, levels: int, name: str) -> int:
-        if not 1 <= levels <= self.rq.M:
+        if not 1 <= require_whole(levels, f"{type(self).__name__}: {name}") <= self.rq.M:
             raise ValueError(f"{type(self).__name__}: {name} is {levels}, the index has M={self.rq.M} levels")
         return int(levels)
 
@@ -182,14 +185,13 @@ class Quantized(KeepsDerived, Base):
 
     @coarse_levels.setter
     def coarse_levels(self, coarse_levels: int) -> None:
-        self._coarse_levels = self._checked_coarse(coarse_levels, self.levels, "coarse_levels")
+        # Not by `levels`, which may be lowered later, and would leave an index that no copy could be made of.
+        self._coarse_levels = self._checked_coarse(coarse_levels, self._M, "coarse_levels")
         self._direct = None
 
     def _checked_coarse(self, coarse_levels: int, levels: int, name: str) -> int:
-        if not 0 <= coarse_levels <= levels:
-            raise ValueError(
-                f"{type(self).__name__}: {name} is {coarse_levels}, expected 0 to {levels}, the levels searched"
-            )
+        if not 0 <= require_whole(coarse_levels, f"{type(self).__name__}: {name}") <= levels:
+            raise ValueError(f"{type(self).__name__}: {name} is {coarse_levels}, expected 0 to {levels} levels")
         return int(coarse_levels)
 
     @property
@@ -202,7 +204,7 @@ class Quantized(KeepsDerived, Base):
         self._k_factor = self._checked_factor(k_factor, "k_factor")
 
     def _checked_factor(self, k_factor: float, name: str) -> float:
-        if not 1 <= k_factor < float("inf"):
+        if not 1 <= require_number(k_factor, f"{type(self).__name__}: {name}") < float("inf"):
             raise ValueError(f"{type(self).__name__}: {name} is {k_factor}, expected a number >= 1")
         return float(k_factor)
 
@@ -227,12 +229,12 @@ class Quantized(KeepsDerived, Base):
 
     @beam_size.setter
     def beam_size(self, beam_size: int) -> None:
-        if not 1 <= beam_size <= MAX_BEAM_SIZE:
+        if not 1 <= require_whole(beam_size, f"{type(self).__name__}: beam_size") <= MAX_BEAM_SIZE:
             raise ValueError(f"{type(self).__name__}: beam_size is {beam_size}, expected 1 to {MAX_BEAM_SIZE}")
         self.rq.max_beam_size = int(beam_size)
 
     def _checked_weight(self, weight: float, name: str) -> float:
-        if not 0 <= weight < float("inf"):
+        if not 0 <= require_number(weight, f"{type(self).__name__}: {name}") < float("inf"):
             raise ValueError(f"{type(self).__name__}: {name} is {weight}, expected a number >= 0")
         return float(weight)
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..codec import Floats
 from .arguments import require_array, require_output
+from .tensors import array_if_tensor, as_returned
 
 
 class Reconstructs(faiss.Index):
@@ -23,7 +24,7 @@ class Reconstructs(faiss.Index):
         Raises a RuntimeError if there is no such vector.
         """
         self._check_keys(key, "reconstruct")
-        self._check_output(x, (self.d,), np.float32, "reconstruct", "x")
+        self._check_vectors(x, (self.d,), "reconstruct")
         return super().reconstruct(key, x)
 
     def reconstruct_batch(self, key: npt.ArrayLike, x: Floats | None = None) -> Floats:
@@ -41,7 +42,7 @@ class Reconstructs(faiss.Index):
         Raises a RuntimeError if there is no vector of one of the ids.
         """
         n = self.ntotal - n0 if ni == -1 else ni
-        self._check_output(x, (n, self.d), np.float32, "reconstruct_n", "x")
+        array = self._check_vectors(x, (n, self.d), "reconstruct_n")
         if isinstance(self, faiss.IndexFlatCodes | faiss.IndexIVF):
             if n and not 0 <= n0 <= n0 + n <= self.ntotal:
                 self._refuse_keys("reconstruct_n", f"n0 is {n0} and ni {ni}")
@@ -49,7 +50,10 @@ class Reconstructs(faiss.Index):
         # C++ calls `reconstruct` in a parallel loop, which lets no exception through; that of `reconstruct_batch` does.
         if n and not -(2**63) <= n0 <= n0 + n < 2**63:
             self._refuse_keys("reconstruct_n", f"n0 is {n0} and ni {ni}")
-        return self.reconstruct_batch(np.arange(n0, n0 + n), x) if n > 0 else super().reconstruct_n(n0, ni, x)
+        if n <= 0:
+            return super().reconstruct_n(n0, ni, x)
+        found = self.reconstruct_batch(np.arange(n0, n0 + n), array)
+        return as_returned(found) if x is None else x
 
     def sa_decode(self, codes: npt.NDArray[np.uint8], x: Floats | None = None) -> Floats:
         """The vectors that codes stand for, shape (n, sa_code_size()) to (n, d), written to `x` if given.
@@ -57,7 +61,7 @@ class Reconstructs(faiss.Index):
         Raises a RuntimeError if a code names a list that is not there.
         """
         require_array(codes, f"{self._call('sa_decode')}: codes", (None, self.sa_code_size()))
-        self._check_output(x, (len(codes), self.d), np.float32, "sa_decode", "x")
+        self._check_vectors(x, (len(codes), self.d), "sa_decode")
         self._check_codes(np.asarray(codes), "sa_decode")
         return super().sa_decode(codes, x)
 
@@ -71,6 +75,12 @@ class Reconstructs(faiss.Index):
         """Raise the error that FAISS's wrapper would, if results cannot go straight into an array that was given."""
         if out is not None:
             require_output(out, shape, dtype, f"{self._call(method)}: {name}")
+
+    def _check_vectors(self, x: Any, shape: tuple[int, ...], method: str) -> Any:
+        """The same of an array or, where FAISS's method would take it, a tensor for vectors: as an array."""
+        x = array_if_tensor(x, f"{self._call(method)}: x")
+        self._check_output(x, shape, np.float32, method, "x")
+        return x
 
     def _check_keys(self, keys: npt.ArrayLike, method: str) -> None:
         """Raise a RuntimeError for keys that C++ would take for places of vectors, and that are none."""

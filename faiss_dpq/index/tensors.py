@@ -20,7 +20,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def accepts_tensors(name: str | None = None) -> Callable[[Method], Method]:
-    """Let an index's method that takes vectors x as its first argument take, and then return, torch tensors.
+    """Let an index's method that takes vectors x take, and then return, torch tensors, if its first argument is one.
 
     Parameters
     ----------
@@ -60,9 +60,10 @@ def _call_with_tensors(
         given[id(array)] = array, argument
         return array
 
-    numeric_type = inspect.signature(method).bind(self, x, *args, **kwargs).arguments.get("numeric_type")
-    dtype = torch.float16 if numeric_type == faiss.Float16 else torch.float32
-    assert x.dtype == dtype, f"{name}: x has dtype {x.dtype}, expected {dtype}"
+    named = inspect.signature(method).bind(self, x, *args, **kwargs).arguments
+    dtype = torch.float16 if named.get("numeric_type") == faiss.Float16 else torch.float32
+    vectors = named["x"]  # not the first argument of update_vectors
+    assert vectors.dtype == dtype, f"{name}: x has dtype {vectors.dtype}, expected {dtype}"
     result = method(self, array_of(x), *map(array_of, args), **{key: array_of(value) for key, value in kwargs.items()})
 
     def tensor_of(value: Any) -> Any:
@@ -73,6 +74,18 @@ def _call_with_tensors(
         return torch.from_numpy(value.astype(np.int64) if value.dtype == np.uint64 else value)
 
     return tuple(map(tensor_of, result)) if isinstance(result, tuple) else tensor_of(result)
+
+
+def array_if_tensor(out: Any, name: str) -> Any:
+    """The memory of a tensor that FAISS's method would take, as an array; anything else as it is."""
+    if "faiss.contrib.torch_utils" in sys.modules and isinstance(out, sys.modules["torch"].Tensor):
+        return _array(out, name)
+    return out
+
+
+def as_returned(array: Any) -> Any:
+    """What FAISS's methods without an argument that is an array or a tensor return in place of an array."""
+    return sys.modules["torch"].from_numpy(array) if "faiss.contrib.torch_utils" in sys.modules else array
 
 
 def if_any(params: faiss.SearchParameters | None) -> dict[str, faiss.SearchParameters]:

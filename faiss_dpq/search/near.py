@@ -64,7 +64,9 @@ class Nearness(NamedTuple):
             found = int((I[row] >= 0).sum())
             D[row, :found], I[row, :found] = self._sorted(row, D[row, :found], I[row, :found], found)
         if len(wide):
-            lims, more_D, more_I = within(wide, D[wide, -1] + 2 * self.errors[wide])
+            # Beyond the last at least by one step: errors of lengths below 1e-19 are 0 in float32.
+            reach = np.nextafter(D[wide, -1] + 2 * self.errors[wide], np.float32(np.inf))
+            lims, more_D, more_I = within(wide, reach)
             for row, (begin, end) in zip(wide.tolist(), pairwise(lims.tolist()), strict=True):
                 D[row], I[row] = self._sorted(row, more_D[begin:end], more_I[begin:end], D.shape[1])
 
