@@ -305,3 +305,32 @@ def test_lists(simd, M, nbits, metric):
         found, I = index.search(xq[queries], K)
         np.testing.assert_allclose(found, nearest[queries], rtol=1e-4, atol=1e-3)
         assert (order[queries] == I).mean() > 0.99
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_terms_are_derived_with_many_codes_that_are_added(metric):
+    rng = np.random.default_rng(0)
+    index = faiss_dpq.IndexDPQ.from_codebooks(structured(rng, 20, 4), metric)
+    x = normal(rng, 4000, D)
+
+    def n_derived():
+        return max((each.sample.n for each in (index._derived or {}).values() if each.sample is not None), default=0)
+
+    index.add(x[:10])
+    assert n_derived() == 0  # few: the next search derives them
+    index.add(x[:2000])
+    assert n_derived() == 0  # nor all that were there before
+    index.search(x[:1], 3)
+    for n in (2000, 1500):
+        index.add(x[:n])
+        assert n_derived() == index.ntotal
+    index.reset()
+    index.add(x)
+    assert n_derived() == 4000
+    later = faiss_dpq.clone_index(index)  # derives with its first search
+    for a, b in zip(index.search(x[:NQ], K), later.search(x[:NQ], K), strict=True):
+        np.testing.assert_array_equal(a, b)
+    index.reset()
+    index.derived_bytes_per_vector = 0
+    index.add(x)
+    assert index.memory_usage()["derived"] == 0

@@ -20,6 +20,8 @@ from .registry import stands_for
 from .removal import Removed, counted, listed_ids
 from .tensors import accepts_tensors
 
+_DERIVED_AT_ONCE = 1 << 10  # vectors that are added together, at least, where their terms are derived with their codes
+
 
 class SearchParametersDPQ(faiss.SearchParameters):
     """Parameters of one search of an IndexDPQ.
@@ -173,7 +175,17 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
 
     def _add(self, x: Floats) -> None:
         for start in range(0, len(x), ADD_BLOCK):
-            self.add_sa_codes(self.sa_encode(x[start : start + ADD_BLOCK]))
+            block = x[start : start + ADD_BLOCK]
+            self.add_sa_codes(self.sa_encode(block))
+            self._derive_added(len(block))
+
+    def _derive_added(self, n: int) -> None:
+        """Derive the terms of many codes of many levels with the codes: else the first search would wait for them."""
+        if n < _DERIVED_AT_ONCE or self.levels <= _kernels.FEW_LEVELS:
+            return
+        derived = self._derived_codes(self.residual_quantizer, self.levels)
+        if derived.fits and (n == self.ntotal or derived.sample is not None):  # and not of all that was there before
+            derived.view(self._codes_in_memory, self.code_size, self._version)
 
     def _sa_encode(self, x: Floats, codes: Bytes) -> None:
         quantizer = self.residual_quantizer
