@@ -44,7 +44,7 @@ def require_number(number: Any, name: str) -> float:
 
 
 def require_whole(number: Any, name: str) -> int:
-    """The number, which may be a float as ParameterSpace gives it; a ValueError is raised if it has a fraction."""
+    """The number, which may be a float of such a value; a ValueError is raised if it has a fraction."""
     if not require_number(number, name).is_integer():
         raise ValueError(f"{name} is {number}, expected a whole number")
     return int(number)

@@ -400,6 +400,7 @@ class Base(Reconstructs):
             if isinstance(inner, Base):
                 inner._prepare_writing()
 
+    @threads.without_openmp()
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         set_state(self, state["python_state"])

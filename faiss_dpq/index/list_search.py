@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels
-from ..codec import Floats
+from ..codec import Floats, threads
 from ..search import lists as scan
 from ..search.centres import Centres, NearestCentres
 from ..search.coarse import search_lists
@@ -173,6 +173,7 @@ class ListsSearched(Quantized):
         R[here] = quantizer.decode(unpacked) + self._list_centres[places[here] >> 32]
         return D, I, R
 
+    @threads.without_openmp()
     def search_and_return_codes(
         self,
         x: npt.ArrayLike,
@@ -202,11 +203,11 @@ class ListsSearched(Quantized):
         codes[..., coarse_size:] = plain
         return (*delivered((nearest, labels), (D, I)), codes)
 
+    @threads.without_openmp()
     def probed_lists(self, x: npt.ArrayLike, *, params: faiss.SearchParameters | None = None) -> Labels:
         """The lists that `search` probes for every query, nearest first: shape (n, nprobe), int64, -1 for none."""
         x = self._checked_vectors(x, "probed_lists")
-        asked, known = self._asked(params), self._current()
-        return self._probed(x, asked, known)
+        return self._probed(x, self._asked(params), self._current())
 
     def _lists(self) -> faiss.InvertedLists:
         invlists = self.invlists
