@@ -19,7 +19,7 @@ from ..search.flat import MISSING
 from ..search.list_masks import ListMasks
 from ..search.masks import admits_all
 from ..search.selection import Labels, selector_of
-from .arguments import require_integer, require_number
+from .arguments import require_float32, require_integer
 from .base import RangeResult, delivered
 from .finite import nearest_of_finite, range_of_finite
 from .list_known import KnownLists
@@ -159,7 +159,7 @@ class ListsSearched(Quantized):
         keys = self._checked_keys(Iq, "range_search_preassigned", len(x))
         asked = self._asked(params)
         derived = self._derived_lists(self._current(), asked.levels)
-        thresh = require_number(thresh, f"{self._call('range_search_preassigned')}: thresh")
+        thresh = require_float32(thresh, f"{self._call('range_search_preassigned')}: thresh")
         return range_of_finite(x, lambda x: self._range_search_lists(derived, x, thresh, keys, asked))
 
     def _search_and_reconstruct_finite(
