@@ -1,6 +1,8 @@
 """A child that was forked after OpenMP had several threads: what is ours works there, FAISS's parts within included."""
 
+import copy
 import os
+import pickle
 import signal
 
 import faiss
@@ -55,6 +57,56 @@ def test_a_forked_child_searches_adds_and_trains(stack, metric, threads):
             other = faiss_dpq.index_factory(D, stack, metric)
             other.train(x, effort="fast")
             assert other.is_trained
+            assert faiss.omp_get_max_threads() == 3
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def passed_on(index, x, path):
+    """What reads, copies and decodes an index, where its class has it."""
+    results = [each.search(x[:20], 3) for each in copies(index, path)]
+    if isinstance(index, faiss.IndexIVF):
+        index.make_direct_map()
+        results += [index.search_and_return_codes(x[:300], 3)[2], index.probed_lists(x[:300])]
+        index.update_vectors(np.arange(500), x[::-1][:500].copy())
+    if not isinstance(index, faiss.IndexIDMap):
+        results.append(index.sa_decode(index.sa_encode(x)))
+    results += [index.reconstruct_n(0, len(x)), index.reconstruct_batch(np.arange(len(x)))]
+    if isinstance(index, faiss_dpq.IndexDPQ):
+        results += [index.truncate(2).codebooks, faiss_dpq.IndexDPQ.from_codebooks(index.codebooks).codebooks]
+        results.append(faiss_dpq.train_codebooks(x, 2, 4)[0])
+    return results
+
+
+def copies(index, path):
+    faiss_dpq.write_index(index, path)
+    yield faiss_dpq.read_index(path)
+    yield faiss_dpq.deserialize_index(faiss_dpq.serialize_index(index))
+    yield pickle.loads(pickle.dumps(index))
+    yield copy.deepcopy(index)
+    yield faiss_dpq.clone_index(index)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("stack", ["DPQ8x6", "IVF8_HNSW8,DPQ4x4", "IDMap2,PCA8,DPQ4x4", "DPQ4x4,RFlat"])
+def test_a_forked_child_reads_copies_and_decodes(stack, threads, tmp_path):
+    x = normal(np.random.default_rng(0), 2000, D)
+    threads(3)
+    index = faiss_dpq.index_factory(D, stack)
+    index.train(x, effort="fast")
+    index.add_with_ids(x, np.arange(len(x))) if hasattr(index, "id_map") else index.add(x)
+    expected = passed_on(faiss_dpq.clone_index(index), x, str(tmp_path / "parent"))
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(100)
+            found = passed_on(index, x, str(tmp_path / "child"))
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(one, other)
             assert faiss.omp_get_max_threads() == 3
             status = 0
         finally:

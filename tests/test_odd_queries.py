@@ -128,3 +128,25 @@ def test_odd_vectors_get_a_code_and_leave_those_of_others_as_they_are(M, metric,
     x[4, 2], x[7] = odd, odd
     codes, whole = index.sa_encode(x), np.delete(np.arange(9), [4, 7])
     np.testing.assert_array_equal(codes[whole], index.sa_encode(X[whole]))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("description", DESCRIPTIONS)
+def test_numbers_beyond_float32_are_infinite(description, metric):
+    index = filled(description, metric)
+    xq = X[:5].astype(np.float64)
+    xq[2] *= 1e300
+    D_found, I = index.search(xq, 3)
+    assert (I[2] == -1).all() and (I[[0, 1, 3, 4]] >= 0).all()
+    np.testing.assert_array_equal(index.search(xq[2:3], 3)[1], -1)
+    for thresh, n in ((1e300, 600), (-1e300, 0)):
+        if metric == faiss.METRIC_INNER_PRODUCT:
+            thresh = -thresh
+        index_lists = faiss.try_extract_index_ivf(index)
+        if index_lists is not None:
+            index_lists.nprobe = 4
+        assert index.range_search(X[:1], thresh)[0][1] == n
+    untrained = faiss_dpq.index_factory(D, description, metric)
+    with pytest.raises(RuntimeError, match="infinit"):
+        untrained.train(1e300 * X.astype(np.float64))

@@ -43,8 +43,15 @@ def require_number(number: Any, name: str) -> float:
         raise TypeError(f"{name} is a {type(number).__name__}, expected a number") from None
 
 
+def require_float32(number: Any, name: str) -> float:
+    """The number as float32 has it, infinite where that has no room for it."""
+    value = require_number(number, name)
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
 def require_whole(number: Any, name: str) -> int:
-    """The number, which may be a float as ParameterSpace gives it; a ValueError is raised if it has a fraction."""
+    """The number, which may be a float of such a value; a ValueError is raised if it has a fraction."""
     if not require_number(number, name).is_integer():
         raise ValueError(f"{name} is {number}, expected a whole number")
     return int(number)

@@ -16,7 +16,7 @@ from .. import _kernels
 from ..codec import Floats, threads
 from ..search.selection import Labels
 from ..training import check_values
-from .arguments import require_array, require_index, require_integer, require_number, require_parameters
+from .arguments import require_array, require_float32, require_index, require_integer, require_parameters
 from .changes import all_or_nothing, contents, training
 from .mapped import mapped_part
 from .reconstruction import Reconstructs
@@ -145,7 +145,10 @@ class Base(Reconstructs):
             raise ValueError(f"{call}: {name} has {x.ndim} dimensions, expected 2: (n, {self.d})")
         if x.shape[1] != self.d:
             raise AssertionError(f"{call}: {name} has {x.shape[1]} columns, the index has d={self.d}")
-        return np.ascontiguousarray(x, np.float32)
+        if x.dtype == np.float32:
+            return np.ascontiguousarray(x)
+        with np.errstate(over="ignore"):  # values beyond float32 are infinite, and treated as such
+            return np.ascontiguousarray(x, np.float32)
 
     def _checked_ids(self, ids: npt.ArrayLike, n: int, method: str = "add_with_ids", name: str = "ids") -> Labels:
         ids = np.asarray(ids)
@@ -296,7 +299,7 @@ class Base(Reconstructs):
         """
         x = self._checked_vectors(x, "range_search")
         require_parameters(params, f"{self._call('range_search')}: params")
-        thresh = require_number(thresh, f"{self._call('range_search')}: thresh")
+        thresh = require_float32(thresh, f"{self._call('range_search')}: thresh")
         return self._range_search(x, thresh, params)
 
     @accepts_tensors()
@@ -400,6 +403,7 @@ class Base(Reconstructs):
             if isinstance(inner, Base):
                 inner._prepare_writing()
 
+    @threads.without_openmp()
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         set_state(self, state["python_state"])

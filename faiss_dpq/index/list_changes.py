@@ -132,6 +132,7 @@ class ListsChanged(ListsSearched):
 
     # ---- replace -----------------------------------------------------------------------------------------------
 
+    @threads.without_openmp()
     def update_vectors(self, keys: npt.ArrayLike, x: npt.NDArray[Any]) -> None:
         """Replace the vectors with ids `keys`, shape (n,), by `x`, shape (n, d); needs a direct map. All, or none.
 

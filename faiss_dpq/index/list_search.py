@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels
-from ..codec import Floats
+from ..codec import Floats, threads
 from ..search import lists as scan
 from ..search.centres import Centres
 from ..search.coarse import search_lists
@@ -19,7 +19,7 @@ from ..search.flat import MISSING
 from ..search.list_masks import ListMasks
 from ..search.masks import admits_all
 from ..search.selection import Labels, selector_of
-from .arguments import require_integer, require_number
+from .arguments import require_float32, require_integer
 from .base import RangeResult, delivered
 from .finite import nearest_of_finite, range_of_finite
 from .list_known import KnownLists
@@ -158,7 +158,7 @@ class ListsSearched(Quantized):
         keys = self._checked_keys(Iq, "range_search_preassigned", len(x))
         asked = self._asked(params)
         derived = self._derived_lists(self._current(), asked.levels)
-        thresh = require_number(thresh, f"{self._call('range_search_preassigned')}: thresh")
+        thresh = require_float32(thresh, f"{self._call('range_search_preassigned')}: thresh")
         return range_of_finite(x, lambda x: self._range_search_lists(derived, x, thresh, keys, asked))
 
     def _search_and_reconstruct_finite(
@@ -172,6 +172,7 @@ class ListsSearched(Quantized):
         R[here] = quantizer.decode(unpacked) + self._list_centres[places[here] >> 32]
         return D, I, R
 
+    @threads.without_openmp()
     def search_and_return_codes(
         self,
         x: npt.ArrayLike,
@@ -201,11 +202,11 @@ class ListsSearched(Quantized):
         codes[..., coarse_size:] = plain
         return (*delivered((nearest, labels), (D, I)), codes)
 
+    @threads.without_openmp()
     def probed_lists(self, x: npt.ArrayLike, *, params: faiss.SearchParameters | None = None) -> Labels:
         """The lists that `search` probes for every query, nearest first: shape (n, nprobe), int64, -1 for none."""
         x = self._checked_vectors(x, "probed_lists")
-        asked, known = self._asked(params), self._current()
-        return self._probed(x, asked, known)
+        return self._probed(x, self._asked(params), self._current())
 
     def _lists(self) -> faiss.InvertedLists:
         invlists = self.invlists

@@ -14,6 +14,7 @@ from ..codec import (
     ProgressiveQuantizer,
     cross_table_bytes,
     default_beam_size,
+    threads,
 )
 from ..search.coarse import Coarse
 from ..search.flat import MISSING
@@ -84,6 +85,7 @@ class Quantized(KeepsDerived, Base):
 
     # ---- codebooks ---------------------------------------------------------------------------------------------
 
+    @threads.without_openmp()
     def _set_quantizer(self, quantizer: ProgressiveQuantizer) -> None:
         faiss.copy_array_to_vector(quantizer.codebooks.ravel(), self.rq.codebooks)
         if not self.rq.train_type & faiss.ResidualQuantizer.Skip_codebook_tables:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import faiss
 import numpy as np
 
+from ..codec import threads
 from . import trailer as trailers
 from .check import check
 from .registry import downcast_index
@@ -29,6 +30,7 @@ _LONGEST_TRAILER = 1 << 20  # in a pipe
 _LOOP_BYTES = 256  # of what FAISS makes for each turn of a loop whose length a file says
 
 
+@threads.without_openmp()
 def read(source: Any, io_flags: int) -> faiss.Index:
     """The index in a file, an array of bytes, or a faiss.IOReader; of this package's class if there is one for it.
 

@@ -10,7 +10,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from ..codec import Floats
+from ..codec import Floats, threads
 from .arguments import require_array, require_output
 from .tensors import array_if_tensor, as_returned
 
@@ -27,6 +27,7 @@ class Reconstructs(faiss.Index):
         self._check_vectors(x, (self.d,), "reconstruct")
         return super().reconstruct(key, x)
 
+    @threads.without_openmp()
     def reconstruct_batch(self, key: npt.ArrayLike, x: Floats | None = None) -> Floats:
         """The reconstructions of vectors with ids, shape (n,) to (n, d), written to `x` if given.
 
@@ -36,6 +37,7 @@ class Reconstructs(faiss.Index):
         self._check_output(x, (len(np.atleast_1d(key)), self.d), np.float32, "reconstruct_batch", "x")
         return super().reconstruct_batch(key, x)
 
+    @threads.without_openmp()
     def reconstruct_n(self, n0: int = 0, ni: int = -1, x: Floats | None = None) -> Floats:
         """The reconstructions of the vectors n0, n0 + 1, ..., ni in number (-1: up to ntotal), written to `x` if given.
 
@@ -55,6 +57,7 @@ class Reconstructs(faiss.Index):
         found = self.reconstruct_batch(np.arange(n0, n0 + n), array)
         return as_returned(found) if x is None else x
 
+    @threads.without_openmp()
     def sa_decode(self, codes: npt.NDArray[np.uint8], x: Floats | None = None) -> Floats:
         """The vectors that codes stand for, shape (n, sa_code_size()) to (n, d), written to `x` if given.
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from ..codec import Floats, Layout, ProgressiveQuantizer
+from ..codec import Floats, Layout, ProgressiveQuantizer, threads
 from . import outliers, registry, structure  # noqa: F401  structure registers its method
 from .alternation import turns_worthwhile
 from .blocks import BLOCK_TURNS
@@ -19,6 +19,7 @@ _JUDGED = 1 << 14  # training vectors whose errors are reported
 _FEWER_IN_BLOCKS = 4
 
 
+@threads.without_openmp()
 def train_codebooks(
     x: Floats,
     M: int,
