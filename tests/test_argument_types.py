@@ -194,3 +194,25 @@ def test_numbers_of_numpy_bound_what_is_derived(x):
     for value in (np.int64(3), np.float32(3)):
         index.derived_bytes_per_vector = value
         assert faiss_dpq.clone_index(index).derived_bytes_per_vector == 3
+
+
+@pytest.mark.parametrize("wrap", [lambda i: i, faiss_dpq.IndexIDMap2, faiss_dpq.IndexPreTransform])
+@pytest.mark.parametrize("n", [1, 5])
+def test_parameters_of_another_kind_of_index_are_refused(x, wrap, n):
+    """As IndexPQ refuses them: what they hold within, a selector say, would not be seen."""
+    index = wrap(_flat(x))
+    index.is_trained = True
+    index.add_with_ids(x, np.arange(N)) if isinstance(index, faiss.IndexIDMap) else index.add(x)
+    inner = faiss_dpq.SearchParametersDPQ(sel=faiss.IDSelectorRange(0, 2))
+    others = [faiss.IndexRefineSearchParameters(base_index_params=inner), faiss.SearchParametersIVF(nprobe=2)]
+    if not isinstance(index, faiss.IndexPreTransform):
+        others.append(faiss.SearchParametersPreTransform(index_params=inner))
+    for params in others:
+        message = f"IndexDPQ: params is a {type(params).__name__}, expected SearchParameters or SearchParametersDPQ"
+        with pytest.raises(RuntimeError, match=message):
+            index.search(x[:n], 2, params=params)
+        with pytest.raises(RuntimeError, match=message):
+            index.range_search(x[:n], 1.0, params=params)
+        with pytest.raises(RuntimeError, match=message):
+            index.search_and_reconstruct(x[:n], 2, params=params)
+        index.search(x[:n], 2)

@@ -248,6 +248,12 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         self, params: faiss.SearchParameters | None
     ) -> tuple[DerivedCodes, _kernels.CodeView | Bytes, _kernels.Mask | None]:
         """What a search with these parameters compares: codes without a view where nothing derived may be kept."""
+        # Those of a wrapper or of lists may hold a selector that this index would not see.
+        known = params is None or type(params) is faiss.SearchParameters or isinstance(params, SearchParametersDPQ)
+        if not known:
+            raise RuntimeError(
+                f"IndexDPQ: params is a {type(params).__name__}, expected SearchParameters or SearchParametersDPQ"
+            )
         derived = self._derived_codes(self.residual_quantizer, self._asked_levels(params))
         if not derived.fits:
             return derived, self._packed_codes(), self._mask(params)
