@@ -303,6 +303,8 @@ def test_tuning_refuses_what_it_cannot_measure(xq):
     index.coarse_levels, index.k_factor = 4, 3
     with pytest.raises(ValueError, match="tune_coarse: queries is empty"):
         faiss_dpq.tune_coarse(index, xq[:0], K)
+    with pytest.raises(ValueError, match="tune_coarse: queries has 0 dimensions, expected 2"):
+        faiss_dpq.tune_coarse(index, None, K)
     with pytest.raises(ValueError, match="tune_coarse: target is 0"):
         faiss_dpq.tune_coarse(index, xq, K, target=0)
     for bad in (0, True, 1.5):

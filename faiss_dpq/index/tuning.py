@@ -92,6 +92,8 @@ def tune_coarse(
     if not index.ntotal:
         raise ValueError("tune_coarse: index is empty, expected one that holds the vectors to be searched")
     x = np.asarray(queries)
+    if x.ndim != 2:
+        raise ValueError(f"tune_coarse: queries has {x.ndim} dimensions, expected 2: (n, {index.d})")
     if not len(x):
         raise ValueError("tune_coarse: queries is empty, expected some hundreds")
     before = [(leaf.coarse_levels, leaf.k_factor) for leaf in leaves]
