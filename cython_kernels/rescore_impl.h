@@ -24,15 +24,6 @@ static inline void rescore_prefetch(const dpq_database *db, size_t v)
         __builtin_prefetch(db->terms + v);
 }
 
-static float rescore_term(const dpq_database *db, size_t v)
-{
-    uint16_t code[DPQ_MAX_LEVELS];
-    if (dpq_has_terms(db))
-        return dpq_stored_term(db, v);
-    dpq_unpack(db, v, code);
-    return dpq_term(db, v, code);
-}
-
 /* keys: scratch, [dpq_topk_capacity(k)]. distances, ids: nq x k, as in kernels.h. */
 static void rescore_codes(const dpq_database *db, const dpq_queries *qs, const int64_t *candidates, size_t n, size_t k,
                           uint64_t *keys, float *distances, uint32_t *ids)
@@ -49,7 +40,7 @@ static void rescore_codes(const dpq_database *db, const dpq_queries *qs, const i
                 if (i + RESCORE_AHEAD < n && candidates[i + RESCORE_AHEAD] >= 0)
                     rescore_prefetch(db, (size_t)candidates[i + RESCORE_AHEAD]);
                 vectors[some] = (uint32_t)candidates[i];
-                sums[some] = rescore_term(db, vectors[some]);
+                sums[some] = dpq_term_of(db, vectors[some]);
             }
             table_vector_sums(db, table, vectors, some, sums);
             for (size_t j = 0; j < some; j++) {

@@ -82,6 +82,16 @@ static inline float dpq_stored_term(const dpq_database *db, size_t v)
     return db->terms ? db->terms[v] : 0.0f;
 }
 
+/* dpq_term of vector v, whose code is unpacked only where that is needed. */
+static inline float dpq_term_of(const dpq_database *db, size_t v)
+{
+    uint16_t code[DPQ_MAX_LEVELS];
+    if (dpq_has_terms(db))
+        return dpq_stored_term(db, v);
+    dpq_unpack(db, v, code);
+    return dpq_term(db, v, code);
+}
+
 /* Starts to fetch what dpq_term will read. */
 DPQ_INLINE void dpq_prefetch_term(const dpq_database *db, size_t v, const uint16_t *code)
 {

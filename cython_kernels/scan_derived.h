@@ -16,10 +16,7 @@ enum { AHEAD_OF_TERMS = 2 }; /* vectors whose cross terms are fetched early: the
 static void dpq_term_range(const dpq_database *db, size_t first, size_t n, float *low, float *high)
 {
     for (size_t v = first; v < first + n; v++) {
-        uint16_t code[DPQ_MAX_LEVELS];
-        if (!db->terms)
-            dpq_unpack(db, v, code);
-        float term = dpq_term(db, v, code);
+        float term = dpq_term_of(db, v);
         *low = term < *low ? term : *low;
         *high = term > *high ? term : *high;
     }
@@ -40,10 +37,7 @@ static void dpq_term_bins(const dpq_database *db, size_t first, size_t n, uint8_
 {
     float per_step = db->term_step > 0 ? 1 / db->term_step : 0;
     for (size_t v = first; v < first + n; v++) {
-        uint16_t code[DPQ_MAX_LEVELS];
-        if (!db->terms)
-            dpq_unpack(db, v, code);
-        float term = dpq_term(db, v, code);
+        float term = dpq_term_of(db, v);
         float guess = fminf(fmaxf((term - db->term_min) * per_step, 0.0f), 255.0f);
         uint32_t bin = (uint32_t)guess;
         while (bin > 0 && dpq_term_edge(db, bin) > term)

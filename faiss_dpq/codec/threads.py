@@ -54,6 +54,15 @@ def slices(n: int, parts: int, multiple: int = 1) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 
 
+def run_slices(function: Callable[[slice], Any], n: int, worth: int) -> None:
+    """Call `function` with even slices of range(n), on `worth` threads, as many as FAISS has at most."""
+    n_threads = min(faiss.omp_get_max_threads(), worth) if worth > 1 else 1
+    if n_threads > 1:
+        run(function, [(part,) for part in slices(n, n_threads)])
+    else:
+        function(slice(0, n))
+
+
 def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], n_threads: int | None = None) -> list[Any]:
     """Call `function` with every tuple of `arguments`, on several threads, and return the results in their order.
 

@@ -88,10 +88,5 @@ class NearestCentres:
                 cut = slice(start, min(start + rows, part.stop))
                 self.scan.nearest(moved[cut], numbers[cut])
 
-        n_threads = len(x) * self.scan.n // _WORTH_A_THREAD
-        if n_threads > 1:
-            n_threads = min(faiss.omp_get_max_threads(), n_threads)
-            threads.run(find, [(cut,) for cut in threads.slices(len(x), n_threads)])
-        else:
-            find(slice(0, len(x)))
+        threads.run_slices(find, len(x), len(x) * self.scan.n // _WORTH_A_THREAD)
         return numbers

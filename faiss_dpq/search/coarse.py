@@ -67,8 +67,7 @@ def search(
             rows = slice(part.start + cut.start, part.start + cut.stop)
             _kernels.rescore(view, queries.slice(cut.start, cut.stop), candidates[rows], D[rows], I[rows])
 
-        n_threads = min(faiss.omp_get_max_threads(), len(found) // _WORTH_A_THREAD)
-        threads.run(rescore, [(cut,) for cut in threads.slices(len(found), max(1, n_threads))])
+        threads.run_slices(rescore, len(found), len(found) // _WORTH_A_THREAD)
     D, I = flat.delivered(D, I, derived.metric)
     if derived.metric == faiss.METRIC_L2:
 

@@ -46,12 +46,7 @@ class LinearProduct:
         def multiply(part: slice) -> None:
             _kernels.linear(x[part], self._panels, self._bias, 1.0, out[part])
 
-        n_threads = x.size * self._d_out // _WORTH_A_THREAD
-        if n_threads > 1:
-            n_threads = min(faiss.omp_get_max_threads(), n_threads)
-            threads.run(multiply, [(part,) for part in threads.slices(len(x), n_threads)])
-        else:
-            multiply(slice(0, len(x)))
+        threads.run_slices(multiply, len(x), x.size * self._d_out // _WORTH_A_THREAD)
         return np.ascontiguousarray(out[:, : self._d_out])
 
 
