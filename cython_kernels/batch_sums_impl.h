@@ -13,6 +13,7 @@
 #include "scan_sample.h"
 
 #define BATCH_CHUNK 256u /* vectors between two updates of the limits */
+#define BATCH_AHEAD 16u  /* sampled vectors that are fetched before their turn */
 
 /* Vectors, and the queries that they may be near to: a bit a lane. */
 typedef struct {
@@ -35,6 +36,8 @@ static void batch_unpack(const dpq_database *db, batch_workspace *w, size_t firs
 {
     for (size_t i = 0; i < n; i++) {
         size_t v = dpq_sampled(first + i, stride);
+        if (stride > 1)
+            dpq_prefetch_vector(db, dpq_sampled(first + dpq_min(i + BATCH_AHEAD, n - 1), stride));
         dpq_unpack(db, v, w->code + i * db->levels);
         w->start[i] = dpq_term_bound(db, v, upper);
     }

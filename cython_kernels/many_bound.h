@@ -141,23 +141,6 @@ static inline uint16_t many_limit(const many_bound *b, double threshold)
     return limit <= 0 ? 0 : limit < 65535 ? (uint16_t)limit : 65535; /* 65535 of NaN, too */
 }
 
-/* g of the head for n vectors from `first` on. Returns whether any of them is an outlier. Written so that compilers make
- * vector code of it. */
-static inline int many_grid(const dpq_database *db, size_t first, size_t n, uint16_t *grid)
-{
-    const float *terms = db->terms + first;
-    float least = db->term_min, most = many_term_max(db), per_step = db->term_step > 0 ? 1 / db->term_step : 0;
-    int32_t outliers = 0;
-    for (size_t i = 0; i < n; i++) {
-        float g = (terms[i] - least) * per_step;
-        g = g < 65535.0f ? g : 65535.0f;
-        g = g > 0.0f ? g : 0.0f;
-        grid[i] = (uint16_t)(int32_t)g;
-        outliers |= (terms[i] < least) | (terms[i] > most);
-    }
-    return outliers;
-}
-
 static inline int many_is_outlier(const dpq_database *db, size_t v)
 {
     return db->terms[v] < db->term_min || db->terms[v] > many_term_max(db);

@@ -11,10 +11,13 @@
 #define DPQ_MANY_LOOKUPS_IMPL_H
 
 #include "lookups_impl.h"
-#include "many_bound.h"
 #include "many_columns.h"
+#include "many_grid_impl.h"
 
 #define MANY_AHEAD 8192u /* bytes of columns, at least, to be fetched meanwhile: the processor alone fetches too late */
+
+#define MANY_TERMS_AHEAD 1024u /* the same of terms */
+#define MANY_LINE 16u /* terms a line of the cache */
 
 /* What a query needs beside the tables in dpq_lookups. */
 typedef struct {
@@ -90,14 +93,19 @@ DPQ_INLINE void many_look_up(uint32_t nbits, const many_query *query, const dpq_
             sum[j] = dpq_u8_all(0);
         for (; l < end; l++, table += 256)
             DPQ_UNROLL
-            for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
+            for (uint32_t j = 0; j < MANY_AT_ONCE; j += 2) {
                 const uint8_t *column = columns + l * nbits / 8 * DPQ_COLUMN + j * DPQ_QW;
-                dpq_u8s codes = dpq_u8_load(column);
+                dpq_u8s two[2] = {dpq_u8_load(column), dpq_u8_load(column + DPQ_QW)};
                 __builtin_prefetch(column + ahead, 0, 2); /* to L2: few lines can be on their way to L1 */
-                if (nbits == 4)
-                    codes = dpq_u8_and(l % 2 ? dpq_u32_shr(codes, 4) : codes, dpq_u8_all(15));
-                dpq_u8s entries = nbits == 8 ? dpq_lookup256(table, codes) : dpq_lookup16(table, codes);
-                sum[j] = dpq_u8_add_saturating(sum[j], entries);
+                __builtin_prefetch(column + DPQ_QW + ahead, 0, 2);
+                if (nbits == 8)
+                    dpq_lookup256_two(table, &two[0], &two[1]);
+                for (uint32_t i = 0; i < 2; i++) {
+                    if (nbits == 4)
+                        two[i] = dpq_lookup16(
+                            table, dpq_u8_and(l % 2 ? dpq_u32_shr(two[i], 4) : two[i], dpq_u8_all(15)));
+                    sum[j + i] = dpq_u8_add_saturating(sum[j + i], two[i]);
+                }
             }
         DPQ_UNROLL
         for (uint32_t j = 0; j < MANY_AT_ONCE; j++) {
@@ -107,9 +115,8 @@ DPQ_INLINE void many_look_up(uint32_t nbits, const many_query *query, const dpq_
     }
 }
 
-/* Which vectors of a block of columns are within the limit: a bit each, DPQ_COLUMN / 64 words. */
-DPQ_INLINE void many_block(uint32_t nbits, const many_query *query, const dpq_lookups *look, const uint8_t *columns,
-                           size_t ahead, const uint16_t *grid, uint64_t *within)
+DPQ_INLINE void many_block_of(uint32_t nbits, const many_query *query, const dpq_lookups *look, const uint8_t *columns,
+                              size_t ahead, const uint16_t *grid, uint64_t *within)
 {
     dpq_u8s limit = dpq_u16_all(query->limit), slope = dpq_u16_all(query->bound.slope);
     memset(within, 0, DPQ_COLUMN / 8);
@@ -130,6 +137,18 @@ DPQ_INLINE void many_block(uint32_t nbits, const many_query *query, const dpq_lo
             within[byte / 64] |= ((bits & low) | bits >> DPQ_QW / 2 << 32) << byte % 64 / 2;
         }
     }
+}
+
+/* Which vectors of a block of columns are within the limit: a bit each, DPQ_COLUMN / 64 words. Not inlined: it needs all
+ * registers. */
+static __attribute__((noinline)) void many_block(uint32_t nbits, const many_query *query, const dpq_lookups *look,
+                                                 const uint8_t *columns, size_t ahead, const uint16_t *grid,
+                                                 uint64_t *within)
+{
+    if (nbits == 8)
+        many_block_of(8, query, look, columns, ahead, grid, within);
+    else
+        many_block_of(4, query, look, columns, ahead, grid, within);
 }
 
 /* The sums of n <= TABLE_TOGETHER vectors, whose codes are read from columns. */
@@ -164,11 +183,10 @@ static size_t many_find(const dpq_database *db, const many_query *query, dpq_loo
         size_t some = dpq_min(end, start + DPQ_COLUMN) - from;
         uint16_t grid[DPQ_COLUMN] = {0};
         uint64_t within[DPQ_COLUMN / 64];
+        for (size_t i = 0; db->terms && i < DPQ_COLUMN; i += MANY_LINE)
+            __builtin_prefetch(db->terms + (from - db->column) + MANY_TERMS_AHEAD + i, 0, 2);
         int outliers = db->terms && many_grid(db, from - db->column, some, grid + (from - start));
-        if (db->nbits == 8)
-            many_block(8, query, look, db->columns + start * bytes, ahead, grid, within);
-        else
-            many_block(4, query, look, db->columns + start * bytes, ahead, grid, within);
+        many_block(db->nbits, query, look, db->columns + start * bytes, ahead, grid, within);
         for (size_t i = from - start; outliers && i < from - start + some; i++)
             within[i / 64] |= (uint64_t)many_is_outlier(db, start + i - db->column) << i % 64;
         for (size_t i = 0; i < DPQ_COLUMN / 64; i++)

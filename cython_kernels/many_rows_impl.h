@@ -12,8 +12,7 @@
 #ifndef DPQ_MANY_ROWS_IMPL_H
 #define DPQ_MANY_ROWS_IMPL_H
 
-#include "many_bound.h"
-#include "simd.h"
+#include "many_grid_impl.h"
 
 /* The tables of a group, and its limits. */
 typedef struct {

@@ -54,7 +54,7 @@ static int single_build_many(single_search *search)
 {
     float sums[MANY_QUARTILES], threshold = dpq_sum_within(dpq_topk_threshold(&search->top), search->constant);
     for (uint32_t i = 0; i < MANY_QUARTILES; i++)
-        sums[i] = search->upper[i * (SINGLE_SAMPLE / MANY_QUARTILES)];
+        sums[i] = search->upper[i * (search->n_sampled / MANY_QUARTILES)];
     many_build(search->db, search->table, sums, threshold, &search->many, &search->workers[0].look);
     return search->many.bound.scale > 0;
 }
@@ -191,7 +191,7 @@ static void single_scan_rest(single_search *search, const dpq_queries *qs, size_
                         || (DPQ_LOOKS_UP && lookups_know(db->nbits, db->code_size, db->levels) && !many_is_known(db)));
     search->bound = (dpq_bound){0, 0, 0};
     if (taking_part >= SINGLE_MIN_SAMPLED_N) {
-        single_choose_sample(search, SINGLE_SAMPLE);
+        single_choose_sample(search, single_sample_size(db));
         high = single_sample(search, rank);
     }
     if (search->bytes && search->has_many_levels)
@@ -227,7 +227,7 @@ static void single_scan_query(single_search *search, const dpq_queries *qs, size
         single_scan_few(search, taking_part);
     else if (n) {
         /* By vectors before there is a proven threshold, and nothing to guess. */
-        size_t rank = search->begin ? k : dpq_guessed_rank(SINGLE_SAMPLE, taking_part, k);
+        size_t rank = search->begin ? k : dpq_guessed_rank(single_sample_size(db), taking_part, k);
         single_scan_rest(search, qs, q, taking_part, rank, counters);
         if (rank < k && search->top.size < k && dpq_topk_threshold(&search->top) < INFINITY)
             single_scan_rest(search, qs, q, taking_part, k, counters);

@@ -99,6 +99,24 @@ static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
     }
     return _mm256_blendv_epi8(lo, hi, index);
 }
+/* The same of two registers, row after row. The empty assembly keeps it so: gcc would read all rows first, for several
+ * look-ups in the same table, and store them for want of registers. */
+static inline void dpq_lookup256_two(const uint8_t *table, dpq_u8s *index, dpq_u8s *other)
+{
+    dpq_u8s row = _mm256_set1_epi8(16), at[2], lo[2], hi[2], *const both[2] = {index, other};
+    for (int r = 0; r < 8; r++, table += 16) {
+        __asm__ volatile("" : "+r"(table));
+        for (int i = 0; i < 2; i++) {
+            at[i] = r ? _mm256_sub_epi8(at[i], row) : _mm256_and_si256(*both[i], _mm256_set1_epi8(127));
+            dpq_u8s in_lo = dpq_lookup16(table, at[i]), in_hi = dpq_lookup16(table + 128, at[i]);
+            lo[i] = r ? _mm256_xor_si256(lo[i], in_lo) : in_lo;
+            hi[i] = r ? _mm256_xor_si256(hi[i], in_hi) : in_hi;
+            __asm__("" : "+x"(at[i]), "+x"(lo[i]), "+x"(hi[i]));
+        }
+    }
+    for (int i = 0; i < 2; i++)
+        *both[i] = _mm256_blendv_epi8(lo[i], hi[i], *both[i]);
+}
 /* 64 entries, prepared as 256 are. index < 64 */
 #define DPQ_LOOKS_UP 1 /* bytes, by registers: one query's scan */
 #define DPQ_LOOK_UP_COST 60 /* for one query: see lists_rows_impl.h */
@@ -192,6 +210,12 @@ static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
     __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(lo, hi), 0xd8);
     _mm_storeu_si128((__m128i *)p,
                      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+/* floor(a), of 0 <= a < 65536, a word a lane; of other a, any word */
+static inline void dpq_f32_floor_u16(uint16_t *p, dpq_f32s a)
+{
+    __m256i words = _mm256_packus_epi32(_mm256_cvttps_epi32(a.lo), _mm256_cvttps_epi32(a.hi));
+    _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(words, 0xd8));
 }
 
 /* 16 bytes, and 32 bytes: for queries that scan an inverted list together. */

@@ -78,9 +78,16 @@ static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size
 static inline void dpq_lookup256_prepare(uint8_t *table) { (void)table; }
 static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
 {
+    __asm__("" : "+v"(index)); /* gcc would read it from memory again for each use, and loads are what takes longest */
     __m512i lo = _mm512_permutex2var_epi8(dpq_u8_load(table), index, dpq_u8_load(table + 64));
     __m512i hi = _mm512_permutex2var_epi8(dpq_u8_load(table + 128), index, dpq_u8_load(table + 192));
     return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), lo, hi);
+}
+/* The same of two registers. */
+static inline void dpq_lookup256_two(const uint8_t *table, dpq_u8s *index, dpq_u8s *other)
+{
+    *index = dpq_lookup256(table, *index);
+    *other = dpq_lookup256(table, *other);
 }
 /* index < 64 */
 static inline void dpq_lookup64_prepare(uint8_t *table) { (void)table; }
@@ -186,6 +193,11 @@ static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
 {
     __m512i i = _mm512_cvt_roundps_epi32(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(i));
+}
+/* floor(a), of 0 <= a < 65536, a word a lane; of other a, any word */
+static inline void dpq_f32_floor_u16(uint16_t *p, dpq_f32s a)
+{
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_cvttps_epi32(a)));
 }
 
 /* 16 bytes, and 32 bytes: for queries that scan an inverted list together. */

@@ -180,6 +180,12 @@ static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
         index.lane[i] = table[index.lane[i]];
     return index;
 }
+/* The same of two registers. */
+static inline void dpq_lookup256_two(const uint8_t *table, dpq_u8s *index, dpq_u8s *other)
+{
+    *index = dpq_lookup256(table, *index);
+    *other = dpq_lookup256(table, *other);
+}
 /* index < 16; the table is not prepared */
 static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
 {
@@ -286,6 +292,12 @@ static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
 {
     for (uint32_t i = 0; i < DPQ_FW; i++)
         p[i] = (uint8_t)(int32_t)floorf(a.lane[i]);
+}
+/* floor(a), of 0 <= a < 65536, a word a lane; of other a, any word */
+static inline void dpq_f32_floor_u16(uint16_t *p, dpq_f32s a)
+{
+    for (uint32_t i = 0; i < DPQ_FW; i++)
+        p[i] = (uint16_t)(int32_t)fminf(fmaxf(a.lane[i], 0.0f), 65535.0f);
 }
 
 /* 16 bytes, and 32 bytes: for queries that scan an inverted list together. */

@@ -137,6 +137,12 @@ static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
 {
     return DPQ_U8_PAIR(dpq_lookup256_half(table, index.val[0]), dpq_lookup256_half(table, index.val[1]));
 }
+/* The same of two registers. */
+static inline void dpq_lookup256_two(const uint8_t *table, dpq_u8s *index, dpq_u8s *other)
+{
+    *index = dpq_lookup256(table, *index);
+    *other = dpq_lookup256(table, *other);
+}
 /* index < 64 */
 static inline void dpq_lookup64_prepare(uint8_t *table) { (void)table; }
 static inline dpq_u8s dpq_lookup64(const uint8_t *table, dpq_u8s index)
@@ -234,6 +240,12 @@ static inline void dpq_f32_floor_u8(uint8_t *p, dpq_f32s a)
         word[i] = vmovn_u32(vreinterpretq_u32_s32(vcvtmq_s32_f32(a.val[i])));
     vst1_u8(p, vmovn_u16(vcombine_u16(word[0], word[1])));
     vst1_u8(p + 8, vmovn_u16(vcombine_u16(word[2], word[3])));
+}
+/* floor(a), of 0 <= a < 65536, a word a lane; of other a, any word */
+static inline void dpq_f32_floor_u16(uint16_t *p, dpq_f32s a)
+{
+    for (int i = 0; i < 4; i++)
+        vst1_u16(p + 4 * i, vmovn_u32(vcvtq_u32_f32(a.val[i])));
 }
 
 /* 16 bytes, and 32 bytes: for queries that scan an inverted list together. */

@@ -168,7 +168,7 @@ static void single_sample_pieces(void *context, size_t thread)
             DPQ_BY_SHAPE(single_upper_of_shape, db->nbits, db->levels, *db, search, first, n);
 }
 
-/* Chooses the n vectors from search->begin on that are sampled: SINGLE_SAMPLE, or all of few that take part. */
+/* Chooses the n vectors from search->begin on that are sampled: single_sample_size, or all of few that take part. */
 static void single_choose_sample(single_search *search, size_t n)
 {
     const dpq_database *db = search->db;

@@ -59,6 +59,12 @@ typedef struct {
     _Atomic uint64_t limit; /* top.limit, read by all threads without the lock */
 } single_search;
 
+/* How many vectors are sampled. Of many levels fewer, since each takes longer; mask_sample knows one number only. */
+static inline size_t single_sample_size(const dpq_database *db)
+{
+    return many_is_known(db) && !db->allowed ? SINGLE_SAMPLE / 2 : SINGLE_SAMPLE;
+}
+
 static void single_offer(single_search *search, const uint64_t *keys, size_t n)
 {
     if (search->n_threads > 1)

@@ -41,7 +41,7 @@ def made(metric, M, near):
 def test_neighbours_that_the_guess_leaves_out(simd, metric, M, threads):
     """The sample has more of the neighbours than it should, so that the guess is too near."""
     threads(1)  # several take parts of the vectors, each too small for a sample
-    index, xq, nearest = made(metric, M, np.union1d(sampled(70, 2304), sampled(50, 1024)))
+    index, xq, nearest = made(metric, M, np.union1d(sampled(70, 2304), sampled(50, 512 if M > 16 else 1024)))
     for queries in (xq, xq[:1]):
         _kernels.reset_counters()
         found = index.search(queries, K)[0]
