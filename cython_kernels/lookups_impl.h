@@ -89,8 +89,10 @@ DPQ_INLINE dpq_u8s lookups_add(dpq_u8s sum, const dpq_lookups *look, dpq_u8s *r,
         dpq_u8s plane = r[lookups_plane(n, b)];
         if (byte < from)
             continue;
-        if (nbits == 8 && byte < levels)
-            sum = dpq_u8_add(sum, dpq_lookup256(look->table8 + byte * 256, plane));
+        if (nbits == 8 && byte < levels) {
+            dpq_lookup256(look->table8 + byte * 256, &plane, 1);
+            sum = dpq_u8_add(sum, plane);
+        }
         if (nbits == 4 && 2 * byte < levels)
             sum = dpq_u8_add(sum, dpq_lookup16(look->table8 + 2 * byte * 256, dpq_u8_and(plane, low)));
         if (nbits == 4 && 2 * byte + 1 < levels)

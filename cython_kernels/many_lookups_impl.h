@@ -99,7 +99,7 @@ DPQ_INLINE void many_look_up(uint32_t nbits, const many_query *query, const dpq_
                 __builtin_prefetch(column + ahead, 0, 2); /* to L2: few lines can be on their way to L1 */
                 __builtin_prefetch(column + DPQ_QW + ahead, 0, 2);
                 if (nbits == 8)
-                    dpq_lookup256_two(table, &two[0], &two[1]);
+                    dpq_lookup256(table, two, 2);
                 for (uint32_t i = 0; i < 2; i++) {
                     if (nbits == 4)
                         two[i] = dpq_lookup16(

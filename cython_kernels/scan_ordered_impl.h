@@ -183,12 +183,17 @@ DPQ_INLINE uint64_t ordered_within(uint32_t levels, uint32_t known, const ordere
     for (uint32_t r = 0; r < ORDERED_REGISTERS; r++)
         sums[r] = dpq_u8_all(0);
     DPQ_UNROLL
-    for (uint32_t l = 0; l < levels; l++)
-        for (uint32_t r = 0; r < ORDERED_REGISTERS; r++) {
-            dpq_u8s plane = dpq_u8_load(planes + l * DPQ_ORDER_BLOCK + r * DPQ_QW);
-            dpq_u8s entries = l < known ? dpq_lookup64(in->bytes[l], plane) : dpq_lookup_near(in->bytes[l], plane);
-            sums[r] = dpq_u8_add_saturating(sums[r], entries);
-        }
+    for (uint32_t l = 0; l < levels; l++) {
+        dpq_u8s entries[ORDERED_REGISTERS];
+        for (uint32_t r = 0; r < ORDERED_REGISTERS; r++)
+            entries[r] = dpq_u8_load(planes + l * DPQ_ORDER_BLOCK + r * DPQ_QW);
+        if (l < known)
+            dpq_lookup64(in->bytes[l], entries, ORDERED_REGISTERS);
+        else
+            dpq_lookup_near(in->bytes[l], entries, ORDERED_REGISTERS);
+        for (uint32_t r = 0; r < ORDERED_REGISTERS; r++)
+            sums[r] = dpq_u8_add_saturating(sums[r], entries[r]);
+    }
     for (uint32_t r = 0; r < ORDERED_REGISTERS; r++)
         within |= dpq_u8_le(sums[r], limits) << r * DPQ_QW;
     return within;

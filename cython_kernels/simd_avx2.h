@@ -11,7 +11,7 @@
 
 enum { LINEAR_ROWS = 6, LINEAR_PANELS = 1, LINEAR_ROW_PANELS = 4 }; /* sums take two of 16 registers a panel */
 enum { EXTEND_VECTORS = 4 }; /* of codewords that a beam entry is extended by at a time; sums as above */
-enum { DPQ_LEAST_BATCH = 3, DPQ_LEAST_BATCH_MANY = 3 };
+enum { DPQ_LEAST_BATCH = 3, DPQ_LEAST_BATCH_MANY = 6 };
 
 #define DPQ_QW 32u
 #define DPQ_FW 16u
@@ -88,34 +88,28 @@ static inline void dpq_lookup256_prepare(uint8_t *table)
         for (int i = 127; i >= 16; i--)
             table[half + i] ^= table[half + i - 16];
 }
-static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
+/* Row after row, and each for all registers. The empty assembly keeps it so: gcc would read all rows first, of several
+ * tables even, and store them for want of registers. */
+static inline void dpq_lookup256(const uint8_t *table, dpq_u8s *index, uint32_t n)
 {
-    dpq_u8s row = _mm256_set1_epi8(16), at = _mm256_and_si256(index, _mm256_set1_epi8(127));
-    dpq_u8s lo = dpq_lookup16(table, at), hi = dpq_lookup16(table + 128, at);
-    for (int r = 1; r < 8; r++) {
-        at = _mm256_sub_epi8(at, row);
-        lo = _mm256_xor_si256(lo, dpq_lookup16(table + 16 * r, at));
-        hi = _mm256_xor_si256(hi, dpq_lookup16(table + 128 + 16 * r, at));
+    dpq_u8s at[2], lo[2], hi[2];
+    for (uint32_t i = 0; i < n; i++) {
+        at[i] = _mm256_and_si256(index[i], _mm256_set1_epi8(127));
+        lo[i] = dpq_lookup16(table, at[i]);
+        hi[i] = dpq_lookup16(table + 128, at[i]);
     }
-    return _mm256_blendv_epi8(lo, hi, index);
-}
-/* The same of two registers, row after row. The empty assembly keeps it so: gcc would read all rows first, for several
- * look-ups in the same table, and store them for want of registers. */
-static inline void dpq_lookup256_two(const uint8_t *table, dpq_u8s *index, dpq_u8s *other)
-{
-    dpq_u8s row = _mm256_set1_epi8(16), at[2], lo[2], hi[2], *const both[2] = {index, other};
-    for (int r = 0; r < 8; r++, table += 16) {
+    for (int r = 1; r < 8; r++) {
+        table += 16;
         __asm__ volatile("" : "+r"(table));
-        for (int i = 0; i < 2; i++) {
-            at[i] = r ? _mm256_sub_epi8(at[i], row) : _mm256_and_si256(*both[i], _mm256_set1_epi8(127));
-            dpq_u8s in_lo = dpq_lookup16(table, at[i]), in_hi = dpq_lookup16(table + 128, at[i]);
-            lo[i] = r ? _mm256_xor_si256(lo[i], in_lo) : in_lo;
-            hi[i] = r ? _mm256_xor_si256(hi[i], in_hi) : in_hi;
+        for (uint32_t i = 0; i < n; i++) {
+            at[i] = _mm256_sub_epi8(at[i], _mm256_set1_epi8(16));
+            lo[i] = _mm256_xor_si256(lo[i], dpq_lookup16(table, at[i]));
+            hi[i] = _mm256_xor_si256(hi[i], dpq_lookup16(table + 128, at[i]));
             __asm__("" : "+x"(at[i]), "+x"(lo[i]), "+x"(hi[i]));
         }
     }
-    for (int i = 0; i < 2; i++)
-        *both[i] = _mm256_blendv_epi8(lo[i], hi[i], *both[i]);
+    for (uint32_t i = 0; i < n; i++)
+        index[i] = _mm256_blendv_epi8(lo[i], hi[i], index[i]);
 }
 /* 64 entries, prepared as 256 are. index < 64 */
 #define DPQ_LOOKS_UP 1 /* bytes, by registers: one query's scan */
@@ -127,18 +121,29 @@ static inline void dpq_lookup64_prepare(uint8_t *table)
     for (int i = 63; i >= 16; i--)
         table[i] ^= table[i - 16];
 }
-static inline dpq_u8s dpq_lookup64(const uint8_t *table, dpq_u8s index)
+static inline void dpq_lookup64(const uint8_t *table, dpq_u8s *index, uint32_t n)
 {
-    dpq_u8s entry = dpq_lookup16(table, index);
-    for (int r = 1; r < 4; r++)
-        entry = _mm256_xor_si256(entry, dpq_lookup16(table + 16 * r,
-                                                     _mm256_sub_epi8(index, _mm256_set1_epi8((char)(16 * r)))));
-    return entry;
+    dpq_u8s entry[2];
+    for (uint32_t i = 0; i < n; i++)
+        entry[i] = dpq_lookup16(table, index[i]);
+    for (int r = 1; r < 4; r++) {
+        table += 16;
+        __asm__ volatile("" : "+r"(table));
+        for (uint32_t i = 0; i < n; i++) {
+            index[i] = _mm256_sub_epi8(index[i], _mm256_set1_epi8(16));
+            entry[i] = _mm256_xor_si256(entry[i], dpq_lookup16(table, index[i]));
+            __asm__("" : "+x"(index[i]), "+x"(entry[i]));
+        }
+    }
+    for (uint32_t i = 0; i < n; i++)
+        index[i] = entry[i];
 }
-/* The entry of an index's low bits, as many as DPQ_ORDER_ENTRIES has. */
-static inline dpq_u8s dpq_lookup_near(const uint8_t *table, dpq_u8s index)
+/* The entries of the indices' low bits, as many as DPQ_ORDER_ENTRIES has. */
+static inline void dpq_lookup_near(const uint8_t *table, dpq_u8s *index, uint32_t n)
 {
-    return dpq_lookup64(table, _mm256_and_si256(index, _mm256_set1_epi8(63)));
+    for (uint32_t i = 0; i < n; i++)
+        index[i] = _mm256_and_si256(index[i], _mm256_set1_epi8(63));
+    dpq_lookup64(table, index, n);
 }
 /* Reorders bytes from [16 / w][2][w] to [2][16 / w][w], for w = 1, 2, 4: first within each lane, then the lanes'
  * halves. */

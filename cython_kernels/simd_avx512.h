@@ -13,7 +13,7 @@
 
 enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4, LINEAR_ROW_PANELS = 8 }; /* sums take one of 32 registers a panel */
 enum { EXTEND_VECTORS = 16 }; /* of codewords that a beam entry is extended by at a time: 256 in all */
-enum { DPQ_LEAST_BATCH = 12, DPQ_LEAST_BATCH_MANY = 20 };
+enum { DPQ_LEAST_BATCH = 12, DPQ_LEAST_BATCH_MANY = 30 };
 
 /* With 64 queries the interleaved tables of 4 levels of 8 bits, 80 KB, no longer fit the L1 cache. They are still 1.6
  * times as fast as with 32: each query has half the reads of codes and half the additions. */
@@ -76,33 +76,32 @@ static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size
 
 /* A two-register permute looks up 128 entries by the index's low 7 bits: two of them, and a blend by its eighth bit. */
 static inline void dpq_lookup256_prepare(uint8_t *table) { (void)table; }
-static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
+static inline void dpq_lookup256(const uint8_t *table, dpq_u8s *index, uint32_t n)
 {
-    __asm__("" : "+v"(index)); /* gcc would read it from memory again for each use, and loads are what takes longest */
-    __m512i lo = _mm512_permutex2var_epi8(dpq_u8_load(table), index, dpq_u8_load(table + 64));
-    __m512i hi = _mm512_permutex2var_epi8(dpq_u8_load(table + 128), index, dpq_u8_load(table + 192));
-    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), lo, hi);
-}
-/* The same of two registers. */
-static inline void dpq_lookup256_two(const uint8_t *table, dpq_u8s *index, dpq_u8s *other)
-{
-    *index = dpq_lookup256(table, *index);
-    *other = dpq_lookup256(table, *other);
+    for (uint32_t i = 0; i < n; i++) {
+        __m512i at = index[i];
+        __asm__("" : "+v"(at)); /* gcc would read it from memory again for each use, and loads are what takes longest */
+        __m512i lo = _mm512_permutex2var_epi8(dpq_u8_load(table), at, dpq_u8_load(table + 64));
+        __m512i hi = _mm512_permutex2var_epi8(dpq_u8_load(table + 128), at, dpq_u8_load(table + 192));
+        index[i] = _mm512_mask_blend_epi8(_mm512_movepi8_mask(at), lo, hi);
+    }
 }
 /* index < 64 */
 static inline void dpq_lookup64_prepare(uint8_t *table) { (void)table; }
-static inline dpq_u8s dpq_lookup64(const uint8_t *table, dpq_u8s index)
+static inline void dpq_lookup64(const uint8_t *table, dpq_u8s *index, uint32_t n)
 {
-    return _mm512_permutexvar_epi8(index, dpq_u8_load(table));
+    for (uint32_t i = 0; i < n; i++)
+        index[i] = _mm512_permutexvar_epi8(index[i], dpq_u8_load(table));
 }
-/* The entry of an index's low bits, as many as DPQ_ORDER_ENTRIES has. */
+/* The entries of the indices' low bits, as many as DPQ_ORDER_ENTRIES has. */
 #define DPQ_LOOKS_UP 1 /* bytes, by registers: one query's scan */
 #define DPQ_LOOK_UP_COST 4 /* for one query: see lists_rows_impl.h */
 #define DPQ_MOST_ORDERED 16u /* levels of codes that are put in order */
 #define DPQ_ORDER_ENTRIES 128u
-static inline dpq_u8s dpq_lookup_near(const uint8_t *table, dpq_u8s index)
+static inline void dpq_lookup_near(const uint8_t *table, dpq_u8s *index, uint32_t n)
 {
-    return _mm512_permutex2var_epi8(dpq_u8_load(table), index, dpq_u8_load(table + 64));
+    for (uint32_t i = 0; i < n; i++)
+        index[i] = _mm512_permutex2var_epi8(dpq_u8_load(table), index[i], dpq_u8_load(table + 64));
 }
 /* index < 16 */
 static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)

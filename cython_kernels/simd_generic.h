@@ -172,24 +172,20 @@ static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size
         memcpy(a.lane + 4 * i, rows + i * code_size + at, 4);
     return a;
 }
-/* Look-ups in a table of 256 entries, which `prepare` puts into the form that dpq_lookup256 reads. */
+/* Look-ups in a table of 256 entries, which `prepare` puts into the form that dpq_lookup256 reads: of n <= 2 registers,
+ * in place. n is a constant. */
 static inline void dpq_lookup256_prepare(uint8_t *table) { (void)table; }
-static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
+static inline void dpq_lookup256(const uint8_t *table, dpq_u8s *index, uint32_t n)
 {
-    for (uint32_t i = 0; i < DPQ_QW; i++)
-        index.lane[i] = table[index.lane[i]];
-    return index;
-}
-/* The same of two registers. */
-static inline void dpq_lookup256_two(const uint8_t *table, dpq_u8s *index, dpq_u8s *other)
-{
-    *index = dpq_lookup256(table, *index);
-    *other = dpq_lookup256(table, *other);
+    for (uint32_t r = 0; r < n; r++)
+        for (uint32_t i = 0; i < DPQ_QW; i++)
+            index[r].lane[i] = table[index[r].lane[i]];
 }
 /* index < 16; the table is not prepared */
 static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
 {
-    return dpq_lookup256(table, index);
+    dpq_lookup256(table, &index, 1);
+    return index;
 }
 #define DPQ_LOOKS_UP 0 /* one query's scan adds up floats, which takes half the time of looking up bytes one by one */
 #define DPQ_LOOK_UP_COST 60 /* for one query: see lists_rows_impl.h */
@@ -197,15 +193,15 @@ static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
 #define DPQ_MOST_ORDERED 4u
 /* index < 64 */
 static inline void dpq_lookup64_prepare(uint8_t *table) { (void)table; }
-static inline dpq_u8s dpq_lookup64(const uint8_t *table, dpq_u8s index)
+static inline void dpq_lookup64(const uint8_t *table, dpq_u8s *index, uint32_t n)
 {
-    return dpq_lookup256(table, index);
+    dpq_lookup256(table, index, n);
 }
-/* The entry of an index's low bits, as many as DPQ_ORDER_ENTRIES has: here all. */
+/* The entries of the indices' low bits, as many as DPQ_ORDER_ENTRIES has: here all. */
 #define DPQ_ORDER_ENTRIES 256u
-static inline dpq_u8s dpq_lookup_near(const uint8_t *table, dpq_u8s index)
+static inline void dpq_lookup_near(const uint8_t *table, dpq_u8s *index, uint32_t n)
 {
-    return dpq_lookup256(table, index);
+    dpq_lookup256(table, index, n);
 }
 /* Reorders bytes from [16 / w][2][w] to [2][16 / w][w], for w = 1, 2, 4. */
 static inline dpq_u8s dpq_u8_by_lanes(dpq_u8s a, uint32_t w)

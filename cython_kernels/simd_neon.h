@@ -133,31 +133,29 @@ static inline uint8x16_t dpq_lookup256_half(const uint8_t *table, uint8x16_t ind
     }
     return entry;
 }
-static inline dpq_u8s dpq_lookup256(const uint8_t *table, dpq_u8s index)
+static inline void dpq_lookup256(const uint8_t *table, dpq_u8s *index, uint32_t n)
 {
-    return DPQ_U8_PAIR(dpq_lookup256_half(table, index.val[0]), dpq_lookup256_half(table, index.val[1]));
-}
-/* The same of two registers. */
-static inline void dpq_lookup256_two(const uint8_t *table, dpq_u8s *index, dpq_u8s *other)
-{
-    *index = dpq_lookup256(table, *index);
-    *other = dpq_lookup256(table, *other);
+    for (uint32_t i = 0; i < n; i++)
+        index[i] = DPQ_U8_PAIR(dpq_lookup256_half(table, index[i].val[0]), dpq_lookup256_half(table, index[i].val[1]));
 }
 /* index < 64 */
 static inline void dpq_lookup64_prepare(uint8_t *table) { (void)table; }
-static inline dpq_u8s dpq_lookup64(const uint8_t *table, dpq_u8s index)
+static inline void dpq_lookup64(const uint8_t *table, dpq_u8s *index, uint32_t n)
 {
     uint8x16x4_t rows = vld1q_u8_x4(table);
-    return DPQ_U8_PAIR(vqtbl4q_u8(rows, index.val[0]), vqtbl4q_u8(rows, index.val[1]));
+    for (uint32_t i = 0; i < n; i++)
+        index[i] = DPQ_U8_PAIR(vqtbl4q_u8(rows, index[i].val[0]), vqtbl4q_u8(rows, index[i].val[1]));
 }
-/* The entry of an index's low bits, as many as DPQ_ORDER_ENTRIES has. */
+/* The entries of the indices' low bits, as many as DPQ_ORDER_ENTRIES has. */
 #define DPQ_LOOKS_UP 1 /* bytes, by registers: one query's scan */
 #define DPQ_LOOK_UP_COST 40 /* for one query: see lists_rows_impl.h */
 #define DPQ_MOST_ORDERED 16u /* levels of codes that are put in order */
 #define DPQ_ORDER_ENTRIES 64u
-static inline dpq_u8s dpq_lookup_near(const uint8_t *table, dpq_u8s index)
+static inline void dpq_lookup_near(const uint8_t *table, dpq_u8s *index, uint32_t n)
 {
-    return dpq_lookup64(table, dpq_u8_and(index, dpq_u8_all(63)));
+    for (uint32_t i = 0; i < n; i++)
+        index[i] = dpq_u8_and(index[i], dpq_u8_all(63));
+    dpq_lookup64(table, index, n);
 }
 /* index < 16 */
 static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
