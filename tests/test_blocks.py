@@ -60,6 +60,15 @@ def test_other_codebooks_have_no_blocks():
         assert of_codebooks(other)[0].blocks != layout.blocks
 
 
+@pytest.mark.parametrize("d", [1, 6])
+def test_a_level_of_which_few_codewords_are_not_zero_is_no_block_by_itself(d):
+    """Training on hardly more vectors than codewords leaves such levels, and few codewords are looked at."""
+    codebooks = np.random.default_rng(0).standard_normal((32, 256, d)).astype(np.float32)
+    codebooks[-2:] = 0
+    codebooks[-1, 5] = codebooks[-2, 77] = 0.25
+    assert of_codebooks(codebooks)[0] == Layout.full(d, 32, 8)
+
+
 def test_bases_of_a_layout_span_its_codewords_where_few_rows_are_looked_at_first():
     """Most codewords lie in half of their block's dimensions."""
     rng = np.random.default_rng(1)

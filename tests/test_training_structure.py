@@ -74,3 +74,14 @@ def test_a_few_vectors_train_without_a_warning(n, M, nbits):
     codebooks, stats = training.train_codebooks(x, M, nbits)
     assert np.isfinite(codebooks).all() and np.isfinite(stats.mse).all() and np.isfinite(stats.history).all()
     assert stats.mse[-1] < ((x - x.mean(0)) ** 2).sum(1).mean()
+
+
+@pytest.mark.parametrize("kind", ["flat", "lists"])
+@pytest.mark.parametrize(("d", "M", "more"), [(64, 40, 0), (64, 40, 3), (384, 128, 0), (8, 20, 0), (8, 4, 0)])
+def test_as_many_vectors_as_codewords_are_enough(d, M, more, kind):
+    """None of them can be held out then, though every twentieth would be of more."""
+    x = np.random.default_rng(0).standard_normal((64 + more, d), np.float32)
+    index = faiss_dpq.index_factory(d, f"DPQ{M}x6" if kind == "flat" else f"IVF1,DPQ{M}x6")
+    index.train(x)
+    index.add(x)
+    np.testing.assert_array_equal(index.search(x, 1)[1][:, 0], np.arange(len(x)))

@@ -204,8 +204,9 @@ def _blocks_of_levels(longest: Doubles, sums: Floats) -> list[int]:
 
 def _not_orthogonal(sums: Floats) -> npt.NDArray[np.bool_]:
     """Which levels' sums, shape (M, sums, d), are not orthogonal to which others': shape (M, M)."""
-    M, n, d = sums.shape
-    compared = sums[:, :: max(1, n // _COMPARED)].astype(np.float64)
+    M, _, d = sums.shape
+    longest_first = np.argsort(-np.einsum("mij,mij->mi", sums, sums, dtype=np.float64), axis=1, kind="stable")
+    compared = np.take_along_axis(sums, longest_first[:, :_COMPARED, np.newaxis], axis=1).astype(np.float64)
     lengths = np.sqrt(np.einsum("mij,mij->mi", compared, compared).max(axis=1))
     rows = compared.reshape(-1, d)
     greatest = np.empty((M, M))

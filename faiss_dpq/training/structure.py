@@ -32,10 +32,13 @@ def train(task: Task) -> Floats:
     """Codebooks, shape (M, K, d), of the least progressive loss, or product codebooks where these are better."""
     in_blocks = task.layout.n_blocks > 0
     most = _MOST_HELD_OUT_OF_BLOCKS if in_blocks else _MOST_HELD_OUT
-    held_out, learned = np.split(task.rng.permutation(len(task.x)), [min(len(task.x) // _HELD_OUT, most)])
+    spared = min(len(task.x) // _HELD_OUT, most)
+    if len(task.x) - spared < task.K:  # a codebook needs K vectors
+        spared = 0
+    held_out, learned = np.split(task.rng.permutation(len(task.x)), [spared])
     x = task.x[learned]
-    unseen = task.x[held_out] if len(held_out) else x  # of fewer than 20, none can be spared
-    may_be_product = not task.lengths_count and 1 < task.M <= x.shape[1] and len(x) >= task.K and len(held_out) > 0
+    unseen = task.x[held_out] if spared else x
+    may_be_product = not task.lengths_count and 1 < task.M <= x.shape[1] and spared > 0
     if in_blocks:
         task.stats.structure = "blocks"
         codebooks = block_codebooks(task, x, unseen)
