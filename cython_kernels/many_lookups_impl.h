@@ -15,9 +15,8 @@
 #include "many_grid_impl.h"
 
 #define MANY_AHEAD 8192u /* bytes of columns, at least, to be fetched meanwhile: the processor alone fetches too late */
-
 #define MANY_TERMS_AHEAD 1024u /* the same of terms */
-#define MANY_LINE 16u /* terms a line of the cache */
+#define MANY_LINE 16u          /* terms a line of the cache */
 
 /* What a query needs beside the tables in dpq_lookups. */
 typedef struct {
