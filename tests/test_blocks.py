@@ -192,8 +192,8 @@ def trained(vectors):
     return index
 
 
-@pytest.mark.parametrize("behind, chosen", [(0.7, 4.0), (1.5, 2.0)])
-def test_a_weight_may_be_a_standard_error_behind_in_blocks(trained, vectors, monkeypatch, behind, chosen):
+@pytest.mark.parametrize("behind, chosen", [(0.7, 4.0), (1.9, 4.0), (2.2, 2.0)])
+def test_a_weight_may_be_two_standard_errors_behind_in_blocks(trained, vectors, monkeypatch, behind, chosen):
     """Training vectors see less gain in a weight than others do."""
     gain = np.tile([1.0, -1.0], 512)  # of a weight of 2 over one of 4, for each query; its mean is made `behind` errors
     ranks = {4.0: 0 * gain, 2.0: gain + behind * gain.std() / np.sqrt(len(gain)), 0.0: 0 * gain - 9}
