@@ -45,7 +45,7 @@
  * of near vectors are far below the greatest. Measured. */
 #define MANY_ROOM_OF_ONE 380u /* of one query's levels */
 #define MANY_ROOM 510u        /* of the greatest of many queries' */
-#define MANY_AT_ONCE 4u     /* registers, or vectors, summed side by side */
+#define MANY_AT_ONCE 4u     /* registers, or vectors, summed side by side; a multiple of DPQ_LOOKED_UP */
 #define MANY_QUARTILES 64u  /* sampled sums whose quartiles are taken */
 
 typedef struct {

@@ -92,18 +92,20 @@ DPQ_INLINE void many_look_up(uint32_t nbits, const many_query *query, const dpq_
             sum[j] = dpq_u8_all(0);
         for (; l < end; l++, table += 256)
             DPQ_UNROLL
-            for (uint32_t j = 0; j < MANY_AT_ONCE; j += 2) {
+            for (uint32_t j = 0; j < MANY_AT_ONCE; j += DPQ_LOOKED_UP) {
                 const uint8_t *column = columns + l * nbits / 8 * DPQ_COLUMN + j * DPQ_QW;
-                dpq_u8s two[2] = {dpq_u8_load(column), dpq_u8_load(column + DPQ_QW)};
-                __builtin_prefetch(column + ahead, 0, 2); /* to L2: few lines can be on their way to L1 */
-                __builtin_prefetch(column + DPQ_QW + ahead, 0, 2);
+                dpq_u8s some[DPQ_LOOKED_UP];
+                for (uint32_t i = 0; i < DPQ_LOOKED_UP; i++, column += DPQ_QW) {
+                    some[i] = dpq_u8_load(column);
+                    __builtin_prefetch(column + ahead, 0, 2); /* to L2: few lines can be on their way to L1 */
+                }
                 if (nbits == 8)
-                    dpq_lookup256(table, two, 2);
-                for (uint32_t i = 0; i < 2; i++) {
+                    dpq_lookup256(table, some, DPQ_LOOKED_UP);
+                for (uint32_t i = 0; i < DPQ_LOOKED_UP; i++) {
                     if (nbits == 4)
-                        two[i] = dpq_lookup16(
-                            table, dpq_u8_and(l % 2 ? dpq_u32_shr(two[i], 4) : two[i], dpq_u8_all(15)));
-                    sum[j + i] = dpq_u8_add_saturating(sum[j + i], two[i]);
+                        some[i] = dpq_lookup16(
+                            table, dpq_u8_and(l % 2 ? dpq_u32_shr(some[i], 4) : some[i], dpq_u8_all(15)));
+                    sum[j + i] = dpq_u8_add_saturating(sum[j + i], some[i]);
                 }
             }
         DPQ_UNROLL

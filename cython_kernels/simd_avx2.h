@@ -78,6 +78,7 @@ static inline dpq_u8s dpq_lookup16(const uint8_t *table, dpq_u8s index)
 {
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table)), index);
 }
+#define DPQ_LOOKED_UP 2u /* with more there are too few registers */
 /* 256 entries are two halves of eight rows; each row is one 16-entry shuffle, and the index's high bit chooses the
  * half. Within a half, `prepare` stores row r xored with row r - 1. A look-up subtracts 16 from the index row after
  * row. A shuffle gives 0 once the index is negative, so what is xored together are the rows up to the index's own, and
@@ -92,7 +93,7 @@ static inline void dpq_lookup256_prepare(uint8_t *table)
  * tables even, and store them for want of registers. */
 static inline void dpq_lookup256(const uint8_t *table, dpq_u8s *index, uint32_t n)
 {
-    dpq_u8s at[2], lo[2], hi[2];
+    dpq_u8s at[DPQ_LOOKED_UP], lo[DPQ_LOOKED_UP], hi[DPQ_LOOKED_UP];
     for (uint32_t i = 0; i < n; i++) {
         at[i] = _mm256_and_si256(index[i], _mm256_set1_epi8(127));
         lo[i] = dpq_lookup16(table, at[i]);
@@ -123,7 +124,7 @@ static inline void dpq_lookup64_prepare(uint8_t *table)
 }
 static inline void dpq_lookup64(const uint8_t *table, dpq_u8s *index, uint32_t n)
 {
-    dpq_u8s entry[2];
+    dpq_u8s entry[DPQ_LOOKED_UP];
     for (uint32_t i = 0; i < n; i++)
         entry[i] = dpq_lookup16(table, index[i]);
     for (int r = 1; r < 4; r++) {

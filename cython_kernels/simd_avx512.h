@@ -13,7 +13,7 @@
 
 enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4, LINEAR_ROW_PANELS = 8 }; /* sums take one of 32 registers a panel */
 enum { EXTEND_VECTORS = 16 }; /* of codewords that a beam entry is extended by at a time: 256 in all */
-enum { DPQ_LEAST_BATCH = 12, DPQ_LEAST_BATCH_MANY = 30 };
+enum { DPQ_LEAST_BATCH = 12, DPQ_LEAST_BATCH_MANY = 20 };
 
 /* With 64 queries the interleaved tables of 4 levels of 8 bits, 80 KB, no longer fit the L1 cache. They are still 1.6
  * times as fast as with 32: each query has half the reads of codes and half the additions. */
@@ -74,6 +74,7 @@ static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size
     return _mm512_i32gather_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32((int)code_size)), rows + at, 1);
 }
 
+#define DPQ_LOOKED_UP 4u
 /* A two-register permute looks up 128 entries by the index's low 7 bits: two of them, and a blend by its eighth bit. */
 static inline void dpq_lookup256_prepare(uint8_t *table) { (void)table; }
 static inline void dpq_lookup256(const uint8_t *table, dpq_u8s *index, uint32_t n)

@@ -172,8 +172,9 @@ static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size
         memcpy(a.lane + 4 * i, rows + i * code_size + at, 4);
     return a;
 }
-/* Look-ups in a table of 256 entries, which `prepare` puts into the form that dpq_lookup256 reads: of n <= 2 registers,
- * in place. n is a constant. */
+/* Look-ups in a table of 256 entries, which `prepare` puts into the form that dpq_lookup256 reads: of n <= DPQ_LOOKED_UP
+ * registers, in place. n is a constant. */
+#define DPQ_LOOKED_UP 4u
 static inline void dpq_lookup256_prepare(uint8_t *table) { (void)table; }
 static inline void dpq_lookup256(const uint8_t *table, dpq_u8s *index, uint32_t n)
 {

@@ -122,6 +122,7 @@ static inline dpq_u8s dpq_u32_column(const uint8_t *rows, size_t code_size, size
         memcpy(dwords + i, rows + i * code_size + at, 4);
     return dpq_u8_load(dwords);
 }
+#define DPQ_LOOKED_UP 4u
 /* 256 entries are four tables of 64; TBX leaves a lane as it is if its index is out of range. */
 static inline void dpq_lookup256_prepare(uint8_t *table) { (void)table; }
 static inline uint8x16_t dpq_lookup256_half(const uint8_t *table, uint8x16_t index)
