@@ -20,7 +20,7 @@ static int many_grid(const dpq_database *db, size_t first, size_t n, uint16_t *g
     }
     int outliers = (dpq_f32_lt(lowest, start) | dpq_f32_lt(dpq_f32_all(most), highest)) != 0;
     for (; i < n; i++) {
-        int outside = terms[i] < least || terms[i] > most;
+        int outside = many_is_outlier(db, first + i);
         grid[i] = outside ? 0 : (uint16_t)((terms[i] - least) * per_step);
         outliers |= outside;
     }
