@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
 
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt \
                 $(wildcard cython_kernels/*.pyx cython_kernels/*.pxd cython_kernels/*.pxi) \

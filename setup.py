@@ -4,11 +4,13 @@ import os
 import shutil
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 
 import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 # No -march: each kernels_<set>.c selects its own instruction set, and _kernels.pyx chooses
 # among them at run time, so that one wheel serves every CPU.
@@ -28,6 +30,21 @@ extensions = [kernels, rev_map] if sys.platform != "win32" and shutil.which(cpp)
 if rev_map not in extensions and sys.platform != "win32":
     print(f"there is no {cpp}: built without faiss_dpq._rev_map", file=sys.stderr)
 
+
+class SideBySide(build_ext):
+    """Compiles the sources of an extension on all cores: setuptools does that for whole extensions only."""
+
+    def build_extensions(self):
+        compile_in_turn = self.compiler.compile
+
+        def compile_side_by_side(sources, **options):
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                return sum(pool.map(lambda source: compile_in_turn([source], **options), sources), [])
+
+        self.compiler.compile = compile_side_by_side
+        super().build_extensions()
+
+
 # Windows: its own compiler knows neither vector extensions nor GNU's attributes, and GCC does not align the stack for
 # AVX there (its bug 54412). Clang does both, and ziglang on PyPI has it with all that it needs. Python's headers leave
 # it to other compilers than Microsoft's to say that pointers have 64 bits.
@@ -38,4 +55,5 @@ if sys.platform == "win32":
     options = {"build_ext": {"compiler": "mingw32"}}
 
 # The generated C stays out of cython_kernels, where the glob above would compile it twice.
-setup(ext_modules=cythonize(extensions, language_level=3, build_dir="build/cython"), options=options)
+modules = cythonize(extensions, language_level=3, build_dir="build/cython")
+setup(ext_modules=modules, options=options, cmdclass={"build_ext": SideBySide})

@@ -277,8 +277,8 @@ def test_scan_is_the_plain_loop_bit_for_bit(simd, shape, k, nq, kind, restricted
     assert np.isinf(D[~found]).all()
 
 
-def scanned_and_expected(quantizer, codes, levels, metric, xq, k, n_threads):
-    """What _kernels.scan finds and says it did, and what the plain loop finds."""
+def scanned_and_expected(quantizer, codes, levels, metric, xq, ks, n_threads):
+    """For every k what _kernels.scan finds and says it did, and what the plain loop finds."""
     inner_product = metric == "inner product"
     packed = _kernels.pack_codes(codes, quantizer.nbits)
     tables, _, norms = quantizer.tables(xq, levels, 0 if inner_product else 1)
@@ -288,12 +288,12 @@ def scanned_and_expected(quantizer, codes, levels, metric, xq, k, n_threads):
     scan.radius = _kernels.radius(
         _kernels.CodeView(packed, quantizer.nbits, levels, quantizer.cross_tables), quantizer.codeword_norms, 1e-3
     )
-    found = scan(
-        tables, norms, inner_product, packed, quantizer.nbits, levels, cross, None, None, 0, k, error, n_threads
-    )
     constants, members = constants_of(norms, inner_product), np.arange(len(codes))
-    expected = naive.scan(tables, constants, terms, codes[:, :levels], members, k, quantizer.K, inner_product)
-    return found, expected
+    D, I = naive.scan(tables, constants, terms, codes[:, :levels], members, max(ks), quantizer.K, inner_product)
+    code = packed, quantizer.nbits, levels, cross
+    for k in ks:
+        found = scan(tables, norms, inner_product, *code, None, None, 0, k, error, n_threads)
+        yield found, (D[:, :k], I[:, :k])
 
 
 @pytest.mark.parametrize(
@@ -311,9 +311,9 @@ def test_byte_bounds_lose_no_neighbour(simd, nbits, M, levels, metric, data):
     codes = rng.integers(0, 3 if data == "duplicates" else K, (n, M)).astype(np.uint16)
     quantizer = ProgressiveQuantizer(codebooks)
     xq = (3 * rng.standard_normal((70, d))).astype(np.float32)
-    for k in (1, 10, 200):
-        for nq, n_threads in ((1, 3), (70, 1)):
-            (D, I, counts), expected = scanned_and_expected(quantizer, codes, levels, metric, xq[:nq], k, n_threads)
+    for nq, n_threads in ((1, 3), (70, 1)):
+        scans = scanned_and_expected(quantizer, codes, levels, metric, xq[:nq], (1, 10, 200), n_threads)
+        for (D, I, counts), expected in scans:
             np.testing.assert_array_equal(D, expected[0])
             np.testing.assert_array_equal(I, expected[1])
             in_float = nq == 1 and (nbits == 6 or simd == "generic")
@@ -354,7 +354,7 @@ def test_one_query_of_every_number_of_levels(simd, nbits, M):
     codes = rng.integers(0, 1 << nbits, (9001, M)).astype(np.uint16)
     xq = 3 * rng.standard_normal((1, 12)).astype(np.float32)
     for levels in range(1, M + 1):
-        (D, I, counts), expected = scanned_and_expected(quantizer, codes, levels, "L2", xq, 20, 1)
+        [((D, I, counts), expected)] = scanned_and_expected(quantizer, codes, levels, "L2", xq, [20], 1)
         np.testing.assert_array_equal(D, expected[0])
         np.testing.assert_array_equal(I, expected[1])
         assert counts["bounded"] or simd == "generic" or levels > _kernels.FEW_LEVELS  # many, but no columns
