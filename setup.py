@@ -39,7 +39,8 @@ class SideBySide(build_ext):
 
         def compile_side_by_side(sources, **options):
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                return sum(pool.map(lambda source: compile_in_turn([source], **options), sources), [])
+                objects = pool.map(lambda source: compile_in_turn([source], **options), sources)
+                return [path for one in objects for path in one]
 
         self.compiler.compile = compile_side_by_side
         super().build_extensions()

@@ -16,6 +16,10 @@
 #define DPQ_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+/* All that an unrolled loop addresses from a pointer is so far from it. Without this, gcc adds the pointer's own offset
+ * to each of these distances, and keeps all sums, most of them in memory. */
+#define DPQ_ONE_POINTER(pointer) __asm__("" : "+r"(pointer))
+
 static inline size_t dpq_min(size_t a, size_t b)
 {
     return a < b ? a : b;

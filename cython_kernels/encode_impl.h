@@ -74,13 +74,18 @@ DPQ_INLINE void extend_by(size_t vectors, int parallel, size_t k, size_t K, cons
     for (size_t j = 0; j < vectors; j++)
         sum[j] = dpq_f32_load(start + k + j * DPQ_FW);
     for (size_t i = entry->common; i < entry->n_rows; i++) {
-        if (i > entry->common && i <= entry->common_with_next)
+        const float *row = entry->rows[i] + k;
+        DPQ_ONE_POINTER(row);
+        if (i > entry->common && i <= entry->common_with_next) {
+            float *partial = entry->partial + i * K + k;
+            DPQ_ONE_POINTER(partial);
             DPQ_UNROLL
             for (size_t j = 0; j < vectors; j++)
-                dpq_f32_store(entry->partial + i * K + k + j * DPQ_FW, sum[j]);
+                dpq_f32_store(partial + j * DPQ_FW, sum[j]);
+        }
         DPQ_UNROLL
         for (size_t j = 0; j < vectors; j++)
-            sum[j] = dpq_f32_add(sum[j], dpq_f32_load(entry->rows[i] + k + j * DPQ_FW));
+            sum[j] = dpq_f32_add(sum[j], dpq_f32_load(row + j * DPQ_FW));
     }
     uint64_t within[(EXTEND_VECTORS + 3) / 4] = {0};
     DPQ_UNROLL
