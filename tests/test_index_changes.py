@@ -80,3 +80,25 @@ def test_concurrent_searches_on_one_index(threads):
         expected = alone.search(x, 9, params=faiss_dpq.SearchParametersDPQ(levels=levels))
         np.testing.assert_array_equal(result[1], expected[1])
         np.testing.assert_array_equal(result[0], expected[0])
+
+
+@pytest.mark.parametrize("kind", ["DPQ4x4", "IVF2,DPQ4x4", "IDMap2,DPQ4x4", "PCA8,IVF2,DPQ4x4"])
+def test_tables_of_the_codebooks_outlive_the_codes(digits, kind):
+    index = faiss_dpq.index_factory(64, kind)
+    index.train(digits[:500])
+    if "ID" in kind:
+        index.add_with_ids(digits[:50], np.arange(50))
+    else:
+        index.add(digits[:50])
+    other = faiss_dpq.clone_index(index)
+    for changed, change in (
+        (index, index.reset),
+        (other, lambda: index.merge_from(other, 0)),
+        (index, lambda: index.remove_ids(np.arange(9))),
+    ):
+        inner = changed
+        while not hasattr(inner, "residual_quantizer"):
+            inner = inner.index
+        before = inner.residual_quantizer
+        change()
+        assert inner.residual_quantizer is before

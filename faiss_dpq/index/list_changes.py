@@ -25,9 +25,8 @@ class ListsChanged(ListsSearched):
 
     _listed: _kernels.ListedIds | None = None  # which list holds each id, once single vectors were removed
 
-    def invalidate(self) -> None:
-        """Tell the index that codes or codebooks were overwritten in place, as `Base.invalidate` says."""
-        super().invalidate()
+    def _codes_changed(self) -> None:
+        super()._codes_changed()
         self._listed = None
 
     # ---- remove ------------------------------------------------------------------------------------------------
