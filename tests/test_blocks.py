@@ -154,15 +154,14 @@ def test_terms_are_the_same_in_every_instruction_set():
 
 
 def by_stages(quantizer, x, beam):
-    """Codes of one vector in float64: a beam search of the global levels, then a narrower one of each block."""
+    """Codes of one vector in float64: a beam search of the global levels, then one of each block."""
     layout = quantizer.layout
     codes = np.zeros(layout.M, int)
     rest = x.astype(np.float64)
     for block in range(layout.n_blocks + 1):
         levels = layout.levels_of(block)
         if levels:
-            width = -(-3 * beam // 4) if block else beam
-            codes[levels] = naive.beam_search(quantizer.codebooks[levels], rest, width)
+            codes[levels] = naive.beam_search(quantizer.codebooks[levels], rest, beam)
             rest = rest - sum(quantizer.codebooks[level][codes[level]] for level in levels)
     return codes
 

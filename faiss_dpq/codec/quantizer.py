@@ -85,7 +85,7 @@ class ProgressiveQuantizer(Codebooks):
         ----------
         x : array, shape (n, d), float32
         beam_size : int, optional
-            Prefixes kept at every level, at those of blocks three quarters of it; `default_beam_size(M)` by default.
+            Prefixes kept at every level; `default_beam_size(M)` by default.
         prefix_weight : float
             How much the squared error of every shorter prefix counts in choosing what to keep; that of the prefix
             itself counts 1.

@@ -224,8 +224,8 @@ class Quantized(KeepsDerived, Base):
     def beam_size(self) -> int:
         """Prefixes that the encoder keeps at every level: higher is more accurate and slower.
 
-        1 to 4096; in a new index 32 for up to 12 levels, 384 / M for up to 16, 8 above. Levels in blocks get by with
-        three quarters of it. It is FAISS's rq.max_beam_size, and stored in files with it.
+        1 to 4096; in a new index 32 for up to 12 levels, 384 / M for up to 16, 8 above. It is FAISS's rq.max_beam_size,
+        and stored in files with it.
         """
         return self.rq.max_beam_size
 
