@@ -85,7 +85,8 @@ def distributions(tmp_path_factory) -> tuple[Path, Path]:
     shutil.copytree(ROOT, source, ignore=leftovers)
     out = tmp_path_factory.mktemp("dist")
     compiler = out / "cc"
-    compiler.write_text('#!/bin/sh\nexec gcc "$@" -O0\n')  # the last of several levels counts
+    named = os.environ.get("CC", "gcc")
+    compiler.write_text(f'#!/bin/sh\nexec {named} "$@" -O0\n')  # the last of several levels counts
     compiler.chmod(0o755)
     environment = {**os.environ, "CC": str(compiler)}
     subprocess.run([sys.executable, "-m", "build", "--outdir", out, source], check=True, env=environment)

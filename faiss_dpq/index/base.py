@@ -52,17 +52,14 @@ class Base(Reconstructs):
         Only who writes to FAISS's memory through a raw pointer needs to. Changes by methods of this package and of
         FAISS, stock wrappers among them, are noticed by the next search.
         """
-        self._codes_changed()
-        for inner in self._inner_indexes():
-            if isinstance(inner, Base):
-                inner.invalidate()
+        self._forget_derived(codebooks=True)
 
-    def _codes_changed(self) -> None:
-        """What was derived from the codes does not hold any more; the codebooks are as before."""
+    def _forget_derived(self, codebooks: bool) -> None:
+        """Derive anew what follows from the codes; with `codebooks`, also what follows from codebooks and matrices."""
         self._version += 1
         for inner in self._inner_indexes():
             if isinstance(inner, Base):
-                inner._codes_changed()
+                inner._forget_derived(codebooks)
 
     def remove_ids(self, x: npt.NDArray[np.int64] | faiss.IDSelector) -> int:
         """Remove the vectors that a selector admits, or of the given ids, shape (n,), int64; returns their number.
@@ -75,7 +72,7 @@ class Base(Reconstructs):
             with threads.without_openmp():
                 return super().remove_ids(x)
         finally:
-            self._codes_changed()
+            self._forget_derived(codebooks=False)
 
     def reset(self) -> None:
         """Remove all vectors; the index stays trained."""
@@ -83,7 +80,7 @@ class Base(Reconstructs):
         try:
             super().reset()
         finally:
-            self._codes_changed()
+            self._forget_derived(codebooks=False)
 
     def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
         """Move the vectors of another index, whose ids get `add_id` added, behind those of this one.
@@ -96,7 +93,7 @@ class Base(Reconstructs):
                 super().merge_from(otherIndex, add_id)
         finally:  # what is appended here is noticed as such
             if isinstance(otherIndex, Base):
-                otherIndex._codes_changed()
+                otherIndex._forget_derived(codebooks=False)
 
     def _require_another(self, other: faiss.Index) -> None:
         """Raise a RuntimeError if `merge_from` cannot take vectors from another index to this one."""

@@ -384,7 +384,7 @@ class IndexDPQ(Quantized, faiss.IndexResidualQuantizer):
         try:
             super().permute_entries(perm)
         finally:
-            self._codes_changed()
+            self._forget_derived(codebooks=False)
 
     def merge_from(self, otherIndex: faiss.Index, add_id: int = 0) -> None:
         """Move the vectors of another index behind those of this one.

@@ -25,8 +25,8 @@ class ListsChanged(ListsSearched):
 
     _listed: _kernels.ListedIds | None = None  # which list holds each id, once single vectors were removed
 
-    def _codes_changed(self) -> None:
-        super()._codes_changed()
+    def _forget_derived(self, codebooks: bool) -> None:
+        super()._forget_derived(codebooks)
         self._listed = None
 
     # ---- remove ------------------------------------------------------------------------------------------------

@@ -106,10 +106,10 @@ class Quantized(KeepsDerived, Base):
     def _codebook_values(self) -> Floats:
         return _kernels.FaissVector(self.rq.codebooks, np.float32).rows(self.d)
 
-    def invalidate(self) -> None:
-        """Tell the index that codes or codebooks were overwritten in place, as `Base.invalidate` says."""
-        super().invalidate()
-        self._cached = None
+    def _forget_derived(self, codebooks: bool) -> None:
+        super()._forget_derived(codebooks)
+        if codebooks:
+            self._cached = None
 
     @property
     def residual_quantizer(self) -> ProgressiveQuantizer:

@@ -110,7 +110,7 @@ class IndexIDMap(WrapperOfOne, faiss.IndexIDMap):
             set_ids(self, ids[kept])
 
         all_or_nothing(remove, lambda index: removal(self, ivf), self)
-        self._codes_changed()
+        self._forget_derived(codebooks=False)
         return int((~kept).sum())
 
     @accepts_tensors()
@@ -163,8 +163,8 @@ class IndexIDMap(WrapperOfOne, faiss.IndexIDMap):
                 ivf.set_direct_map_type(faiss.DirectMap.NoMap)
                 ivf.set_direct_map_type(kind)
 
-            self._codes_changed()
-            other._codes_changed()
+            self._forget_derived(codebooks=False)
+            other._forget_derived(codebooks=False)
 
         def merge() -> None:
             for ivf in lists:

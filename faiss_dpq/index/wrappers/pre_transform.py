@@ -39,10 +39,10 @@ class IndexPreTransform(WrapperOfOne, faiss.IndexPreTransform):
         super().__init__(*args)
         self._keep(args[-1])
 
-    def invalidate(self) -> None:
-        """Tell the index that codes, codebooks or a transform's matrix were overwritten in place, as `Base` says."""
-        self._products = None
-        super().invalidate()
+    def _forget_derived(self, codebooks: bool) -> None:
+        super()._forget_derived(codebooks)
+        if codebooks:
+            self._products = None
 
     def _transforms(self) -> list[faiss.VectorTransform]:
         return [self.chain.at(i) for i in range(self.chain.size())]
