@@ -15,7 +15,7 @@ import faiss_dpq
 from faiss_dpq import _kernels
 from faiss_dpq.codec import Layout, ProgressiveQuantizer, encoder
 from faiss_dpq.codec.layout import of_codebooks
-from faiss_dpq.training import Ranking
+from faiss_dpq.training import Ranking, blocks, train_codebooks
 
 
 def structured_codebooks(rng, layout, smallest=1e-4, offset=0.0):
@@ -254,6 +254,29 @@ def test_training_makes_blocks_and_says_so(trained, vectors):
     again = faiss_dpq.IndexDPQ(40, 24, 6)
     again.train(vectors[0], effort="fast")
     np.testing.assert_array_equal(again.codebooks, trained.codebooks)
+
+
+@pytest.mark.parametrize(
+    "name, without", [("_usual_length", lambda x, held_out: np.float32(1)), ("_MOMENTA", (0.0, 0.0))]
+)
+def test_other_vectors_gain_by_usual_lengths_and_by_momentum(vectors, monkeypatch, name, without):
+    x, others = vectors
+
+    def error():
+        quantizer = ProgressiveQuantizer(train_codebooks(x, 24, 6)[0])
+        return np.square(quantizer.decode(quantizer.encode(others, 6)) - others).sum(1).mean()
+
+    gained = error()
+    monkeypatch.setattr(blocks, name, without)
+    assert gained < 0.99 * error()
+
+
+@pytest.mark.parametrize("times, factor", [(0, 1), (0.5, 1), (1, 1), (1.5, 1.5), (9, 2), (np.nan, 1)])
+def test_usual_lengths_are_those_of_most_vectors_held_out(times, factor):
+    errors = np.random.default_rng(0).standard_normal((100, 3)).astype(np.float32)
+    held_out = np.concatenate([np.full((9, 3), 1e9), np.zeros((9, 3)), errors * times]).astype(np.float32)
+    assert blocks._usual_length(errors, held_out) == pytest.approx(factor)
+    assert blocks._usual_length(errors, errors[:0]) == blocks._usual_length(0 * errors, errors) == 1
 
 
 def test_blocks_find_more_than_product_quantization(trained, vectors):

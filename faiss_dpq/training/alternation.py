@@ -48,10 +48,13 @@ def turns_worthwhile(n: int, M: int, K: int, iterations: int) -> int:
     return iterations if n >= _LEAST_VECTORS * M * K else 0
 
 
-def annealed(task: Task, x: Floats, held_out: Floats, codebooks: Floats, temperatures: Floats) -> Floats:
+def annealed(
+    task: Task, x: Floats, held_out: Floats, codebooks: Floats, temperatures: Floats, momenta: Floats | None = None
+) -> Floats:
     """The codebooks that code the vectors held out best, among those given and those after every turn.
 
-    A turn's temperature is the variance of its moves, relative to that of the quantization error.
+    A turn's temperature is the variance of its moves, relative to that of the quantization error. Its momentum says how
+    far the codebooks go beyond what is solved for: by this share of the change since the turn before.
 
     It ends early when a quarter of the turns has brought nothing better than the quarter before. It does not end at the
     first turn that is worse: at first, while vectors are moved far, the error may lie above that of the codebooks given
@@ -65,13 +68,16 @@ def annealed(task: Task, x: Floats, held_out: Floats, codebooks: Floats, tempera
     errors = errors_of(quantizer, x, codes)
     history = task.stats.history
     history.append(coding_error(quantizer, held_out, task.beam_size))
+    solution = codebooks
     quarter = max(4, len(temperatures) // 4)
     for turn, temperature in enumerate(temperatures):
         moved = x + np.sqrt(temperature) * errors[_others(codes[:, 0], task.rng)]
         codes = quantizer.encode(moved, task.beam_size, _PREFIX_WEIGHT)
         errors = errors_of(quantizer, moved, codes)
         revived = _revived(quantizer.codebooks, codes, errors)
-        quantizer = ProgressiveQuantizer(solve(moved, codes, revived, task.weights, _RIDGE))
+        before, solution = solution, solve(moved, codes, revived, task.weights, _RIDGE)
+        beyond = momenta[turn] * (solution - before) if momenta is not None else 0
+        quantizer = ProgressiveQuantizer(solution + beyond)
         history.append(coding_error(quantizer, held_out, task.beam_size))
         task.stats.iterations += 1
         task.progress.step(f"mean squared error of vectors held out {history[-1]:.6g}, temperature {temperature:.3f}")

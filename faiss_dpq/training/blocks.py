@@ -1,8 +1,9 @@
 """Codebooks for long codes: global levels first, then levels of blocks, each block by itself.
 
 1. The global levels are learned like a short code: residual k-means, then alternation.
-2. What they leave of the training vectors is turned to its principal axes, which are dealt to the blocks so that each
-   has about the same product of variances, as in optimised product quantization (Ge et al., CVPR 2013).
+2. What they leave of the training vectors is made as long as what they leave of others, and turned to its principal
+   axes, which are dealt to the blocks so that each has about the same product of variances, as in optimised product
+   quantization (Ge et al., CVPR 2013).
 3. The levels of each block are learned like a short code of what is left in its dimensions, and of its reflection: what
    global levels leave lies about evenly around them, and twice the vectors are fitted less closely.
 
@@ -24,7 +25,15 @@ _KMEANS_VECTORS = 40  # a codeword: k-means of a level uses no more; the alterna
 _KMEANS_ITERATIONS = 4
 # The levels of a block are as good after one turn as they get, and fitted to the training vectors after more.
 BLOCK_TURNS = 1
-_TEMPERATURE = 0.8  # of the first turn: with few turns, less than 1 leaves more of them for the end
+# Of the first turn: with few turns, less than 1 leaves more of them for the end.
+_TEMPERATURE = 0.4
+_TEMPERATURE_IN_BLOCKS = 0.8
+# Momentum of the first turn and of the last that has any. On sentence embeddings, 20 turns with it and from that
+# temperature left by 8 global levels what 28 turns without it, from twice the temperature, left: .368 of other vectors.
+_MOMENTA = 0.4, 0.8
+_WITHOUT_MOMENTUM = 2  # turns at the end, in which the codebooks settle
+# The squared factor that errors of vectors learned from are lengthened by, at most: shorter ones are those of rounding.
+_MOST_LONGER = 4.0
 
 
 def block_codebooks(task: Task, x: Floats, held_out: Floats) -> Floats:
@@ -40,6 +49,7 @@ def block_codebooks(task: Task, x: Floats, held_out: Floats) -> Floats:
         codebooks[:n_global], _ = _short_code(task, range(n_global), x, held_out, turns)
         head = ProgressiveQuantizer(codebooks[:n_global])
         x, held_out = (errors_of(head, some, head.encode(some, task.beam_size)) for some in (x, held_out))
+        x *= _usual_length(x, held_out)
     else:
         codebooks[0] = mean = centre_of(x)
         x, held_out = x - mean, held_out - mean
@@ -79,10 +89,27 @@ def _short_code(
         min(_KMEANS_ITERATIONS, own.kmeans_iterations),
         _KMEANS_VECTORS,
     )
-    temperatures = np.linspace(_TEMPERATURE, 0, turns if len(held_out) else 0, dtype=np.float32)
-    codebooks = annealed(own, x, held_out, start, temperatures)
+    turns = turns if len(held_out) else 0
+    temperature = _TEMPERATURE if turns > BLOCK_TURNS else _TEMPERATURE_IN_BLOCKS
+    temperatures = np.linspace(temperature, 0, turns, dtype=np.float32)
+    momenta = np.zeros(turns, np.float32)
+    momenta[:-_WITHOUT_MOMENTUM] = np.linspace(*_MOMENTA, max(0, turns - _WITHOUT_MOMENTUM))
+    codebooks = annealed(own, x, held_out, start, temperatures, momenta)
     task.stats.iterations += stats.iterations
     return codebooks, stats.history
+
+
+def _usual_length(x: Floats, held_out: Floats) -> np.float32:
+    """The factor by which errors of vectors learned from, (n, d), get as long as those of vectors held out.
+
+    On sentence embeddings the latter are a tenth longer, in all directions alike. Blocks that learn from errors of this
+    length find .6 points of R@1 more in 48 bytes, .7 in 32, and 3 in 32 where there are 10,000 training vectors. By
+    medians, for a few far vectors among those held out would make errors longer than most are.
+    """
+    if not len(held_out):
+        return np.float32(1)
+    learned, unseen = (float(np.median(np.einsum("ij,ij->i", some, some))) for some in (x, held_out))
+    return np.float32(np.sqrt(min(unseen / learned, _MOST_LONGER)) if unseen > learned > 0 else 1)
 
 
 def dealt_axes(x: Floats, n_blocks: int) -> list[Floats]:
