@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import faiss
@@ -117,24 +117,27 @@ class _Tuner:
         self.n_exact = max(1, int((self.exact >= 0).sum()))
 
     def tune(self) -> CoarseTuning:
-        exact = CoarsePoint(0, 1.0, 1.0, self.seconds(0, 1.0))
         levels = min(leaf.levels for leaf in self.leaves)
         step = 8 if levels > 16 else 4  # since few more levels cost little
-        points = self.points(range(step, levels, step))
+        exact, *points = self.timed([CoarsePoint(0, 1.0, 1.0, np.inf), *self.reached(range(step, levels, step))])
         if points:
-            best = _fastest(points).coarse_levels
-            points += self.points(n for n in (best - step // 2, best + step // 2) if n < levels)
+            best = _fastest(points)
+            beside = self.reached(
+                n for n in (best.coarse_levels - step // 2, best.coarse_levels + step // 2) if n < levels
+            )
+            exact, *points = self.timed([exact, *points, *beside])
         return CoarseTuning(_fastest([exact, *points]), exact, sorted(points))
 
-    def points(self, prefixes: Iterable[int]) -> list[CoarsePoint]:
-        """Of those prefix lengths that reach the target."""
-        found = []
-        for coarse_levels in prefixes:
-            k_factor = self.least_factor(coarse_levels)
-            if k_factor is not None:
-                share = self.share(coarse_levels, k_factor)
-                found.append(CoarsePoint(coarse_levels, k_factor, share, self.seconds(coarse_levels, k_factor)))
-        return found
+    def reached(self, prefixes: Iterable[int]) -> list[CoarsePoint]:
+        """Those prefix lengths that reach the target, with the least factor that does."""
+        factors = [(coarse_levels, self.least_factor(coarse_levels)) for coarse_levels in prefixes]
+        return [CoarsePoint(n, factor, self.share(n, factor), np.inf) for n, factor in factors if factor is not None]
+
+    def timed(self, points: list[CoarsePoint]) -> list[CoarsePoint]:
+        """The points with the least time of some more rounds; in turn, lest what else runs falls to some of them."""
+        rounds = [[self.seconds(point.coarse_levels, point.k_factor) for point in points] for _ in range(_ROUNDS)]
+        least = np.min(rounds, axis=0)
+        return [replace(point, seconds=min(point.seconds, float(s))) for point, s in zip(points, least, strict=True)]
 
     def least_factor(self, coarse_levels: int) -> float | None:
         """The least factor, in steps, that reaches the target; None if that is half of all vectors."""
@@ -157,13 +160,10 @@ class _Tuner:
 
     def seconds(self, coarse_levels: int, k_factor: float) -> float:
         _set(self.leaves, coarse_levels, k_factor)
-        times = []
-        for _ in range(_ROUNDS):
-            start = time.perf_counter()
-            for first in range(0, len(self.x), self.batch):
-                self.index.search(self.x[first : first + self.batch], self.k)
-            times.append(time.perf_counter() - start)
-        return min(times)
+        start = time.perf_counter()
+        for first in range(0, len(self.x), self.batch):
+            self.index.search(self.x[first : first + self.batch], self.k)
+        return time.perf_counter() - start
 
 
 def _set(leaves: list[Quantized], coarse_levels: int, k_factor: float) -> None:
