@@ -121,17 +121,15 @@ class _Tuner:
         step = 8 if levels > 16 else 4  # since few more levels cost little
         exact, *points = self.timed([CoarsePoint(0, 1.0, 1.0, np.inf), *self.reached(range(step, levels, step))])
         if points:
-            best = _fastest(points)
-            beside = self.reached(
-                n for n in (best.coarse_levels - step // 2, best.coarse_levels + step // 2) if n < levels
-            )
-            exact, *points = self.timed([exact, *points, *beside])
+            best = points.pop(points.index(_fastest(points)))
+            lengths = best.coarse_levels - step // 2, best.coarse_levels + step // 2
+            exact, *beside = self.timed([exact, best, *self.reached(n for n in lengths if n < levels)])
+            points += beside
         return CoarseTuning(_fastest([exact, *points]), exact, sorted(points))
 
     def reached(self, prefixes: Iterable[int]) -> list[CoarsePoint]:
         """Those prefix lengths that reach the target, with the least factor that does."""
-        factors = [(coarse_levels, self.least_factor(coarse_levels)) for coarse_levels in prefixes]
-        return [CoarsePoint(n, factor, self.share(n, factor), np.inf) for n, factor in factors if factor is not None]
+        return [point for coarse_levels in prefixes if (point := self.least_factor(coarse_levels))]
 
     def timed(self, points: list[CoarsePoint]) -> list[CoarsePoint]:
         """The points with the least time of some more rounds; in turn, lest what else runs falls to some of them."""
@@ -139,19 +137,20 @@ class _Tuner:
         least = np.min(rounds, axis=0)
         return [replace(point, seconds=min(point.seconds, float(s))) for point, s in zip(points, least, strict=True)]
 
-    def least_factor(self, coarse_levels: int) -> float | None:
-        """The least factor, in steps, that reaches the target; None if that is half of all vectors."""
+    def least_factor(self, coarse_levels: int) -> CoarsePoint | None:
+        """The least factor, in steps, that reaches the target, not timed; None if that is half of all vectors."""
         factors = [1.0]
         while factors[-1] * self.k < self.index.ntotal / 2:
             factors.append(float(max(factors[-1] + 0.5, round(factors[-1] * _STEP))))
-        low, high = 0, len(factors)
+        low, high, least = 0, len(factors), None
         while low < high:
             middle = (low + min(high, 2 * low + 8)) // 2  # small ones first: they are the fast ones
-            if self.share(coarse_levels, factors[middle]) >= self.target:
-                high = middle
+            share = self.share(coarse_levels, factors[middle])
+            if share >= self.target:
+                high, least = middle, CoarsePoint(coarse_levels, factors[middle], share, np.inf)
             else:
                 low = middle + 1
-        return factors[low] if low < len(factors) else None
+        return least
 
     def share(self, coarse_levels: int, k_factor: float) -> float:
         _set(self.leaves, coarse_levels, k_factor)

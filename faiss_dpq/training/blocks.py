@@ -46,7 +46,7 @@ def block_codebooks(task: Task, x: Floats, held_out: Floats) -> Floats:
     codebooks = np.zeros((task.M, task.K, d), np.float32)
     if n_global:
         turns = turns_worthwhile(len(x), n_global, task.K, task.iterations)
-        codebooks[:n_global], _ = _short_code(task, range(n_global), x, held_out, turns)
+        codebooks[:n_global], _ = _short_code(task, range(n_global), x, held_out, turns, _TEMPERATURE)
         head = ProgressiveQuantizer(codebooks[:n_global])
         x, held_out = (errors_of(head, some, head.encode(some, task.beam_size)) for some in (x, held_out))
         x *= _usual_length(x, held_out)
@@ -60,7 +60,7 @@ def block_codebooks(task: Task, x: Floats, held_out: Floats) -> Floats:
         turns = turns_worthwhile(len(x), len(levels), task.K, min(task.iterations, BLOCK_TURNS))
         if n_global:
             turned = task.rng.permutation(np.concatenate([turned, -turned]))
-        of_block, history = _short_code(task, levels, turned, turned_held_out, turns)
+        of_block, history = _short_code(task, levels, turned, turned_held_out, turns, _TEMPERATURE_IN_BLOCKS)
         # The block's mean goes to the first level: it is what queries and vectors are moved by.
         means = of_block.mean(axis=1, keepdims=True)
         codebooks[levels] += (of_block - means) @ axes.T
@@ -72,9 +72,12 @@ def block_codebooks(task: Task, x: Floats, held_out: Floats) -> Floats:
 
 
 def _short_code(
-    task: Task, levels: range | list[int], x: Floats, held_out: Floats, turns: int
+    task: Task, levels: range | list[int], x: Floats, held_out: Floats, turns: int, temperature: float
 ) -> tuple[Floats, list[float]]:
-    """Codebooks of some of the task's levels, learned by themselves, and the errors of vectors held out."""
+    """Codebooks of some of the task's levels, learned by themselves, and the errors of vectors held out.
+
+    temperature : of the first turn.
+    """
     weights = np.array([part.sum() for part in np.split(task.weights, levels)[1:]])
     stats = TrainStats(len(x))
     own = replace(task, x=x, M=len(levels), weights=weights, stats=stats)
@@ -90,7 +93,6 @@ def _short_code(
         _KMEANS_VECTORS,
     )
     turns = turns if len(held_out) else 0
-    temperature = _TEMPERATURE if turns > BLOCK_TURNS else _TEMPERATURE_IN_BLOCKS
     temperatures = np.linspace(temperature, 0, turns, dtype=np.float32)
     momenta = np.zeros(turns, np.float32)
     momenta[:-_WITHOUT_MOMENTUM] = np.linspace(*_MOMENTA, max(0, turns - _WITHOUT_MOMENTUM))
