@@ -105,8 +105,8 @@ def _usual_length(x: Floats, held_out: Floats) -> np.float32:
     """The factor by which errors of vectors learned from, (n, d), get as long as those of vectors held out.
 
     On sentence embeddings the latter are a tenth longer, in all directions alike. Blocks that learn from errors of this
-    length find .6 points of R@1 more in 48 bytes, .7 in 32, and 3 in 32 where there are 10,000 training vectors. By
-    medians, for a few far vectors among those held out would make errors longer than most are.
+    length find .6 points of R@1 more in 48 bytes and .7 in 32. By medians, for a few far vectors among those held out
+    would make errors longer than most are.
     """
     if not len(held_out):
         return np.float32(1)
