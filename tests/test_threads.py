@@ -1,6 +1,8 @@
 """The thread pool: every call is made once, nested runs end, the first error comes last."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -79,6 +81,60 @@ def test_an_interrupt_of_the_calling_thread_ends_the_run():
     with pytest.raises(KeyboardInterrupt):
         pool.run(call, [(i,) for i in range(5)], 1)
     assert made == [0]
+
+
+def test_the_calling_thread_does_all_where_no_other_can_be_had(monkeypatch):
+    class Limited(pool.ThreadPoolExecutor):
+        """Puts the work in its queue, as the standard one does, then learns that it may have no thread."""
+
+        def _adjust_thread_count(self):
+            if len(self._threads) == 1:
+                raise RuntimeError("can't start new thread")
+            super()._adjust_thread_count()
+
+    monkeypatch.setattr(pool, "_pool", Limited(9))
+    monkeypatch.setattr(pool, "_pool_size", 9)
+    ended = []
+
+    def call(i):
+        time.sleep(1e-4)
+        ended.append(i)
+        return i
+
+    for _ in range(100):
+        ended.clear()
+        assert pool.run(call, [(i,) for i in range(9)], 5) == list(range(9))
+        assert sorted(ended) == list(range(9))
+
+
+_SEARCH_AT_EXIT = """
+import atexit
+
+import faiss
+import numpy as np
+
+import faiss_dpq
+
+rng = np.random.default_rng(0)
+x = rng.standard_normal((70_000, 8)).astype(np.float32)
+index = faiss_dpq.IndexDPQ.from_codebooks(rng.standard_normal((4, 256, 8)).astype(np.float32))
+index.add(x)
+expected = index.search(x[:50], 3)
+faiss.omp_set_num_threads(3)
+
+
+@atexit.register
+def add_and_search():
+    index.reset()
+    index.add(x)
+    np.testing.assert_array_equal(index.search(x[:50], 3), expected)
+    print("searched")
+"""
+
+
+def test_an_index_works_while_the_interpreter_ends():
+    ended = subprocess.run([sys.executable, "-c", _SEARCH_AT_EXIT], capture_output=True, text=True, timeout=300)
+    assert (ended.stdout, ended.stderr) == ("searched\n", "")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

@@ -6,7 +6,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import faiss
@@ -67,7 +67,8 @@ def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], n_th
     """Call `function` with every tuple of `arguments`, on several threads, and return the results in their order.
 
     The calling thread takes calls, too, and does all that no other thread begins. So a function that is run here may
-    itself use `run`, whatever the number of threads: nothing waits for a call that has not begun.
+    itself use `run`, whatever the number of threads: nothing waits for a call that has not begun. It does all of them
+    where there can be no other thread: while the interpreter ends, or where the system allows no more threads.
 
     Parameters
     ----------
@@ -86,10 +87,11 @@ def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], n_th
         return [function(*arguments[0])]
     n_threads = min(len(arguments), n_threads or faiss.omp_get_max_threads())
     calls, results = deque(enumerate(arguments)), [None] * len(arguments)
-    errors: dict[int, Exception] = {}
+    errors: dict[int, BaseException] = {}
     took_part = set()
+    under_way: list[threading.Event] = []
 
-    def work() -> None:
+    def work(kept: type[BaseException] = Exception) -> None:
         while calls:
             try:
                 number, some = calls.popleft()
@@ -98,20 +100,28 @@ def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], n_th
             took_part.add(threading.get_ident())
             try:
                 results[number] = function(*some)
-            except Exception as error:
+            except kept as error:
                 errors[number] = error
 
-    helpers: list[Future[None]] = []
+    def help() -> None:
+        ended = threading.Event()
+        under_way.append(ended)  # before it looks for calls, so that `end` waits for all that it may take
+        try:
+            work(BaseException)
+        finally:
+            ended.set()
 
     def end() -> None:
         calls.clear()  # not empty only if this thread was interrupted
-        wait([helper for helper in helpers if not helper.cancel()])
+        for ended in list(under_way):
+            ended.wait()
 
     # Twice: nothing runs on after this call, even if Ctrl-C comes while it waits.
     try:
         try:
-            for _ in range(n_threads - 1):
-                helpers.append(_pool_of(n_threads).submit(work))
+            with contextlib.suppress(RuntimeError):  # no thread to be had
+                for _ in range(n_threads - 1):
+                    _pool_of(n_threads).submit(help)
             work()
         finally:
             end()
@@ -119,9 +129,6 @@ def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], n_th
         end()
     most_threads = max(most_threads, len(took_part))
     try:
-        for helper in helpers:
-            if not helper.cancelled():
-                helper.result()
         if errors:
             raise errors[min(errors)]
     finally:
