@@ -266,9 +266,19 @@ def test_other_vectors_gain_by_usual_lengths_and_by_momentum(vectors, monkeypatc
         quantizer = ProgressiveQuantizer(train_codebooks(x, 24, 6)[0])
         return np.square(quantizer.decode(quantizer.encode(others, 6)) - others).sum(1).mean()
 
+    monkeypatch.setattr(blocks, "_MOMENTUM_VECTORS", 0)
     gained = error()
     monkeypatch.setattr(blocks, name, without)
     assert gained < 0.99 * error()
+
+
+def test_few_vectors_are_learned_from_without_momentum(vectors, monkeypatch):
+    momenta, annealed = [], blocks.annealed
+    monkeypatch.setattr(blocks, "annealed", lambda *rest: momenta.append(rest[-1].max()) or annealed(*rest))
+    for n in (3000, 4000):
+        monkeypatch.setattr(blocks, "_MOMENTUM_VECTORS", 3500 / 64)  # of 64 codewords a level
+        train_codebooks(vectors[0][:n], 24, 6)
+    assert momenta == [0, 0, 0, 0, *[pytest.approx(0.8), 0, 0, 0]]
 
 
 @pytest.mark.parametrize("times, factor", [(0, 1), (0.5, 1), (1, 1), (1.5, 1.5), (9, 2), (np.nan, 1)])

@@ -114,9 +114,16 @@ def test_the_codebooks_that_code_vectors_held_out_best_are_kept(digits, monkeypa
     monkeypatch.setattr(alternation, "coding_error", scripted_error)
     codebooks, stats = training.train_codebooks(digits, 2, 4, effort=training.Effort(32, 4, 256))
     np.testing.assert_array_equal(codebooks, seen[6])
-    # Turns 9 to 16, a quarter of 32, are no better than turns 1 to 8.
-    assert stats.iterations == 16
-    assert stats.history == [9, 7, 7, 5, 7, 7, 4, *[7] * 10]
+    # Turns 17 to 24, a quarter of 32, are no better than turns 9 to 16.
+    assert stats.iterations == 24
+    assert stats.history == [9, 7, 7, 5, 7, 7, 4, *[7] * 18]
+
+
+def test_training_goes_on_while_errors_fall_from_above_those_of_the_start(digits, monkeypatch):
+    errors = iter([9, 8.5, *np.linspace(12, 8, 31)])
+    monkeypatch.setattr(alternation, "coding_error", lambda *_: next(errors))
+    _, stats = training.train_codebooks(digits, 2, 4, effort=training.Effort(32, 4, 256))
+    assert stats.iterations == 32 and min(stats.history) == stats.history[-1] == 8
 
 
 def test_vectors_held_out_are_not_learned_from(digits, monkeypatch):

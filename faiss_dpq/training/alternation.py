@@ -56,9 +56,9 @@ def annealed(
     A turn's temperature is the variance of its moves, relative to that of the quantization error. Its momentum says how
     far the codebooks go beyond what is solved for: by this share of the change since the turn before.
 
-    It ends early when a quarter of the turns has brought nothing better than the quarter before. It does not end at the
-    first turn that is worse: at first, while vectors are moved far, the error may lie above that of the codebooks given
-    and yet be falling.
+    It ends early when in the third quarter of the turns, or later, errors are on average no less than a quarter before.
+    Those of the first turns say little: vectors are moved far, and errors may be lower at once than when the
+    temperature has fallen by half, and yet not as low as at the end.
     """
     quantizer = ProgressiveQuantizer(codebooks)
     moves = max(1, min(_MOST_MOVES, _MOVED * quantizer.K // len(x)))
@@ -83,7 +83,7 @@ def annealed(
         task.progress.step(f"mean squared error of vectors held out {history[-1]:.6g}, temperature {temperature:.3f}")
         if history[-1] == min(history):
             codebooks = quantizer.codebooks
-        elif turn + 1 >= 2 * quarter and min(history[-quarter:]) >= min(history[-2 * quarter : -quarter]):
+        elif turn + 1 >= 3 * quarter and np.mean(history[-quarter:]) >= np.mean(history[-2 * quarter : -quarter]):
             break
     return codebooks
 
