@@ -8,11 +8,19 @@ cdef enum:
 cdef struct encoding:  # what vectors are encoded by, as `encode_from_tables` describes it; NULL for None
     size_t d, M, K, beam_size, block_size
     const float *panels
+    const int16_t *rounded  # the same, as `linear_rounded` reads them, if these are to be used; or NULL
+    const float *units  # [M]: how long a unit of a level's rounded codewords is
+    size_t pairs
     const float *bias
     const float *cross
     const float *own_offsets
     float prefix_weight
     dpq_limit_guess *guesses  # [M], of the vectors before; NULL: each block begins without
+
+
+cdef struct rounded_vectors:
+    int16_t *whole  # [block_size][pairs][2]
+    float *factors  # [block_size]
 
 
 cdef struct encoding_work:
@@ -23,6 +31,7 @@ cdef struct encoding_work:
     float *debts[2]
     float *parallels[2]
     float *norms  # [block_size]
+    rounded_vectors x, own
     dpq_encode_step step  # with its own scratch
 
 
@@ -40,12 +49,52 @@ cdef size_t lay_out_encoding(const encoding *by, uint8_t *memory, encoding_work 
         work.debts[side] = <float *>take(&at, entries * sizeof(float))
         work.parallels[side] = <float *>take(&at, entries * sizeof(float))
     work.norms = <float *>take(&at, by.block_size * sizeof(float))
+    lay_out_rounded(by, &at, &work.x)
+    work.own = work.x
+    if by.own_offsets != NULL:
+        lay_out_rounded(by, &at, &work.own)
     work.step.products = <float *>take(&at, K * sizeof(float))
     work.step.rows = <const float **>take(&at, by.M * sizeof(float *))
     work.step.partial = <float *>take(&at, by.M * K * sizeof(float))
     work.step.slots = <uint32_t *>take(&at, (width + width * K + 16) * sizeof(uint32_t))
     work.step.scores = <float *>take(&at, (width * K + 16 + 4 * (width + 16)) * sizeof(float))
     return at - memory + 64
+
+
+cdef void lay_out_rounded(const encoding *by, uint8_t **at, rounded_vectors *out) noexcept nogil:
+    if by.rounded != NULL:
+        out.whole = <int16_t *>take(at, by.block_size * by.pairs * 2 * sizeof(int16_t))
+        out.factors = <float *>take(at, by.block_size * sizeof(float))
+
+
+cdef void round_vectors(const encoding *by, const float *x, size_t n, rounded_vectors *out) noexcept nogil:
+    """Vectors that are too short or long for numbers in float32 become 0."""
+    cdef size_t d = min(by.d, 2 * by.pairs), i
+    cdef double length
+    for i in range(n):
+        length = sqrt(product_of(x + i * by.d, x + i * by.d, by.d))
+        if not 1e-33 < length < 1e38:
+            length = 0
+        out.factors[i] = <float>(length / DPQ_ROUNDED_LENGTH)
+        out.whole[(i + 1) * 2 * by.pairs - 1] = 0  # there may be one number more than dimensions
+        kernels.round_vector(
+            x + i * by.d, d, <float>(DPQ_ROUNDED_LENGTH / length) if length else 0, out.whole + i * 2 * by.pairs
+        )
+
+
+cdef void score_codewords(const encoding *by, size_t level, const float *x, const rounded_vectors *rounded, size_t n,
+                          float *tables) noexcept nogil:
+    """||c||^2 - 2<x, c> of n vectors and the codewords in the panels of a level."""
+    cdef size_t K = by.K, ldt = panels_of_level(K) * DPQ_PANEL, panel = level * K // DPQ_PANEL
+    cdef size_t n_panels = ((level + 1) * K + DPQ_PANEL - 1) // DPQ_PANEL - panel
+    cdef const float *bias = by.bias + panel * DPQ_PANEL
+    if by.rounded != NULL:
+        kernels.linear_rounded(
+            rounded.whole, rounded.factors, n, by.pairs, by.rounded + panel * by.pairs * 2 * DPQ_PANEL, n_panels, bias,
+            -2 * by.units[level], tables, ldt,
+        )
+    else:
+        kernels.linear(x, n, by.d, by.panels + panel * by.d * DPQ_PANEL, n_panels, bias, -2, tables, ldt)
 
 
 cdef size_t panels_of_level(size_t K) noexcept nogil:
@@ -59,7 +108,7 @@ cdef void encode_block(const encoding *by, encoding_work *work, const float *x, 
 
     Levels run outside and the vectors inside: a level's cross tables are read many times in a row.
     """
-    cdef size_t d = by.d, K = by.K, M = by.M, ldt = panels_of_level(K) * DPQ_PANEL, i, level, panel, n_panels
+    cdef size_t d = by.d, K = by.K, M = by.M, ldt = panels_of_level(K) * DPQ_PANEL, i, level, shift
     cdef dpq_encode_step *step = &work.step
     cdef int side = 0
     step.n, step.K, step.code_stride, step.vector_stride, step.own_stride = n, K, M, ldt, ldt
@@ -72,6 +121,10 @@ cdef void encode_block(const encoding *by, encoding_work *work, const float *x, 
     step.parents_out = NULL
     for i in range(n):
         work.norms[i] = <float>product_of(x + i * d, x + i * d, d)  # only guesses depend on it
+    if by.rounded != NULL:
+        round_vectors(by, x, n, &work.x)
+        if own != NULL:
+            round_vectors(by, own, n, &work.own)
     memset(work.scores[0], 0, n * sizeof(float))
     memset(work.debts[0], 0, n * sizeof(float))
     if directions != NULL:
@@ -79,21 +132,15 @@ cdef void encode_block(const encoding *by, encoding_work *work, const float *x, 
         for i in range(n):
             work.scores[0][i] = parallels[i] * parallels[i]
     for level in range(M):
-        panel = level * K // DPQ_PANEL
-        n_panels = ((level + 1) * K + DPQ_PANEL - 1) // DPQ_PANEL - panel
-        kernels.linear(
-            x, n, d, by.panels + panel * d * DPQ_PANEL, n_panels, by.bias + panel * DPQ_PANEL, -2, work.tables, ldt
-        )
+        shift = level * K % DPQ_PANEL  # where the level begins in its first panel
+        score_codewords(by, level, x, &work.x, n, work.tables)
         step.level = level
         step.guess = NULL if by.guesses == NULL else by.guesses + level
-        step.tables = work.tables + level * K - panel * DPQ_PANEL
+        step.tables = work.tables + shift
         if own != NULL:
-            kernels.linear(
-                own, n, d, by.panels + panel * d * DPQ_PANEL, n_panels, by.bias + panel * DPQ_PANEL, -2,
-                work.own_tables, ldt,
-            )
+            score_codewords(by, level, own, &work.own, n, work.own_tables)
         if directions != NULL:
-            step.own_tables = (work.tables if own == NULL else work.own_tables) + level * K - panel * DPQ_PANEL
+            step.own_tables = (work.tables if own == NULL else work.own_tables) + shift
             step.own_offsets = by.own_offsets + level * K
         step.codes_in, step.scores_in = work.codes[side], work.scores[side]
         step.debts_in, step.parallels_in = work.debts[side], work.parallels[side]
@@ -160,6 +207,8 @@ def encode_from_tables(
     const float[::1] own_offsets,
     const float[::1] directions,
     float[::1] parallels,
+    const int16_t[:, :, :, ::1] rounded=None,
+    const float[::1] units=None,
 ):
     """Beam search of rows of `x` (n, d) over M levels of K codewords; writes codes (n, M).
 
@@ -170,6 +219,10 @@ def encode_from_tables(
     Where `directions` (n,) is not None, these errors include the square of a parallel error: of `parallels` (n,) less
     direction * (own_offsets - score / 2) of every codeword chosen. The scores are those against `own` (n, d), if it is
     not None. `parallels` is left with the parallel errors of the codes.
+
+    With `rounded` (panels, pairs of dimensions, PANEL, 2), scores are those of vectors and codewords that are rounded
+    to 16 bits: the codewords in units of `units` (M,), which are at least 1 / ROUNDED_LENGTH of the longest one. K is a
+    multiple of PANEL, and dimensions beyond the pairs are 0.
     """
     cdef size_t n = x.shape[0], d = x.shape[1], start
     cdef encoding by
@@ -178,7 +231,9 @@ def encode_from_tables(
     if n == 0:
         return
     by.d, by.M, by.K, by.beam_size, by.block_size = d, M, K, beam_size, block_size
-    by.panels, by.bias = &panels[0, 0, 0], &bias[0]
+    by.panels, by.bias, by.rounded = &panels[0, 0, 0], &bias[0], NULL
+    if rounded is not None:
+        by.rounded, by.pairs, by.units = &rounded[0, 0, 0, 0], rounded.shape[1], &units[0]
     by.cross = &cross[0, 0, 0] if cross.shape[0] else NULL
     by.own_offsets = NULL if own_offsets is None else &own_offsets[0]
     by.prefix_weight, by.guesses = prefix_weight, NULL

@@ -8,6 +8,9 @@
  * errors grow with the length of a chain of additions. */
 enum { DPQ_LINEAR_DEPTH = 64 };
 
+/* What vectors are lengthened to before they are rounded to 16 bits. */
+enum { DPQ_ROUNDED_LENGTH = 32767 };
+
 /* How many vectors had a guessed limit that was enough, or too low: see encode_impl.h. */
 typedef struct {
     uint64_t enough, too_low;
@@ -76,6 +79,11 @@ typedef struct {
      * panels: [n_panels][d][16]; bias: [n_panels * 16]; rows of out are ldo >= n_panels * 16 apart. */
     void (*linear)(const float *x, size_t n, size_t d, const float *panels, size_t n_panels, const float *bias,
                    float scale, float *out, size_t ldo);
+    /* The same, of whole numbers: x[i] stands for a vector factors[i] times as long. x: [n][pairs][2]; panels:
+     * [n_panels][pairs][16][2]; rows and vectors are no longer than DPQ_ROUNDED_LENGTH, but for rounding. */
+    void (*linear_rounded)(const int16_t *x, const float *factors, size_t n, size_t pairs, const int16_t *panels,
+                           size_t n_panels, const float *bias, float scale, float *out, size_t ldo);
+    void (*round_vector)(const float *x, size_t d, float scale, int16_t *out); /* scale * x */
     void (*encode_level)(const dpq_encode_step *step);
     /* out[i] = ||sum of the codewords of code i||^2; codes: [n][levels]. Codeword k of a level stands in `rows` from
      * places[level][0] + k * places[level][1] on, has places[level][1] numbers, and is added to coordinates from

@@ -4,6 +4,7 @@
 #include "encode_impl.h"
 #include "lengths_impl.h"
 #include "linear_impl.h"
+#include "linear_rounded_impl.h"
 #include "mask_impl.h"
 #include "rescore_impl.h"
 #include "scan_batch_impl.h"
@@ -16,6 +17,8 @@
 
 const dpq_kernels DPQ_KERNELS = {
     .linear = linear,
+    .linear_rounded = linear_rounded,
+    .round_vector = round_vector,
     .encode_level = encode_level,
     .lengths_of_codes = lengths_of_codes,
     .leave_block = leave_block,

@@ -5,6 +5,8 @@
  *
  *     dpq_u8s      DPQ_QW bytes (32 or 64): as many queries, or vectors, as are looked at together
  *     dpq_f32s     DPQ_FW = 16 floats
+ *     dpq_i32s     16 whole numbers
+ *     dpq_i16s     16 pairs of 16-bit numbers
  *     dpq_u8x16    16 bytes
  *     dpq_u8g      32 bytes
  */

@@ -152,6 +152,11 @@ cdef extern from "kernels.h" nogil:
             const float *x, size_t n, size_t d, const float *panels, size_t n_panels,
             const float *bias, float scale, float *out, size_t ldo,
         ) noexcept nogil
+        void (*linear_rounded)(
+            const int16_t *x, const float *factors, size_t n, size_t pairs, const int16_t *panels, size_t n_panels,
+            const float *bias, float scale, float *out, size_t ldo,
+        ) noexcept nogil
+        void (*round_vector)(const float *x, size_t d, float scale, int16_t *out) noexcept nogil
         void (*encode_level)(const dpq_encode_step *step) noexcept nogil
         void (*lengths_of_codes)(
             const uint16_t *codes, size_t n, size_t levels, const float *rows, const int64_t *places, size_t width,
@@ -199,12 +204,14 @@ cdef extern from "kernels.h" nogil:
 
     enum:
         DPQ_LINEAR_DEPTH
+        DPQ_ROUNDED_LENGTH
 
 cdef enum:
     DPQ_PANEL = 16
 
 PANEL = DPQ_PANEL
 LINEAR_DEPTH = DPQ_LINEAR_DEPTH
+ROUNDED_LENGTH = DPQ_ROUNDED_LENGTH
 
 cdef const dpq_kernels *kernels = NULL
 cdef str chosen_level = ""

@@ -193,6 +193,28 @@ static inline dpq_f32s dpq_f32_min(dpq_f32s a, dpq_f32s b)
 {
     return (dpq_f32s){_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
 }
+typedef int32_t dpq_i32x8 __attribute__((vector_size(32))); /* of __m256i, which may alias, gcc keeps arrays in memory */
+typedef struct { dpq_i32x8 lo, hi; } dpq_i32s;
+typedef struct { __m256i lo, hi; } dpq_i16s;
+static inline dpq_i32s dpq_i32_zero(void) { return (dpq_i32s){{0}, {0}}; }
+static inline dpq_i16s dpq_i16_load(const int16_t *p)
+{
+    const __m256i *half = (const void *)p;
+    return (dpq_i16s){_mm256_loadu_si256(half), _mm256_loadu_si256(half + 1)};
+}
+/* sum + a's pairs times the pair at b */
+static inline dpq_i32s dpq_i16_dot(dpq_i32s sum, dpq_i16s a, const int16_t *b)
+{
+    int32_t pair;
+    __builtin_memcpy(&pair, b, sizeof pair);
+    const __m256i pairs = _mm256_set1_epi32(pair);
+    return (dpq_i32s){sum.lo + (dpq_i32x8)_mm256_madd_epi16(a.lo, pairs),
+                      sum.hi + (dpq_i32x8)_mm256_madd_epi16(a.hi, pairs)};
+}
+static inline dpq_f32s dpq_i32_to_f32(dpq_i32s a)
+{
+    return (dpq_f32s){_mm256_cvtepi32_ps((__m256i)a.lo), _mm256_cvtepi32_ps((__m256i)a.hi)};
+}
 static inline dpq_f32s dpq_f32_fma(dpq_f32s a, dpq_f32s b, dpq_f32s c)
 {
     return (dpq_f32s){_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};

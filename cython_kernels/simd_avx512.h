@@ -1,14 +1,14 @@
-/* AVX-512 (F, BW, VL, DQ, VBMI, VBMI2): 64 uint8 lanes, 16 float lanes. */
+/* AVX-512 (F, BW, VL, DQ, VBMI, VBMI2, VNNI): 64 uint8 lanes, 16 float lanes. */
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq," \
-                                                    "avx512vbmi,avx512vbmi2"))), \
+                                                    "avx512vbmi,avx512vbmi2,avx512vnni"))), \
                              apply_to = function)
 #define DPQ_SIMD_END _Pragma("clang attribute pop")
 #else
-#pragma GCC target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2")
+#pragma GCC target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni")
 #endif
 
 enum { LINEAR_ROWS = 6, LINEAR_PANELS = 4, LINEAR_ROW_PANELS = 8 }; /* sums take one of 32 registers a panel */
@@ -185,6 +185,18 @@ static inline dpq_f32s dpq_f32_mul(dpq_f32s a, dpq_f32s b) { return _mm512_mul_p
 static inline dpq_f32s dpq_f32_max(dpq_f32s a, dpq_f32s b) { return _mm512_max_ps(a, b); }
 static inline dpq_f32s dpq_f32_abs(dpq_f32s a) { return _mm512_abs_ps(a); }
 static inline dpq_f32s dpq_f32_min(dpq_f32s a, dpq_f32s b) { return _mm512_min_ps(a, b); }
+typedef int32_t dpq_i32s __attribute__((vector_size(64))); /* of __m512i, which may alias, gcc keeps arrays in memory */
+typedef __m512i dpq_i16s;
+static inline dpq_i32s dpq_i32_zero(void) { return (dpq_i32s){0}; }
+static inline dpq_i16s dpq_i16_load(const int16_t *p) { return _mm512_loadu_si512(p); }
+/* sum + a's pairs times the pair at b */
+static inline dpq_i32s dpq_i16_dot(dpq_i32s sum, dpq_i16s a, const int16_t *b)
+{
+    int32_t pair;
+    __builtin_memcpy(&pair, b, sizeof pair);
+    return (dpq_i32s)_mm512_dpwssd_epi32((__m512i)sum, a, _mm512_set1_epi32(pair));
+}
+static inline dpq_f32s dpq_i32_to_f32(dpq_i32s a) { return _mm512_cvtepi32_ps((__m512i)a); }
 static inline dpq_f32s dpq_f32_fma(dpq_f32s a, dpq_f32s b, dpq_f32s c) { return _mm512_fmadd_ps(a, b, c); }
 static inline uint32_t dpq_f32_lt(dpq_f32s a, dpq_f32s b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 static inline uint32_t dpq_f32_le(dpq_f32s a, dpq_f32s b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }

@@ -264,6 +264,29 @@ static inline dpq_f32s dpq_f32_min(dpq_f32s a, dpq_f32s b)
         a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
     return a;
 }
+typedef struct { int32_t lane[DPQ_FW]; } dpq_i32s;
+typedef struct { int16_t lane[2 * DPQ_FW]; } dpq_i16s;
+static inline dpq_i32s dpq_i32_zero(void) { return (dpq_i32s){{0}}; }
+static inline dpq_i16s dpq_i16_load(const int16_t *p)
+{
+    dpq_i16s a;
+    memcpy(a.lane, p, sizeof a);
+    return a;
+}
+/* sum + a's pairs times the pair at b */
+static inline dpq_i32s dpq_i16_dot(dpq_i32s sum, dpq_i16s a, const int16_t *b)
+{
+    for (uint32_t i = 0; i < DPQ_FW; i++)
+        sum.lane[i] += a.lane[2 * i] * b[0] + a.lane[2 * i + 1] * b[1];
+    return sum;
+}
+static inline dpq_f32s dpq_i32_to_f32(dpq_i32s a)
+{
+    dpq_f32s b;
+    for (uint32_t i = 0; i < DPQ_FW; i++)
+        b.lane[i] = (float)a.lane[i];
+    return b;
+}
 static inline dpq_f32s dpq_f32_fma(dpq_f32s a, dpq_f32s b, dpq_f32s c)
 {
     for (uint32_t i = 0; i < DPQ_FW; i++)

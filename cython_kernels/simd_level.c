@@ -11,7 +11,7 @@
  * registers of a thread while others run. */
 enum { FMA = 1 << 12, POPCNT = 1 << 23, OSXSAVE = 1 << 27, AVX = 1 << 28 };
 enum { BMI1 = 1 << 3, AVX2 = 1 << 5, AVX512F = 1 << 16, AVX512DQ = 1 << 17, AVX512BW = 1 << 30 };
-enum { AVX512VBMI = 1 << 1, AVX512VBMI2 = 1 << 6 };
+enum { AVX512VBMI = 1 << 1, AVX512VBMI2 = 1 << 6, AVX512VNNI = 1 << 11 };
 static const uint32_t AVX512VL = 1u << 31;
 enum { XMM_YMM = 0x06, MASKS_ZMM = 0xe0 };
 
@@ -43,7 +43,7 @@ static int runs_avx2(features f)
 static int runs_avx512(features f)
 {
     return runs_avx2(f) && has(f.kept, MASKS_ZMM) && has(f.ebx7, AVX512F | AVX512DQ | AVX512BW | AVX512VL)
-           && has(f.ecx7, AVX512VBMI | AVX512VBMI2);
+           && has(f.ecx7, AVX512VBMI | AVX512VBMI2 | AVX512VNNI);
 }
 #endif
 

@@ -209,6 +209,30 @@ static inline dpq_f32s dpq_f32_abs(dpq_f32s a)
     return (dpq_f32s){{vabsq_f32(a.val[0]), vabsq_f32(a.val[1]), vabsq_f32(a.val[2]), vabsq_f32(a.val[3])}};
 }
 static inline dpq_f32s dpq_f32_min(dpq_f32s a, dpq_f32s b) { return DPQ_F32_EACH(vminq_f32, a, b); }
+typedef int32x4x4_t dpq_i32s;
+typedef struct { int16x8x2_t lo, hi; } dpq_i16s; /* first and second numbers of 8 pairs */
+static inline dpq_i32s dpq_i32_zero(void)
+{
+    const int32x4_t zero = vdupq_n_s32(0);
+    return (dpq_i32s){{zero, zero, zero, zero}};
+}
+static inline dpq_i16s dpq_i16_load(const int16_t *p) { return (dpq_i16s){vld2q_s16(p), vld2q_s16(p + 16)}; }
+/* sum + a's pairs times the pair at b */
+static inline dpq_i32s dpq_i16_dot(dpq_i32s sum, dpq_i16s a, const int16_t *b)
+{
+    for (int i = 0; i < 2; i++) {
+        sum.val[0] = vmlal_n_s16(sum.val[0], vget_low_s16(a.lo.val[i]), b[i]);
+        sum.val[1] = vmlal_n_s16(sum.val[1], vget_high_s16(a.lo.val[i]), b[i]);
+        sum.val[2] = vmlal_n_s16(sum.val[2], vget_low_s16(a.hi.val[i]), b[i]);
+        sum.val[3] = vmlal_n_s16(sum.val[3], vget_high_s16(a.hi.val[i]), b[i]);
+    }
+    return sum;
+}
+static inline dpq_f32s dpq_i32_to_f32(dpq_i32s a)
+{
+    return (dpq_f32s){{vcvtq_f32_s32(a.val[0]), vcvtq_f32_s32(a.val[1]), vcvtq_f32_s32(a.val[2]),
+                       vcvtq_f32_s32(a.val[3])}};
+}
 static inline dpq_f32s dpq_f32_fma(dpq_f32s a, dpq_f32s b, dpq_f32s c)
 {
     for (int i = 0; i < 4; i++)

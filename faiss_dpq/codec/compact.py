@@ -46,9 +46,10 @@ class Compact:
         self._ends = np.cumsum([len(basis) for basis in bases])
         self._turn = _kernels.pack_panels(turn.astype(np.float32))
         n_global = layout.n_global
-        self.head = Levels(centred[:n_global]) if n_global else None
+        self.head = Levels(centred[:n_global], may_round=True) if n_global else None
         self.parts = [
-            Levels(_in_basis(centred[layout.levels_of(block)], basis)) for block, basis in enumerate(bases, 1)
+            Levels(_in_basis(centred[layout.levels_of(block)], basis), may_round=True)
+            for block, basis in enumerate(bases, 1)
         ]
         flat = centred[:n_global].reshape(-1, layout.d).astype(np.float64)
         turned = flat @ turn.T

@@ -158,7 +158,9 @@ def _by_tables(
     tables = levels.panels, levels.codeword_norms, levels.cross_tables
     direction = along.vectors, along.offsets(levels), along.directions, along.errors
     block = min(_BLOCK, len(target))
-    _kernels.encode_from_tables(target, *tables, levels.M, levels.K, beam_size, codes, block, prefix_weight, *direction)
+    sizes = levels.M, levels.K, beam_size
+    rounded = (levels.rounded_panels, levels.units) if levels.encodes_rounded else ()
+    _kernels.encode_from_tables(target, *tables, *sizes, codes, block, prefix_weight, *direction, *rounded)
 
 
 def _by_blocks(
