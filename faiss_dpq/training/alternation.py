@@ -60,7 +60,7 @@ def annealed(
     Those of the first turns say little: vectors are moved far, and errors may be lower at once than when the
     temperature has fallen by half, and yet not as low as at the end.
     """
-    quantizer = ProgressiveQuantizer(codebooks)
+    quantizer = _quantizer(task, codebooks)
     moves = max(1, min(_MOST_MOVES, _MOVED * quantizer.K // len(x)))
     if moves > 1:
         x = np.tile(x, (moves, 1))
@@ -77,7 +77,7 @@ def annealed(
         revived = _revived(quantizer.codebooks, codes, errors)
         before, solution = solution, solve(moved, codes, revived, task.weights, _RIDGE)
         beyond = momenta[turn] * (solution - before) if momenta is not None else 0
-        quantizer = ProgressiveQuantizer(solution + beyond)
+        quantizer = _quantizer(task, solution + beyond)
         history.append(coding_error(quantizer, held_out, task.beam_size))
         task.stats.iterations += 1
         task.progress.step(f"mean squared error of vectors held out {history[-1]:.6g}, temperature {temperature:.3f}")
@@ -86,6 +86,13 @@ def annealed(
         elif turn + 1 >= 3 * quarter and np.mean(history[-quarter:]) >= np.mean(history[-2 * quarter : -quarter]):
             break
     return codebooks
+
+
+def _quantizer(task: Task, codebooks: Floats) -> ProgressiveQuantizer:
+    """With it, vectors get their codes as they will in the end: codes with blocks by rounded numbers."""
+    quantizer = ProgressiveQuantizer(codebooks)
+    quantizer.may_round = task.layout.n_blocks > 0
+    return quantizer
 
 
 def _others(groups: npt.NDArray[np.integer], rng: np.random.Generator) -> npt.NDArray[np.intp]:
