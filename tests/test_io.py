@@ -109,7 +109,7 @@ def test_round_trips_give_back_our_class(index, tmp_path, round_trip):
     assert (twin.ntotal, index.ntotal) == (205, 200)
 
 
-@pytest.mark.parametrize("M, beam_size", [(1, 32), (12, 32), (16, 24), (64, 6)])
+@pytest.mark.parametrize("M, beam_size", [(1, 32), (12, 32), (16, 24), (64, 8)])
 def test_the_default_beam_is_in_the_file(tmp_path, M, beam_size):
     assert faiss_dpq.IndexDPQ(3, M, 2).beam_size == beam_size
     faiss_dpq.write_index(faiss_dpq.IndexDPQ.from_codebooks(np.zeros((M, 4, 3))), tmp_path / "index.faiss")
