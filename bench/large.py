@@ -22,6 +22,8 @@ from faiss_dpq.lab.datasets import Vectors, load_wordnet
 
 from . import timing
 
+_SINGLE = 32
+
 
 def measured(work: Callable[[], Any]) -> float:
     """CPU seconds."""
@@ -64,8 +66,16 @@ def accuracy(
     return indexes
 
 
+def _search(index: faiss.Index, batches: list[Vectors], k: int) -> None:
+    for batch in batches:
+        index.search(batch, k)
+
+
 def speed(M: int, indexes: dict[str, faiss.Index], base: Vectors, queries: Vectors, args: argparse.Namespace) -> None:
-    """Print a row for every k and number of queries: PQFastScan's and PQ's times as multiples of ours."""
+    """Print a row for every k and number of queries: PQFastScan's and PQ's times as multiples of ours.
+
+    Single queries are `_SINGLE` different ones, one after the other: how much a search has to do depends on its query.
+    """
     for index in indexes.values():
         while index.ntotal < args.n:
             index.add(base[: args.n - index.ntotal])
@@ -73,9 +83,11 @@ def speed(M: int, indexes: dict[str, faiss.Index], base: Vectors, queries: Vecto
     for k in args.k:
         for nq in args.nq:
             faiss_dpq.tune_coarse(coarse, queries[-200:], k, batch=nq)
-            xq = queries[:nq]
+            batches = [queries[i : i + 1] for i in range(_SINGLE)] if nq == 1 else [queries[:nq]]
             jobs = {
-                name: timing.Job(lambda index=index, k=k, xq=xq: index.search(xq, k), nq)
+                name: timing.Job(
+                    lambda index=index, k=k, batches=batches: _search(index, batches, k), nq * len(batches)
+                )
                 for name, index in indexes.items()
             }
             times = timing.interleave(jobs, args.rounds, "cpu")
