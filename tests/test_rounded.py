@@ -73,7 +73,9 @@ def test_all_instruction_sets_choose_the_same_codes():
     assert all((others == codes[0]).all() for others in codes)
 
 
-@pytest.mark.parametrize("K, lengths, rounded", [(32, 1, True), (8, 1, False), (32, 1e-3, False), (32, 0, False)])
+@pytest.mark.parametrize(
+    "K, lengths, rounded", [(32, 1, True), (8, 1, False), (32, 1e-3, False), (32, 0, False), (32, 1e20, False)]
+)
 def test_short_codewords_beside_long_ones_are_not_rounded(K, lengths, rounded):
     codewords = np.random.default_rng(0).standard_normal((3, K, 9)).astype(np.float32)
     codewords[1] *= np.float32(lengths)

@@ -55,7 +55,8 @@ class Levels:
         if not self.may_round or self.K % _kernels.PANEL:
             return False
         lengths = np.sqrt(self.codeword_norms[: self.M * self.K].reshape(self.M, self.K))
-        return bool(np.median(lengths, axis=1).min() >= _LEAST_ROUNDED * lengths.max())
+        longest = lengths.max()
+        return bool(np.isfinite(longest) and np.median(lengths, axis=1).min() >= _LEAST_ROUNDED * longest)
 
     @cached_property
     def units(self) -> Floats:
