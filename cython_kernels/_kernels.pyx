@@ -12,7 +12,7 @@ import numpy as np
 cimport numpy as cnp
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, sqrt
-from libc.stdint cimport int16_t, SIZE_MAX, UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport SIZE_MAX, UINT32_MAX, int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 

@@ -2,7 +2,7 @@
 
 
 cdef enum:
-    KEPT_ENCODING_BYTES = 1 << 24  # a thread keeps no more for the next block: that of a beam of 6 takes 3 MiB
+    KEPT_ENCODING_BYTES = 1 << 24  # a thread keeps no more for the next block: that of a beam of 8 takes 3 MiB
 
 
 cdef struct encoding:  # what vectors are encoded by, as `encode_from_tables` describes it; NULL for None
@@ -67,19 +67,18 @@ cdef void lay_out_rounded(const encoding *by, uint8_t **at, rounded_vectors *out
         out.factors = <float *>take(at, by.block_size * sizeof(float))
 
 
-cdef void round_vectors(const encoding *by, const float *x, size_t n, rounded_vectors *out) noexcept nogil:
-    """Vectors that are too short or long for numbers in float32 become 0."""
-    cdef size_t d = min(by.d, 2 * by.pairs), i
-    cdef double length
-    for i in range(n):
-        length = sqrt(product_of(x + i * by.d, x + i * by.d, by.d))
-        if not 1e-33 < length < 1e38:
-            length = 0
-        out.factors[i] = <float>(length / DPQ_ROUNDED_LENGTH)
-        out.whole[(i + 1) * 2 * by.pairs - 1] = 0  # there may be one number more than dimensions
-        kernels.round_vector(
-            x + i * by.d, d, <float>(DPQ_ROUNDED_LENGTH / length) if length else 0, out.whole + i * 2 * by.pairs
-        )
+cdef void round_vector(const encoding *by, const float *x, double squared_length, size_t i,
+                       rounded_vectors *out) noexcept nogil:
+    """Vector number i of a block; one that is too short or long for numbers in float32 becomes 0."""
+    cdef double length = sqrt(squared_length)
+    if not 1e-33 < length < 1e38:
+        length = 0
+    out.factors[i] = <float>(length / DPQ_ROUNDED_LENGTH)
+    out.whole[(i + 1) * 2 * by.pairs - 1] = 0  # there may be one number more than dimensions
+    kernels.round_vector(
+        x, min(by.d, 2 * by.pairs), <float>(DPQ_ROUNDED_LENGTH / length) if length else 0,
+        out.whole + i * 2 * by.pairs,
+    )
 
 
 cdef void score_codewords(const encoding *by, size_t level, const float *x, const rounded_vectors *rounded, size_t n,
@@ -111,6 +110,7 @@ cdef void encode_block(const encoding *by, encoding_work *work, const float *x, 
     cdef size_t d = by.d, K = by.K, M = by.M, ldt = panels_of_level(K) * DPQ_PANEL, i, level, shift
     cdef dpq_encode_step *step = &work.step
     cdef int side = 0
+    cdef double square
     step.n, step.K, step.code_stride, step.vector_stride, step.own_stride = n, K, M, ldt, ldt
     step.beam_stride = 0
     step.beam_in = 1
@@ -120,11 +120,12 @@ cdef void encode_block(const encoding *by, encoding_work *work, const float *x, 
     step.norms = work.norms
     step.parents_out = NULL
     for i in range(n):
-        work.norms[i] = <float>product_of(x + i * d, x + i * d, d)  # only guesses depend on it
-    if by.rounded != NULL:
-        round_vectors(by, x, n, &work.x)
-        if own != NULL:
-            round_vectors(by, own, n, &work.own)
+        square = product_of(x + i * d, x + i * d, d)
+        work.norms[i] = <float>square  # only guesses depend on it
+        if by.rounded != NULL:
+            round_vector(by, x + i * d, square, i, &work.x)
+            if own != NULL:
+                round_vector(by, own + i * d, product_of(own + i * d, own + i * d, d), i, &work.own)
     memset(work.scores[0], 0, n * sizeof(float))
     memset(work.debts[0], 0, n * sizeof(float))
     if directions != NULL:

@@ -287,10 +287,10 @@ def test_momentum_goes_on_by_a_share_of_the_last_change(vectors, monkeypatch):
 def test_few_vectors_are_learned_from_without_momentum(vectors, monkeypatch):
     momenta, annealed = [], blocks.annealed
     monkeypatch.setattr(blocks, "annealed", lambda *rest: momenta.append(rest[-1].max()) or annealed(*rest))
+    monkeypatch.setattr(blocks, "_MOMENTUM_VECTORS", 3500 / 64)  # of 64 codewords a level
     for n in (3000, 4000):
-        monkeypatch.setattr(blocks, "_MOMENTUM_VECTORS", 3500 / 64)  # of 64 codewords a level
         train_codebooks(vectors[0][:n], 24, 6)
-    assert momenta == [0, 0, 0, 0, *[pytest.approx(0.8), 0, 0, 0]]
+    assert momenta == [0, 0, 0, 0, pytest.approx(0.8), 0, 0, 0]
 
 
 @pytest.mark.parametrize("times, factor", [(0, 1), (0.5, 1), (1, 1), (1.5, 1.5), (9, 2), (np.nan, 1)])
